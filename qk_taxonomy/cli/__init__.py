@@ -1,0 +1,60 @@
+"""The command line: one file a command group; commands parse, call and print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from qk_taxonomy import __version__
+from qk_taxonomy.cli.download import download
+from qk_taxonomy.cli.families import families
+from qk_taxonomy.cli.figures import boxplots, cluster
+from qk_taxonomy.cli.run import run
+from qk_taxonomy.cli.show import show
+from qk_taxonomy.errors import CatalogError, QKTaxonomyError
+
+
+class _WrongCall(click.ClickException):
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Turns the package's errors into one paragraph on stderr, in this place alone."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except QKTaxonomyError as err:
+            if ctx.meta.get("debug"):
+                raise
+            wrong_call = isinstance(err, CatalogError)
+            raise (_WrongCall if wrong_call else click.ClickException)(str(err)) from err
+        except KeyboardInterrupt:
+            click.echo(
+                "\nInterrupted. Finished models and layers are kept; run the same command again to "
+                "go on from there.",
+                err=True,
+            )
+            ctx.exit(130)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are added: that of the work."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Commands,
+    epilog="Example: qk-taxonomy run",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="qk-taxonomy")
+def main() -> None:
+    """What kinds of attention heads are there? Answered from weights alone.
+
+    `run` does it all for a model that needs no network; `families` lists what else there is.
+    """
+
+
+for command in (run, families, download, cluster, boxplots, show):
+    main.add_command(command)

@@ -1,0 +1,108 @@
+"""``qk-taxonomy download``: survey models into spectra files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qk_taxonomy.cli.options import console, family_option, size, survey_options
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import ModelRef, ModelResult
+
+
+def survey_with_bars(refs: Sequence[ModelRef], **options: Any) -> list[ModelResult]:
+    """Survey with progress bars; torch is loaded here and not before."""
+    from qk_taxonomy.cli.progress import SurveyBars
+    from qk_taxonomy.survey import survey
+
+    with SurveyBars() as bars:
+        return survey(refs, progress=bars, **options)
+
+
+def print_results(results: Sequence[ModelResult]) -> None:
+    """One row a model; what went wrong, in full, on stderr."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("model", "status", "layers", "heads", "read", "of"):
+        table.add_column(column, justify="left" if column in ("model", "status") else "right")
+    table.add_column("file", overflow="fold")
+    for result in results:
+        known = result.layers > 0
+        table.add_row(
+            result.model,
+            result.status,
+            str(result.layers) if known else "",
+            str(result.heads) if known else "",
+            size(result.bytes_read) if known else "",
+            size(result.bytes_total) if known else "",
+            result.path or "",
+        )
+    console().print(table)
+    for result in results:
+        if result.error is not None:
+            click.echo(f"Error: {result.error}", err=True)
+
+
+@click.command(epilog="Example: qk-taxonomy download --family pythia --dry-run")
+@family_option("Survey this family (repeatable).")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="REF",
+    help="Survey this model: a hub id (org/name) or a local folder (repeatable).",
+)
+@click.option("--family-name", metavar="NAME", help="File the --model results under this family.")
+@click.option(
+    "--revision",
+    "revisions",
+    multiple=True,
+    metavar="REV",
+    help="A branch, tag or commit (repeatable).",
+)
+@click.option("--architecture", metavar="NAME", help="The table's row, where a config names none.")
+@click.option("--dry-run", is_flag=True, help="Say what would be read; move no tensors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@survey_options
+def download(
+    families: tuple[str, ...],
+    models: tuple[str, ...],
+    family_name: str | None,
+    revisions: tuple[str, ...],
+    architecture: str | None,
+    as_json: bool,
+    catalog: Path | None,
+    **options: Any,
+) -> None:
+    """Stream attention weights and cache the spectra of every head.
+
+    Only the byte ranges of the attention tensors cross the network, and no weights are kept.
+    """
+    from qk_taxonomy.catalog import family_refs, find_family, load_families, model_ref
+
+    if not families and not models:
+        raise click.UsageError(
+            "Name a --family or a --model. `qk-taxonomy families` lists the families."
+        )
+    known = load_families(catalog)
+    refs = [ref for name in families for ref in family_refs(find_family(name, known))]
+    refs += [model_ref(ref, family_name=family_name, families=known) for ref in models]
+    refs = [
+        dataclasses.replace(ref, revision=revision, architecture=architecture)
+        for ref in refs
+        for revision in revisions or (None,)
+    ]
+    results = survey_with_bars(refs, **options)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+    else:
+        print_results(results)
+    if any(result.status == "failed" for result in results):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,147 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# A pipe or file has no width of its own: wide enough for every table.
+_PIPE_WIDTH = 160
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta["debug"] = value
+
+
+def debug_option(command: Command) -> Command:
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_debug,
+        help="Show the traceback of an error.",
+    )(command)
+
+
+def family_option(help_text: str) -> Callable[[Command], Command]:
+    return click.option("--family", "families", multiple=True, metavar="NAME", help=help_text)
+
+
+def catalog_option(command: Command) -> Command:
+    return click.option(
+        "--catalog",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="A folder with family files (*.toml) of your own.",
+    )(command)
+
+
+def data_root_option(command: Command) -> Command:
+    return click.option(
+        "--data-root",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(),
+        show_default="working directory",
+        metavar="DIR",
+        help="The folder that holds data/; figures go beside it.",
+    )(command)
+
+
+def one_circuit_options(command: Command) -> Command:
+    """Which circuit and convention to look at."""
+    with_circuit = click.option(
+        "--circuit", type=click.Choice(CIRCUITS), default="qk", show_default=True
+    )(command)
+    return click.option(
+        "--convention",
+        type=click.Choice(CONVENTIONS),
+        default="raw",
+        show_default=True,
+        help="raw: weights as stored; folded: with norm gains and attention scale.",
+    )(with_circuit)
+
+
+def survey_options(command: Command) -> Command:
+    """How to survey: shared by download and run."""
+    options = [
+        click.option(
+            "--circuit",
+            "circuits",
+            type=click.Choice(CIRCUITS),
+            multiple=True,
+            default=("qk",),
+            show_default=True,
+            help="Repeat for both.",
+        ),
+        click.option(
+            "--convention",
+            "conventions",
+            type=click.Choice(CONVENTIONS),
+            multiple=True,
+            default=CONVENTIONS,
+            show_default="both",
+            help="raw: weights as stored; folded: with norm gains and attention scale.",
+        ),
+        click.option(
+            "--output-root",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path(),
+            show_default="working directory",
+            metavar="DIR",
+            help="Spectra go to DIR/data.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+        ),
+        click.option(
+            "--jobs",
+            type=click.IntRange(1, 64),
+            default=4,
+            show_default=True,
+            help="Layers read side by side; memory grows with it.",
+        ),
+        click.option("--force", is_flag=True, help="Compute what is there already again."),
+        catalog_option,
+        debug_option,
+    ]
+    return functools.reduce(lambda done, option: option(done), reversed(options), command)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that keeps tables whole when it is no terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def count(n: int) -> str:
+    """A count in the units of its size: 135M, 8.0B."""
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if n >= size:
+            return f"{n / size:.3g}{unit}"
+    return str(n)
+
+
+def size(n_bytes: float) -> str:
+    """A number of bytes: 7.1 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

@@ -1,0 +1,61 @@
+"""Progress bars of a survey: bytes, layers and time left, on a terminal only."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from qk_taxonomy.cli.options import console
+from qk_taxonomy.records import ModelRef, ModelResult
+
+
+class SurveyBars:
+    """A bar a model, as a context manager; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        out = console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[done]}/{task.fields[layers]} layers"),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=out,
+            disable=not out.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._done = 0
+
+    def __enter__(self) -> SurveyBars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def start(self, ref: ModelRef, layers: int, n_bytes: int) -> None:
+        self._done = 0
+        self._task = self._bars.add_task(ref.name, total=n_bytes, done=0, layers=layers)
+
+    def advance(self, layers: int, n_bytes: int) -> None:
+        self._done += layers
+        if self._task is not None:
+            self._bars.update(self._task, advance=n_bytes, done=self._done)
+
+    def finish(self, result: ModelResult) -> None:
+        self._task = None

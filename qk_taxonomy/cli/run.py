@@ -1,0 +1,54 @@
+"""``qk-taxonomy run``: the whole job for a family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qk_taxonomy.cli.download import print_results, survey_with_bars
+from qk_taxonomy.cli.figures import make_boxplots, make_class_figures, print_figures
+from qk_taxonomy.cli.options import family_option, survey_options
+
+
+@click.command(epilog="Example: qk-taxonomy run")
+@family_option("Run this family (repeatable); default: the embedded one, without the network.")
+@survey_options
+def run(
+    families: tuple[str, ...],
+    output_root: Path,
+    catalog: Path | None,
+    circuits: tuple[str, ...],
+    conventions: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Survey, classify and plot: download, cluster and boxplots in one.
+
+    Figures show the first circuit and convention surveyed.
+    """
+    from qk_taxonomy.catalog import EMBEDDED_FAMILY, family_refs, find_family, load_families
+
+    known = load_families(catalog)
+    chosen = [find_family(name, known) for name in families or (EMBEDDED_FAMILY,)]
+    results = survey_with_bars(
+        [ref for family in chosen for ref in family_refs(family)],
+        output_root=output_root,
+        circuits=circuits,
+        conventions=conventions,
+        **options,
+    )
+    print_results(results)
+    failed = [result for result in results if result.status == "failed"]
+    done = tuple(
+        family.name
+        for family in chosen
+        if any(model.id == r.model for model in family.models for r in results if r not in failed)
+    )
+    for make in (make_class_figures, make_boxplots):
+        if done:
+            print_figures(
+                make(done, data_root=output_root, circuit=circuits[0], convention=conventions[0])
+            )
+    if failed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,68 @@
+"""``qk-taxonomy show``: what is in a spectra file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qk_taxonomy.cli.options import console, debug_option, one_circuit_options
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import Circuit, Convention
+
+_COLUMNS = (
+    "MAX",
+    "MEAN",
+    "STD",
+    "SKEW",
+    "stable_rank",
+    "participation_ratio",
+    "effective_rank_sigma",
+    "r90",
+)
+
+
+@click.command(epilog="Example: qk-taxonomy show data/minilm/all-MiniLM-L6-v2.safetensors")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the metadata as JSON.")
+@one_circuit_options
+@debug_option
+def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) -> None:
+    """Show a spectra file: where it comes from, and each layer's medians over heads."""
+    from rich.table import Table
+
+    from qk_taxonomy.cache import contents, load_spectra
+    from qk_taxonomy.tables import layer_summary
+
+    spectra = load_spectra(file)
+    if as_json:
+        metadata = dict(sorted(spectra.metadata.items()))
+        click.echo(
+            json.dumps(metadata | {"provenance": json.loads(metadata["provenance"])}, indent=2)
+        )
+        return
+    m = spectra.metadata
+    out = console()
+    out.print(f"[bold]{m['model_id']}[/bold]  family {m['family']}, revision {m['revision']}")
+    out.print(
+        f"{m['architecture']}: {m['n_layers']} layers × {m['n_heads']} heads "
+        f"({m['n_kv_heads']} key-value), d_head {m['d_head']}, d_model {m['d_model']}, "
+        f"{m['weights_dtype']}, from {m['source']}"
+    )
+    pairs = sorted(contents(spectra))
+    out.print(f"holds {', '.join(f'{c} {v}' for c, v in pairs)}; made by {m['tool_version']}")
+    layers = spectra.select(circuit, convention)
+    if not layers:
+        out.print(f"No {circuit} {convention} spectra in this file.")
+        return
+    summary = layer_summary(layers, m["statistics"].split(","))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("layer", *_COLUMNS):
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in summary.to_dict("records"):
+        table.add_row(str(row["layer"]), *(f"{row[column]:.4g}" for column in _COLUMNS))
+    out.print(f"\nMedians over heads of λ = σ², {circuit} circuit, {convention}:")
+    out.print(table)

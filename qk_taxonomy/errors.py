@@ -1,0 +1,54 @@
+"""The errors this package raises: one base class, a subclass for each thing that can be wrong.
+
+Every message says what was wanted, what was found and what to do next; the layer that knows the
+model, the file or the layer number adds the place with ``raise ... from err``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class QKTaxonomyError(Exception):
+    """Base class of every error raised on purpose by qk_taxonomy."""
+
+
+class CatalogError(QKTaxonomyError):
+    """A catalogue file is broken, or a family or model is not in the catalogue."""
+
+
+class CheckpointError(QKTaxonomyError):
+    """A checkpoint cannot be found, reached or read."""
+
+
+class LayoutError(QKTaxonomyError):
+    """An architecture is unknown, or tensors are not what its table row says."""
+
+
+class SpectrumError(QKTaxonomyError, ArithmeticError):
+    """Weights have no spectrum: they are not finite. ``role`` says which factor ("q", "k", ...)."""
+
+    def __init__(self, message: str, role: str) -> None:
+        super().__init__(message)
+        self.role = role
+
+
+class ShapeError(QKTaxonomyError, ValueError):
+    """Arrays do not have the shapes a function is defined for."""
+
+
+class SpectraFileError(QKTaxonomyError):
+    """A spectra file or output folder cannot be read, trusted or written."""
+
+
+class TaxonomyError(QKTaxonomyError, ValueError):
+    """Heads cannot be sorted into the classes asked for."""
+
+
+class SurveyError(QKTaxonomyError):
+    """Some models of a survey failed; the others are saved. ``failures`` maps model to error."""
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        self.failures = dict(failures)
+        listing = "; ".join(f"{model}: {error}" for model, error in self.failures.items())
+        super().__init__(f"{len(self.failures)} model(s) failed, the others are saved. {listing}")

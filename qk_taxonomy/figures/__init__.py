@@ -1,0 +1,1 @@
+"""Figures: records in, matplotlib Figures out; nothing is estimated here."""

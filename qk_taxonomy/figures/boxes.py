@@ -1,0 +1,61 @@
+"""Box plots of one statistic over the layers of one model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from qk_taxonomy.statistics.trends import DepthTrend
+
+Array = NDArray[np.float64]
+
+_NARROWEST, _WIDEST = 5.0, 16.0
+
+
+def box_figure(
+    layers: Sequence[int],
+    values: Sequence[Array],
+    spline: tuple[Array, Array] | None,
+    trend: DepthTrend,
+    *,
+    title: str,
+    ylabel: str,
+) -> Figure:
+    """One box a layer: median, quartiles, whiskers to 1.5 IQR, triangle at the mean, no fliers.
+
+    values: one array over heads for each of ``layers``; spline: positions (0 … n − 1) and heights
+    of the dashed line through the means.
+    """
+    n = len(layers)
+    width = float(np.clip(0.32 * n + 1.5, _NARROWEST, _WIDEST))
+    fig = Figure(figsize=(width, 4.2), layout="constrained")
+    ax = fig.subplots()
+    ax.boxplot(
+        [v[np.isfinite(v)] for v in values],
+        positions=range(n),
+        widths=0.6,
+        showmeans=True,
+        showfliers=False,
+        medianprops={"color": "#d55e00", "linewidth": 1.4},
+        meanprops={"marker": "^", "markerfacecolor": "#009e73", "markeredgecolor": "#009e73"},
+        boxprops={"linewidth": 0.8},
+        whiskerprops={"linewidth": 0.8},
+    )
+    if spline is not None:
+        ax.plot(*spline, ls="--", lw=1.2, color="#0072b2", label="spline of the means")
+        ax.legend(frameon=False, loc="best")
+    step = math.ceil(n / 40)
+    ax.set_xticks(range(0, n, step), [str(layer) for layer in layers[::step]])
+    ax.set(xlabel=f"layer (each box: {len(values[0])} heads)", ylabel=ylabel)
+    ax.margins(x=0.02)
+    tests = [
+        f"BDS {trend.bds:.2f}, p = {trend.bds_p_value:.2e}" if math.isfinite(trend.bds) else "",
+        f"Spearman ρ = {trend.spearman:+.2f}" if math.isfinite(trend.spearman) else "",
+        trend.note,
+    ]
+    ax.set_title(f"{title}\n{'; '.join(part for part in tests if part)}")
+    return fig

@@ -1,0 +1,212 @@
+"""The frozen records that travel between rooms: no I/O, no mathematics.
+
+Names follow the design: ``d_model = d``, ``d_head = e``; query head ``h`` reads key-value head
+``g = h // (n_heads / n_kv_heads)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Circuit = Literal["qk", "ov"]
+Convention = Literal["raw", "folded"]
+Packing = Literal["separate", "concatenated", "grouped"]
+
+CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+PACKINGS: tuple[Packing, ...] = get_args(Packing)
+
+
+@dataclass(frozen=True)
+class PackagedFolder:
+    """A checkpoint folder that an installable Python distribution carries."""
+
+    distribution: str
+    module: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model of the catalogue. ``parameters`` counts all weights of the model."""
+
+    id: str
+    parameters: int
+    license: str
+    gated: bool = False
+    package: PackagedFolder | None = None
+
+    @property
+    def name(self) -> str:
+        """The hub id without its organisation: the stem of the model's files."""
+        return self.id.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family of the catalogue, models in order of size."""
+
+    name: str
+    title: str
+    description: str
+    license: str
+    models: tuple[ModelEntry, ...]
+    aliases: tuple[str, ...] = ()
+    gated: bool = False
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model to survey: where its weights are and the names its results carry."""
+
+    ref: str
+    family: str
+    name: str
+    revision: str | None = None
+    package: PackagedFolder | None = None
+    architecture: str | None = None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A stored tensor: safetensors dtype, shape, and its bytes ``[start, end)`` in a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    end: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation whose gain is ``offset + stored gain``; ``layer`` subtracts the mean too."""
+
+    kind: Literal["rms", "layer"]
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class HeadGeometry:
+    """Numbers of heads and their dimensions in one attention layer."""
+
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_model: int
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one key-value head."""
+        return self.n_heads // self.n_kv_heads
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One attention layer to survey: small, picklable, the unit of work, progress and resuming.
+
+    ``tensors`` maps roles to stored tensors: ``q``, ``k``, ``v``, ``o`` or the fused ``qkv``, and
+    the gains ``input_norm``, ``q_norm``, ``k_norm``. ``scale`` multiplies the attention score.
+    """
+
+    layer: int
+    geometry: HeadGeometry
+    packing: Packing
+    transposed: bool
+    scale: float
+    tensors: Mapping[str, TensorInfo]
+    input_norm: Norm | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all stored tensors the plan names."""
+        return sum(info.n_bytes for info in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """All attention layers of a checkpoint, as read from its config and tensor names."""
+
+    architecture: str
+    model_type: str
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def geometry(self) -> HeadGeometry:
+        return self.layers[0].geometry
+
+    @property
+    def weights_dtype(self) -> str:
+        """The safetensors dtype of the projections."""
+        tensors = self.layers[0].tensors
+        return tensors["qkv" if "qkv" in tensors else "q"].dtype
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSpectra:
+    """Spectra of one circuit in one convention, for every head of one layer.
+
+    ``singular_values`` (n_heads, d_head), descending; ``eigenvalues`` (n_heads, d_head), complex;
+    ``statistics`` (n_heads, n_statistics). ``n_recomputed`` counts the heads whose factors needed
+    the slower, more stable way.
+    """
+
+    layer: int
+    circuit: Circuit
+    convention: Convention
+    singular_values: NDArray[np.floating] = field(repr=False)
+    eigenvalues: NDArray[np.complexfloating] = field(repr=False)
+    statistics: NDArray[np.floating] = field(repr=False)
+    n_recomputed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpectra:
+    """The content of one spectra file: layers in order, and the file's metadata."""
+
+    metadata: Mapping[str, str]
+    layers: tuple[LayerSpectra, ...] = field(repr=False)
+
+    @property
+    def family(self) -> str:
+        return self.metadata["family"]
+
+    @property
+    def model_id(self) -> str:
+        return self.metadata["model_id"]
+
+    def select(self, circuit: Circuit, convention: Convention) -> tuple[LayerSpectra, ...]:
+        """The layers of one circuit in one convention, in order of their number."""
+        return tuple(
+            layer
+            for layer in self.layers
+            if layer.circuit == circuit and layer.convention == convention
+        )
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What became of one model of a survey."""
+
+    model: str
+    status: Literal["computed", "present", "failed", "planned"]
+    path: str | None = None
+    layers: int = 0
+    heads: int = 0
+    bytes_read: int = 0
+    bytes_total: int = 0
+    n_recomputed: int = 0
+    error: str | None = None
