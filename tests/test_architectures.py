@@ -1,0 +1,129 @@
+"""Layouts: what a config and tensor names make, and what is refused.
+
+That heads are split as the models themselves split them is shown in test_conformance.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import LLAMA_CONFIG, llama_tensors
+
+from qk_taxonomy.architectures import attention_layout, restrict
+from qk_taxonomy.errors import LayoutError
+from qk_taxonomy.records import TensorInfo
+
+
+def infos(shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(name, "F32", shape, "m", 0, 4) for name, shape in shapes.items()}
+
+
+def llama(**changes: Any) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    return LLAMA_CONFIG | changes, {name: array.shape for name, array in llama_tensors().items()}
+
+
+def test_a_plan_names_what_a_circuit_needs() -> None:
+    config, shapes = llama()
+    layout = attention_layout(config, infos(shapes))
+    assert [plan.layer for plan in layout.layers] == [0, 1]
+    plan = layout.layers[1]
+    assert (plan.geometry.n_heads, plan.geometry.n_kv_heads) == (4, 2)
+    assert (plan.geometry.d_head, plan.geometry.d_model) == (8, 24)
+    assert plan.geometry.group_size == 2
+    assert plan.scale == pytest.approx(8**-0.5)
+    assert set(restrict(plan, ["qk"]).tensors) == {"q", "k", "input_norm"}
+    assert set(restrict(plan, ["ov"]).tensors) == {"v", "o", "input_norm"}
+    assert plan.tensors["q"].name == "model.layers.1.self_attn.q_proj.weight"
+
+
+def test_layers_are_numbered_as_the_model_numbers_them() -> None:
+    shapes = {}
+    for i in range(12):
+        shapes |= {
+            f"model.layers.{i}.self_attn.{x}_proj.weight": (24, 24) for x in ("q", "k", "v", "o")
+        }
+        shapes[f"model.layers.{i}.input_layernorm.weight"] = (24,)
+    config = {"model_type": "llama", "num_hidden_layers": 12, "num_attention_heads": 3}
+    layout = attention_layout(config, infos(dict(reversed(shapes.items()))))
+    assert [plan.layer for plan in layout.layers] == list(range(12))
+    assert layout.geometry.d_head == 8
+
+
+@pytest.mark.parametrize("model_type", ["mamba", None, 7])
+def test_unknown_architectures_are_refused_with_the_way_to_add_them(model_type: object) -> None:
+    config, shapes = llama(model_type=model_type)
+    with pytest.raises(LayoutError) as caught:
+        attention_layout(config, infos(shapes))
+    message = str(caught.value)
+    assert repr(model_type) in message
+    assert "model.layers.0.self_attn.q_proj.weight" in message
+    assert "--architecture" in message
+    assert "architectures.toml" in message
+
+
+def test_an_architecture_given_by_name() -> None:
+    config, shapes = llama(model_type=None)
+    assert attention_layout(config, infos(shapes), "llama").architecture == "llama"
+    assert attention_layout(config, infos(shapes), "mistral").architecture == "llama"
+    with pytest.raises(LayoutError, match="no architecture 'lama'"):
+        attention_layout(config, infos(shapes), "lama")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reshape", "message"),
+    [
+        ({"num_attention_heads": None}, {}, "names no number of attention heads"),
+        ({"num_attention_heads": "4"}, {}, r"num_attention_heads = '4'"),
+        ({"num_attention_heads": 3}, {}, r"3 query heads and 2 key-value"),
+        ({"num_attention_heads": 6, "head_dim": None}, {}, r"\[32, 24\].*do not divide by the 6"),
+        ({"head_dim": 16}, {}, r"d_head = 16.*makes it 8"),
+        ({"num_key_value_heads": 4}, {}, r"k_proj.*\[16, 24\].*\[32, 24\]"),
+        ({"num_hidden_layers": 3}, {}, r"3 layers.*holds 2; missing are \[2\]"),
+        ({"num_hidden_layers": 1}, {}, r"1 layers.*holds 2"),
+        ({}, {"q_proj.weight": (32,)}, "a matrix is wanted"),
+        ({}, {"k_proj.weight": (16, 23)}, r"layer 0: .*k_proj.*\[16, 23\]"),
+        ({}, {"input_layernorm.weight": (23,)}, r"input_layernorm.*\[23\].*\[24\]"),
+        ({}, {"k_proj.weight": None}, "k_proj.weight is missing"),
+        ({}, {"q_proj.weight": None}, "No layer of a llama model"),
+    ],
+)
+def test_contradictions_name_what_was_wanted_and_found(
+    changes: dict[str, Any], reshape: dict[str, tuple[int, ...] | None], message: str
+) -> None:
+    config, shapes = llama(**changes)
+    for ending, shape in reshape.items():
+        for name in [name for name in shapes if name.endswith(ending)]:
+            if shape is None:
+                del shapes[name]
+            else:
+                shapes[name] = shape
+    with pytest.raises(LayoutError, match=message):
+        attention_layout(config, infos(shapes))
+
+
+def test_a_scale_that_the_config_must_give() -> None:
+    config, shapes = llama(model_type="gemma2", query_pre_attn_scalar=16)
+    assert attention_layout(config, infos(shapes)).layers[0].scale == 0.25
+    config["query_pre_attn_scalar"] = "16"
+    with pytest.raises(LayoutError, match="needs query_pre_attn_scalar"):
+        attention_layout(config, infos(shapes))
+
+
+def test_values_that_a_config_may_leave_out() -> None:
+    tensors = infos(
+        {
+            "model.language_model.layers.0.input_layernorm.weight": (20,),
+            "model.language_model.layers.0.self_attn.q_proj.weight": (64, 20),
+            "model.language_model.layers.0.self_attn.k_proj.weight": (32, 20),
+            "model.language_model.layers.0.self_attn.v_proj.weight": (32, 20),
+            "model.language_model.layers.0.self_attn.o_proj.weight": (20, 64),
+            "model.language_model.layers.0.self_attn.q_norm.weight": (8,),
+            "model.language_model.layers.0.self_attn.k_norm.weight": (8,),
+            "model.vision_tower.encoder.layers.0.self_attn.q_proj.weight": (9, 9),
+        }
+    )
+    config = {"model_type": "gemma3", "text_config": {"num_hidden_layers": 1}}
+    plan = attention_layout(config, tensors).layers[0]
+    assert (plan.geometry.n_heads, plan.geometry.n_kv_heads) == (8, 4)
+    assert plan.scale == 256**-0.5

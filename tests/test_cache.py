@@ -1,0 +1,203 @@
+"""Spectra files: whole under their names, damaged ones named, names that stay inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeFolder
+from safetensors import safe_open
+
+from qk_taxonomy import head_table, load_spectra
+from qk_taxonomy.cache import (
+    UnfinishedSpectra,
+    cache_state,
+    find_spectra,
+    read_metadata,
+    spectra_path,
+    write_spectra,
+)
+from qk_taxonomy.catalog import model_ref
+from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.records import LayerSpectra, ModelRef, ModelSpectra
+from qk_taxonomy.statistics.moments import STATISTICS
+from qk_taxonomy.survey import survey_model
+
+
+@pytest.fixture
+def surveyed(make_folder: MakeFolder) -> Path:
+    ref = model_ref(str(make_folder()), family_name="tiny")
+    result = survey_model(ref, circuits=("qk", "ov"))
+    assert result.path is not None
+    return Path(result.path)
+
+
+def test_the_files_contract(surveyed: Path) -> None:
+    assert surveyed == Path("data/tiny/tiny.safetensors")
+    with safe_open(surveyed, framework="numpy") as file:
+        metadata = file.metadata()
+        for layer in (0, 1):
+            for circuit in ("qk", "ov"):
+                for convention in ("raw", "folded"):
+                    key = f"layers.{layer}.{circuit}.{convention}"
+                    sigma = file.get_tensor(f"{key}.singular_values")
+                    assert sigma.shape == (4, 8)
+                    assert sigma.dtype == np.float32
+                    assert (np.diff(sigma) <= 0).all()
+                    assert file.get_tensor(f"{key}.statistics").shape == (4, len(STATISTICS))
+                    assert file.get_tensor(f"{key}.eigenvalues").shape == (4, 8, 2)
+        assert len(file.keys()) == 2 * 2 * 2 * 3
+    provenance = json.loads(metadata.pop("provenance"))
+    assert provenance["circuits"] == ["qk", "ov"]
+    assert provenance["recomputed_heads"]["qk.raw"] == 0
+    assert metadata.pop("tool_version")
+    assert metadata == {
+        "format": "qk-taxonomy-spectra",
+        "format_version": "1",
+        "model_id": "tiny",
+        "family": "tiny",
+        "revision": "local",
+        "architecture": "llama",
+        "n_layers": "2",
+        "n_heads": "4",
+        "n_kv_heads": "2",
+        "d_head": "8",
+        "d_model": "24",
+        "weights_dtype": "F32",
+        "source": "folder tiny",
+        "statistics": ",".join(STATISTICS),
+    }
+
+
+def test_what_is_loaded_is_what_was_written(surveyed: Path, tmp_path: Path) -> None:
+    spectra = load_spectra(surveyed)
+    copy = tmp_path / "copy.safetensors"
+    write_spectra(copy, spectra)
+    again = load_spectra(copy)
+    assert again.metadata == spectra.metadata
+    for ours, theirs in zip(spectra.layers, again.layers, strict=True):
+        np.testing.assert_array_equal(ours.eigenvalues, theirs.eigenvalues)
+        np.testing.assert_array_equal(ours.singular_values, theirs.singular_values)
+    assert oct(copy.stat().st_mode & 0o777) == oct(surveyed.stat().st_mode & 0o777)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
+
+
+def test_states(surveyed: Path, tmp_path: Path) -> None:
+    assert cache_state(tmp_path / "none", "tiny", ["qk"], ["raw"]) == "missing"
+    assert cache_state(surveyed, "tiny", ["qk", "ov"], ["raw", "folded"]) == "whole"
+    spectra = load_spectra(surveyed)
+    fewer = dataclasses.replace(spectra, layers=spectra.select("qk", "raw"))
+    write_spectra(surveyed, fewer)
+    assert cache_state(surveyed, "tiny", ["qk"], ["raw"]) == "whole"
+    assert cache_state(surveyed, "tiny", ["ov"], ["raw"]) == "incomplete"
+    write_spectra(surveyed, dataclasses.replace(spectra, layers=fewer.layers[:1]))
+    assert cache_state(surveyed, "tiny", ["qk"], ["raw"]) == "incomplete"
+    with pytest.raises(SpectraFileError, match="holds tiny and other/tiny"):
+        cache_state(surveyed, "other/tiny", ["qk"], ["raw"])
+    surveyed.write_bytes(surveyed.read_bytes()[:-10])
+    assert cache_state(surveyed, "tiny", ["qk"], ["raw"]) == "stale"
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other", "empty", "version"])
+def test_damaged_files_are_named(surveyed: Path, damage: str) -> None:
+    if damage == "cut":
+        surveyed.write_bytes(surveyed.read_bytes()[:1000])
+    elif damage == "text":
+        surveyed.write_text("these are no spectra")
+    elif damage == "empty":
+        surveyed.write_bytes(b"")
+    else:
+        spectra = load_spectra(surveyed)
+        key = {"other": "format", "version": "format_version"}[damage]
+        write_anyway(surveyed, {**spectra.metadata, key: "2"})
+    with pytest.raises(SpectraFileError, match=r"tiny\.safetensors") as caught:
+        load_spectra(surveyed)
+    assert "download" in str(caught.value) or damage == "other"
+
+
+def write_anyway(path: Path, metadata: dict[str, str]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"layers.0.qk.raw.statistics": np.zeros(1)}, path, metadata=metadata)
+
+
+def test_a_missing_file_says_how_to_make_it() -> None:
+    with pytest.raises(SpectraFileError, match="qk-taxonomy download"):
+        load_spectra("nowhere.safetensors")
+    with pytest.raises(SpectraFileError, match="--data-root"):
+        find_spectra(".")
+
+
+def test_a_failed_write_leaves_the_old_file(
+    surveyed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = surveyed.read_bytes()
+    spectra = load_spectra(surveyed)
+
+    def full_disk(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(SpectraFileError, match="No space left"):
+        write_spectra(surveyed, spectra)
+    assert surveyed.read_bytes() == before
+    assert [path.name for path in surveyed.parent.iterdir()] == ["tiny.safetensors"]
+
+
+@pytest.mark.parametrize(("family", "name"), [("..", "x"), ("a", "../../x"), ("a/b", "x")])
+def test_names_that_would_leave_the_folder(family: str, name: str) -> None:
+    with pytest.raises(SpectraFileError, match="outside"):
+        spectra_path(".", ModelRef("r", family, name))
+
+
+def test_a_revision_is_part_of_the_name() -> None:
+    ref = ModelRef("o/m", "f", "m", revision="refs/pr/2")
+    assert spectra_path("r", ref) == Path("r/data/f/m@refs-pr-2.safetensors")
+
+
+def test_unfinished_layers_are_found_again_unless_they_are_of_another_survey(
+    surveyed: Path,
+) -> None:
+    spectra = load_spectra(surveyed)
+    first = [s for s in spectra.layers if s.layer == 0]
+    identity = {key: value for key, value in spectra.metadata.items() if key != "provenance"}
+    path = Path("data/tiny/again.safetensors")
+    UnfinishedSpectra(path, identity).add([dataclasses.replace(s, n_recomputed=2) for s in first])
+    found = UnfinishedSpectra(path, identity)
+    assert list(found.layers) == [0]
+    assert found.recomputed_heads["qk.raw"] == 2
+    next(found.folder.iterdir()).write_bytes(b"cut")
+    assert not UnfinishedSpectra(path, identity).layers
+    found.add(first)
+    assert not UnfinishedSpectra(path, {**identity, "revision": "another"}).layers
+    assert not list(found.folder.iterdir())
+    assert find_spectra(".") == [surveyed]
+
+
+def test_one_row_a_head(surveyed: Path) -> None:
+    table = head_table(".")
+    assert len(table) == 2 * 2 * 2 * 4
+    keys = ["family", "model", "revision", "circuit", "convention", "layer", "head"]
+    assert not table.duplicated(keys).any()
+    assert table.columns.tolist()[: len(keys) + 2] == [
+        *("family", "model", "model_id", "revision"),
+        *("circuit", "convention", "layer", "head", "kv_head"),
+    ]
+    assert table[table["head"] == 3]["kv_head"].unique().tolist() == [1]
+    layer = load_spectra(surveyed).select("ov", "folded")[1]
+    rows = table.query("circuit == 'ov' and convention == 'folded' and layer == 1")
+    np.testing.assert_array_equal(rows["MAX"], layer.statistics[:, 1])
+    np.testing.assert_allclose(rows["MAX"], layer.singular_values[:, 0] ** 2, rtol=1e-6)
+    with pytest.raises(SpectraFileError, match="no spectra of other"):
+        head_table(".", ["other"])
+
+
+def test_records_are_short_in_a_notebook(surveyed: Path) -> None:
+    spectra = load_spectra(surveyed)
+    assert len(repr(spectra.layers[0])) < 200
+    assert isinstance(spectra.layers[0], LayerSpectra)
+    assert isinstance(spectra, ModelSpectra)
+    assert read_metadata(surveyed) == spectra.metadata
