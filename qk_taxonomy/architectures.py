@@ -37,6 +37,7 @@ _ROW_KEYS = {"model_types": list, "layers": list, "packing": str, "scale": list,
 _ROW_OPTIONS = {
     "transposed": bool,
     "config": dict,
+    "refuse": dict,
     "input_norm": dict,
     "q_norm": dict,
     "k_norm": dict,
@@ -90,6 +91,7 @@ class Architecture:
     tensors: Mapping[str, str]
     norms: Mapping[str, NormRow]
     config: Mapping[str, Any]
+    refuse: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _row(file: TomlFile, name: str, tables: Mapping[str, Any]) -> Architecture:
             if role in table
         },
         config=table.get("config", {}),
+        refuse=table.get("refuse", {}),
     )
 
 
@@ -358,6 +361,12 @@ def attention_layout(
         if isinstance(config.get(text), Mapping):
             config = {**config, **config[text]}
     config = {**row.config, **{key: value for key, value in config.items() if value is not None}}
+    for key, reason in row.refuse.items():
+        if config.get(key):
+            raise LayoutError(
+                f"config.json says {key} = {config[key]!r}: {reason}, which the table's row "
+                f"{row.name} does not describe yet, so nothing was computed."
+            )
     anchor = row.tensors["q" if row.packing == "separate" else "qkv"]
     layers = ((pattern, _layer_numbers(pattern, tensors, anchor)) for pattern in row.layers)
     pattern, numbers = next(((p, n) for p, n in layers if n), ("", []))

@@ -127,3 +127,11 @@ def test_values_that_a_config_may_leave_out() -> None:
     plan = attention_layout(config, tensors).layers[0]
     assert (plan.geometry.n_heads, plan.geometry.n_kv_heads) == (8, 4)
     assert plan.scale == 256**-0.5
+
+
+def test_attention_that_a_row_does_not_describe_is_refused() -> None:
+    config, shapes = llama(model_type="phi", qk_layernorm=True)
+    shapes = {name.replace("o_proj", "dense"): shape for name, shape in shapes.items()}
+    with pytest.raises(LayoutError, match="qk_layernorm = True: queries and keys pass"):
+        attention_layout(config, infos(shapes))
+    assert attention_layout(config | {"qk_layernorm": False}, infos(shapes)).architecture == "phi"

@@ -29,6 +29,7 @@ FLOORS = {
     "figures": 6,
     "outputs": 7,
     "cli": 8,
+    "__main__": 9,
 }
 
 HEAVY = ["torch", "umap", "matplotlib", "pandas", "seaborn", "sklearn", "scipy", "huggingface_hub"]

@@ -4,6 +4,7 @@ Nothing here comes from qk_taxonomy: a test that compares the two must know a mo
 independently of the package's own table.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 SEED = 20240229
 
 
-def _own_scaling(attention: nn.Module) -> float:
+def _own_scaling(attention: Any) -> float:
     return float(attention.scaling)
 
 
@@ -26,7 +27,8 @@ class TinyModel:
 
     ``layers`` is relative to the base model, the other names to a layer. ``writer`` is the module
     whose output joins the residual stream, where that is not the attention module itself.
-    ``norm`` is what a layer does to the residual stream before its attention.
+    ``norm`` is what a layer does to the residual stream before its attention. ``unsaid`` are keys
+    that the saved config.json leaves out, as some published ones do.
     """
 
     model_type: str
@@ -37,8 +39,9 @@ class TinyModel:
     norm: Literal["rms", "layer"] | None = "rms"
     qk_norms: tuple[str, ...] = ()
     rotary: bool = True
-    scaling: Callable[[nn.Module], float] = _own_scaling
+    scaling: Callable[[Any], float] = _own_scaling
     auto_class: str = "AutoModelForCausalLM"
+    unsaid: tuple[str, ...] = ()
 
     def but(self, *, auto_class: str | None = None, **config: Any) -> "TinyModel":
         """The same model with other values in its config, or made by another auto class."""
@@ -49,10 +52,25 @@ class TinyModel:
         """The model with random parameters, saved to ``folder`` in float32, run in float64."""
         config = transformers.AutoConfig.for_model(self.model_type, **self.config)
         auto_class = getattr(transformers, self.auto_class)
-        model = auto_class.from_config(config, attn_implementation="eager").eval()
+        model: transformers.PreTrainedModel = auto_class.from_config(
+            config, attn_implementation="eager"
+        )
         randomise(model)
         model.save_pretrained(folder)
-        return model.double()
+        self._leave_out(folder / "config.json")
+        return model.eval().double()
+
+    def layers_of(self, model: transformers.PreTrainedModel) -> nn.ModuleList:
+        found = model.base_model.get_submodule(self.layers)
+        assert isinstance(found, nn.ModuleList)
+        return found
+
+    def _leave_out(self, path: Path) -> None:
+        config = json.loads(path.read_text())
+        for table in (config, config.get("text_config", {})):
+            for key in self.unsaid:
+                table.pop(key, None)
+        path.write_text(json.dumps(config))
 
 
 @torch.no_grad()
@@ -70,7 +88,13 @@ def randomise(model: nn.Module) -> None:
             parameter.add_(noise * 0.5)
 
 
-_SMALL = {"vocab_size": 40, "use_cache": False}
+_SMALL = {
+    "vocab_size": 40,
+    "use_cache": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 _BLOCKS = {
     **_SMALL,
     "hidden_size": 32,
@@ -82,12 +106,11 @@ _BLOCKS = {
 _GROUPED = {
     **_BLOCKS,
     "num_key_value_heads": 2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    "rms_norm_eps": 1e-20,  # the oracle undoes query and key norms without knowing it
 }
 _GPT2_BLOCKS = {**_SMALL, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 _QK_NORMS = ("q_norm", "k_norm")
+_GEMMA3_UNSAID = ("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar")
 
 _LLAMA = TinyModel("llama", {**_GROUPED, "head_dim": 6})
 _GEMMA = TinyModel("gemma", {**_GROUPED, "head_dim": 12})
@@ -111,7 +134,14 @@ _BERT = TinyModel(
 _ALL = (
     _LLAMA,
     replace(_LLAMA, model_type="mistral"),
-    TinyModel("mixtral", {**_GROUPED, "num_local_experts": 2}),
+    TinyModel(
+        "mixtral",
+        {
+            **_GROUPED,
+            "num_local_experts": 2,
+            "experts_implementation": "eager",
+        },  # others: no float64
+    ),
     TinyModel("qwen2", _GROUPED),
     replace(_LLAMA, model_type="qwen3", qk_norms=_QK_NORMS),
     _GEMMA,
@@ -187,20 +217,28 @@ TINY_MODELS = {model.model_type: model for model in _ALL}
 
 #: Models whose config changes what the layer computes, or what its tensors are called.
 VARIANTS = {
-    "gpt2 scaled by layer": _GPT2.but(scale_attn_by_inverse_layer_idx=True),
-    "gpt2 unscaled": _GPT2.but(scale_attn_weights=False),
-    "gpt2 scaled by layer alone": _GPT2.but(
+    "gpt2-scaled-by-layer": _GPT2.but(scale_attn_by_inverse_layer_idx=True),
+    "gpt2-unscaled": _GPT2.but(scale_attn_weights=False),
+    "gpt2-scaled-by-layer-alone": _GPT2.but(
         scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True
     ),
-    "opt post-norm": replace(TINY_MODELS["opt"], norm=None).but(do_layer_norm_before=False),
-    "gpt_neox sequential": TINY_MODELS["gpt_neox"].but(use_parallel_residual=False),
-    "llama with biases": _LLAMA.but(attention_bias=True),
-    "llama ungrouped": _LLAMA.but(num_key_value_heads=4),
-    "llama multi-query": _LLAMA.but(num_key_value_heads=1),
-    "qwen3 with biases": TINY_MODELS["qwen3"].but(attention_bias=True),
+    "opt-post-norm": replace(TINY_MODELS["opt"], norm=None).but(do_layer_norm_before=False),
+    "gpt_neox-sequential": TINY_MODELS["gpt_neox"].but(use_parallel_residual=False),
+    "llama-with-biases": _LLAMA.but(attention_bias=True),
+    "llama-ungrouped": _LLAMA.but(num_key_value_heads=4),
+    "llama-multi-query": _LLAMA.but(num_key_value_heads=1),
+    "qwen3-with-biases": TINY_MODELS["qwen3"].but(attention_bias=True),
+    "gpt2-with-cross-attention": _GPT2.but(add_cross_attention=True),
+    "bert-with-cross-attention": _BERT.but(is_decoder=True, add_cross_attention=True),
+    "gemma3-by-default": replace(
+        TINY_MODELS["gemma3"].but(
+            text_config={k: v for k, v in _GEMMA3.config.items() if k not in _GEMMA3_UNSAID}
+        ),
+        unsaid=_GEMMA3_UNSAID,
+    ),
 }
 
 #: Models saved without their heads, whose tensors then lack the head's prefix.
 BASE_MODELS = {
-    f"{name} base": model.but(auto_class="AutoModel") for name, model in TINY_MODELS.items()
+    f"{name}-base": model.but(auto_class="AutoModel") for name, model in TINY_MODELS.items()
 }

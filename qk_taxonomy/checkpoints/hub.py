@@ -41,6 +41,9 @@ from qk_taxonomy.records import TensorInfo
 # Connections that read the headers of a sharded checkpoint side by side.
 _HEADER_CONNECTIONS = 8
 
+# Early 1.x releases of huggingface_hub ask again after 503 alone.
+_BUSY_STATUS_CODES = (408, 429, 500, 502, 503, 504)
+
 # Times a body may break off before a range is given up; each time the rest alone is asked for.
 _BODY_ATTEMPTS = 5
 
@@ -176,7 +179,9 @@ class HubCheckpoint(Checkpoint):
                 headers["Range"] = f"bytes={start + len(data)}-{end - 1}"
             elif data:
                 headers["Range"] = f"bytes={len(data)}-"
-            with http_stream_backoff("GET", url, headers=headers) as response:
+            with http_stream_backoff(
+                "GET", url, headers=headers, retry_on_status_codes=_BUSY_STATUS_CODES
+            ) as response:
                 hf_raise_for_status(response)
                 try:
                     self._receive(response, data, start, end)
@@ -189,20 +194,20 @@ class HubCheckpoint(Checkpoint):
     def _receive(self, response: Any, data: bytearray, start: int, end: int | None) -> None:
         """Append a response's body to ``data``, past what a server that ignores Range repeats."""
         begin = start + len(data)
-        at = (
-            _first_byte(response.headers.get("Content-Range")) if response.status_code == 206 else 0
-        )
-        if at is None or at > begin:
-            raise CheckpointError(
-                f"{self.endpoint} answered bytes "
-                f"{response.headers.get('Content-Range')!r} where {begin} to {end} were asked for."
-            )
-        skip = begin - at
-        for chunk in response.iter_raw(1 << 20):
+        skip = begin
+        if response.status_code == 206:
+            skip = 0
+            content_range = response.headers.get("Content-Range")
+            if _first_byte(content_range) != begin:
+                raise CheckpointError(
+                    f"{self.endpoint} answered {content_range!r} where bytes from {begin} on were "
+                    "asked for; a proxy on the way may not understand ranges."
+                )
+        # Chunks as they arrive: gathered into larger ones, the last is lost with a connection.
+        for chunk in response.iter_raw():
             used = chunk[skip:]
             skip = max(0, skip - len(chunk))
-            room = len(used) if end is None else end - start - len(data)
-            data += used[:room]
+            data += used if end is None else used[: end - start - len(data)]
             if end is not None and len(data) == end - start:
                 return
 

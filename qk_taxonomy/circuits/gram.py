@@ -1,37 +1,47 @@
 """Gram and cross products of a layer's factors: the only place that touches d_model.
 
 Weights are converted to float64 in pieces that fit the processor's cache. On a CPU, threads run
-over key-value heads, each with single-threaded BLAS: many small products scale better that way
-than one threaded product after another.
+over heads, each with single-threaded BLAS: many small products scale better that way than one
+threaded product after another. Small layers are done in one batch.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from einops import rearrange
 
 from qk_taxonomy.circuits.conventions import Factor
 
-# Columns converted at a time: 128 rows of them are 1 MB in float64, a core's share of the cache.
-_CHUNK = 1024
+# Weights converted to float64 at a time: 4 MB of them, a core's share of the cache.
+_PIECE = 1 << 19
+
+# Weights of a left factor above which threads are worth their start: a GPT-2 layer stays below.
+_WORTH_THREADS = 1 << 20
 
 _ONE_LAYER_AT_A_TIME = threading.Lock()
 
-_T = TypeVar("_T")
+# Each thread's memory for pieces, kept: the first touch of fresh memory costs more than the
+# products of a small layer.
+_SCRATCH = threading.local()
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
 class Grams:
-    """Products of one key-value head's right factor B and its group of left factors A, float64.
+    """Products of a layer's left factors A and right factors B, float64.
 
-    ``left`` (group, e, e) = A Aᵀ; ``right`` (e, e) = B Bᵀ; ``cross`` (group, e, e) = B Aᵀ, or None.
+    ``left`` (n_heads, e, e) = A Aᵀ; ``right`` (n_kv_heads, e, e) = B Bᵀ; ``cross`` (n_heads, e, e)
+    = B Aᵀ, or None.
     """
 
     left: torch.Tensor
@@ -57,73 +67,115 @@ def _single_threaded_blas() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def over_heads(function: Callable[[int], _T], n: int, device: torch.device) -> list[_T]:
-    """``[function(i) for i in range(n)]``, on a CPU by as many threads as torch has been given."""
-    if device.type != "cpu":
-        return [function(i) for i in range(n)]
-    threads = min(n, torch.get_num_threads())
+def n_threads(left: torch.Tensor) -> int:
+    """Threads to spend on a layer: torch's own number on a CPU, 1 for small layers and on CUDA."""
+    worth = left.device.type == "cpu" and left.numel() > _WORTH_THREADS
+    return torch.get_num_threads() if worth else 1
+
+
+def in_threads(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
+) -> list[_Result]:
+    """``[function(item) for item in items]``, by ``threads`` threads."""
+    if threads == 1:
+        return [function(item) for item in items]
     with (
         _single_threaded_blas(),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
-        return list(pool.map(function, range(n)))
+        return list(pool.map(function, items))
 
 
-def _symmetric(x: torch.Tensor) -> torch.Tensor:
-    """``x xᵀ`` of a (rows, columns) matrix."""
-    if x.device.type != "cpu":
-        return x @ x.mT
-    # NumPy, unlike torch, hands x @ x.T to BLAS as a symmetric rank-k update: half the work.
-    array = x.numpy()
-    return torch.from_numpy(array @ array.T)
+def _add_symmetric(total: torch.Tensor, x: torch.Tensor) -> None:
+    """Add ``x xᵀ`` of (heads, rows, columns) to (heads, rows, rows)."""
+    if len(x) > 1 or x.device.type != "cpu":
+        total.baddbmm_(x, x.mT)
+    else:
+        # NumPy, unlike torch, hands x @ x.T to BLAS as a symmetric rank-k update: half the work.
+        array = x[0].numpy()
+        total[0] += torch.from_numpy(array @ array.T)
+
+
+def _scratch(side: str, n: int, device: torch.device) -> torch.Tensor:
+    """``n`` float64 numbers of this thread's memory for one side, holding anything."""
+    held: torch.Tensor | None = getattr(_SCRATCH, side, None)
+    if held is None or held.numel() < n or held.device != device:
+        held = torch.empty(max(n, _PIECE), dtype=torch.float64, device=device)
+        setattr(_SCRATCH, side, held)
+    return held[:n]
 
 
 class _Pieces:
-    """The float64 pieces of one head of a factor, columns folded in, rows left for the end."""
+    """Float64 pieces of some heads of a factor, columns folded in, rows left for the end.
 
-    def __init__(self, factor: Factor, head: int) -> None:
-        self.weights = factor.weights[head]
+    Every piece is overwritten by the next one of the same side.
+    """
+
+    def __init__(self, factor: Factor, heads: slice, side: str, width: int) -> None:
+        self.weights = factor.weights[heads]
         self.columns = factor.columns
+        self.side, self.width = side, width
         self.mean = self._mean() if factor.centred else None
 
-    def _mean(self) -> torch.Tensor:
-        columns = range(0, self.weights.shape[1], _CHUNK)
-        total = sum(self._scaled(start).sum(1, keepdim=True) for start in columns)
-        return torch.as_tensor(total) / self.weights.shape[1]
-
     def _scaled(self, start: int) -> torch.Tensor:
-        piece = self.weights[:, start : start + _CHUNK].to(torch.float64)
-        if self.columns is not None:
-            piece = piece * self.columns[start : start + _CHUNK]
-        return piece
+        stored = self.weights[..., start : start + self.width]
+        piece = _scratch(self.side, stored.numel(), stored.device).view(stored.shape).copy_(stored)
+        return (
+            piece if self.columns is None else piece.mul_(self.columns[start : start + self.width])
+        )
 
-    def __getitem__(self, start: int) -> torch.Tensor:
+    def _mean(self) -> torch.Tensor:
+        d_model = self.weights.shape[-1]
+        starts = range(0, d_model, self.width)
+        totals = torch.stack([self._scaled(start).sum(-1, keepdim=True) for start in starts])
+        return totals.sum(0) / d_model
+
+    def at(self, start: int) -> torch.Tensor:
+        """The piece that begins at column ``start``."""
         piece = self._scaled(start)
-        return piece if self.mean is None else piece - self.mean
+        return piece if self.mean is None else piece.sub_(self.mean)
 
 
-def head_grams(left: Factor, right: Factor, kv_head: int, *, cross: bool) -> Grams:
-    """Products of one key-value head and its group, in one pass over their columns."""
+def _products(left: Factor, right: Factor, kv_heads: slice, cross: bool) -> Grams:
+    """Products of some key-value heads and their groups, in one pass over the columns.
+
+    One key-value head: its query heads one after the other; several: all of them in one batch.
+    """
     group = left.weights.shape[0] // right.weights.shape[0]
-    members = range(kv_head * group, (kv_head + 1) * group)
-    b, a = _Pieces(right, kv_head), [_Pieces(left, head) for head in members]
-    e, d_model = right.weights.shape[1:]
+    n_kv, (e, d_model) = kv_heads.stop - kv_heads.start, right.weights.shape[1:]
+    heads = slice(kv_heads.start * group, kv_heads.stop * group)
+    members = [slice(i, i + 1) for i in range(group)] if n_kv == 1 else [slice(0, group)]
+    rows = e * n_kv * (members[0].stop - members[0].start)
+    width = min(d_model, max(1, _PIECE // rows))
+    b_pieces = _Pieces(right, kv_heads, "right", width)
+    a_pieces = [
+        _Pieces(left, slice(heads.start + m.start, heads.stop - group + m.stop), "left", width)
+        for m in members
+    ]
     zeros = functools.partial(torch.zeros, dtype=torch.float64, device=right.weights.device)
-    gram_a, gram_b, product = zeros(group, e, e), zeros(e, e), zeros(group, e, e)
-    for start in range(0, d_model, _CHUNK):
-        b_piece = b[start]
-        gram_b += _symmetric(b_piece)
-        for member, pieces in enumerate(a):
-            a_piece = pieces[start]
-            gram_a[member] += _symmetric(a_piece)
-            if cross:
-                product[member].addmm_(b_piece, a_piece.mT)
-    rows_a = None if left.rows is None else left.rows[members.start : members.stop]
-    rows_b = None if right.rows is None else right.rows[kv_head]
+    gram_a, gram_b = zeros(n_kv * group, e, e), zeros(n_kv, e, e)
+    product = zeros(n_kv, group, e, e) if cross else None
+    for start in range(0, d_model, width):
+        b = b_pieces.at(start)
+        _add_symmetric(gram_b, b)
+        for member, pieces in zip(members, a_pieces, strict=True):
+            a = pieces.at(start)
+            _add_symmetric(gram_a[member] if n_kv == 1 else gram_a, a)
+            if product is not None:
+                by_group = rearrange(a, "(kv_head group) e c -> kv_head group e c", kv_head=n_kv)
+                product[:, member] += b[:, None] @ by_group.mT
+    rows_a = None if left.rows is None else left.rows[heads]
+    rows_b = None if right.rows is None else right.rows[kv_heads]
+    if product is not None:
+        product = _scale_rows(
+            product.flatten(0, 1),
+            None if rows_b is None else rows_b.repeat_interleave(group, dim=0),
+            rows_a,
+        )
     return Grams(
         left=_scale_rows(gram_a, rows_a, rows_a),
         right=_scale_rows(gram_b, rows_b, rows_b),
-        cross=_scale_rows(product, rows_b, rows_a) if cross else None,
+        cross=product,
     )
 
 
@@ -138,9 +190,25 @@ def _scale_rows(
     return product
 
 
+def layer_grams(left: Factor, right: Factor, *, cross: bool) -> Grams:
+    """Gram matrices of every head of a layer, and with ``cross`` the products B Aᵀ."""
+    threads, n_kv_heads = n_threads(left.weights), right.weights.shape[0]
+    step = n_kv_heads if threads == 1 else 1
+    parts = in_threads(
+        lambda start: _products(left, right, slice(start, start + step), cross),
+        range(0, n_kv_heads, step),
+        threads,
+    )
+    products = [part.cross for part in parts if part.cross is not None]
+    return Grams(
+        left=torch.cat([part.left for part in parts]),
+        right=torch.cat([part.right for part in parts]),
+        cross=torch.cat(products) if products else None,
+    )
+
+
 def dense_head(factor: Factor, head: int) -> torch.Tensor:
     """One head of a factor, everything folded in: (d_head, d_model) float64."""
-    pieces = _Pieces(factor, head)
-    starts: Sequence[int] = range(0, factor.weights.shape[2], _CHUNK)
-    dense = torch.cat([pieces[start] for start in starts], dim=1)
-    return dense if factor.rows is None else dense * factor.rows[head][:, None]
+    pieces = _Pieces(factor, slice(head, head + 1), "dense", factor.weights.shape[-1])
+    dense = pieces.at(0)[0]
+    return dense.clone() if factor.rows is None else dense * factor.rows[head][:, None]

@@ -1,8 +1,11 @@
 """Spectra of low-rank circuits ``leftᵀ · right``, from e×e matrices alone.
 
 With ``G_A = A Aᵀ = L_A L_Aᵀ`` and likewise for B, the singular values of ``Aᵀ B`` are those of
-``L_Aᵀ L_B``, and its non-zero eigenvalues are the eigenvalues of ``B Aᵀ``. All in float64: trained
-heads have σ₁/σ_e of several thousand, and a Gram matrix squares that.
+``L_Aᵀ L_B``, or the square roots of the eigenvalues of ``L_Aᵀ G_B L_A``; its non-zero eigenvalues
+are the eigenvalues of ``B Aᵀ``. All in float64: trained heads have σ₁/σ_e of several thousand, and
+a Gram matrix squares that. Each head takes the fastest of three ways that is exact for it:
+symmetric eigenvalues, SVD of Cholesky factors where its spectrum is steep, and SVD of QR cores
+where a Gram matrix has lost its small end.
 """
 
 from __future__ import annotations
@@ -13,12 +16,16 @@ import torch
 from scipy.linalg import svd
 
 from qk_taxonomy.circuits.conventions import Factor
-from qk_taxonomy.circuits.gram import Grams, dense_head, head_grams, over_heads
+from qk_taxonomy.circuits.gram import Grams, dense_head, in_threads, layer_grams, n_threads
 from qk_taxonomy.errors import ShapeError, SpectrumError
 
 # A Cholesky factor loses eps·κ² of its smallest singular value. Below this ratio of its diagonal
 # that is no longer far from the 1e-5 the spectra are promised to, and QR takes over.
 _SMALLEST_PIVOT = 1e-4
+
+# Symmetric eigenvalues are exact to eps·λ₁, which leaves λ ≥ 1e-9·λ₁ within 1e-6; steeper heads
+# need singular values proper.
+_FLATTEST_STEEP = 1e-9
 
 # Σσ² and tr(G_A G_B) agree to rounding when the SVD has converged; LAPACK's divide-and-conquer
 # driver is known to fail silently now and then.
@@ -69,29 +76,6 @@ def stable_singular_values(left: torch.Tensor, right: torch.Tensor) -> torch.Ten
     return torch.nn.functional.pad(values, (0, left.shape[0] - values.shape[0]))
 
 
-def _group_spectra(left: Factor, right: Factor, kv_head: int, eigenvalues: bool) -> CircuitSpectra:
-    """Spectra of the heads that share one key-value head."""
-    grams = head_grams(left, right, kv_head, cross=eigenvalues)
-    _check_finite(grams)
-    lower, info = torch.linalg.cholesky_ex(torch.cat([grams.right[None], grams.left]))
-    pivots = lower.diagonal(dim1=-2, dim2=-1)
-    sound = (info == 0) & (pivots.amin(-1) > _SMALLEST_PIVOT * pivots.amax(-1))
-    values = torch.linalg.svdvals(torch.nan_to_num(lower[1:]).mT @ torch.nan_to_num(lower[0]))
-    energy = (grams.left * grams.right).sum((-2, -1))
-    converged = (values.square().sum(-1) - energy).abs() <= _TRACE_TOLERANCE * energy
-    doubtful = (~(sound[1:] & sound[0] & converged)).nonzero().flatten().tolist()
-    group = grams.left.shape[0]
-    for member in doubtful:
-        values[member] = stable_singular_values(
-            dense_head(left, kv_head * group + member), dense_head(right, kv_head)
-        )
-    mu = None
-    if grams.cross is not None:
-        mu = torch.linalg.eigvals(grams.cross)
-        mu = mu.gather(-1, mu.abs().argsort(dim=-1, descending=True, stable=True))
-    return CircuitSpectra(values, mu, len(doubtful))
-
-
 def circuit_spectra(
     left: Factor, right: Factor, *, scale: float = 1.0, eigenvalues: bool = True
 ) -> CircuitSpectra:
@@ -105,17 +89,50 @@ def circuit_spectra(
     finite.
     """
     _check_factors(left.weights, right.weights)
-    groups = over_heads(
-        lambda kv_head: _group_spectra(left, right, kv_head, eigenvalues),
-        right.weights.shape[0],
-        right.weights.device,
-    )
-    mu = [group.eigenvalues for group in groups if group.eigenvalues is not None]
-    return CircuitSpectra(
-        singular_values=torch.cat([group.singular_values for group in groups]) * abs(scale),
-        eigenvalues=torch.cat(mu) * scale if mu else None,
-        n_recomputed=sum(group.n_recomputed for group in groups),
-    )
+    grams = layer_grams(left, right, cross=eigenvalues)
+    _check_finite(grams)
+    threads = n_threads(left.weights)
+    values, n_recomputed = _singular_values(left, right, grams, threads)
+    mu = None
+    if grams.cross is not None:
+        mu = torch.cat(in_threads(torch.linalg.eigvals, grams.cross.chunk(threads), threads))
+        order = mu.abs().argsort(dim=-1, descending=True, stable=True)
+        mu = mu.gather(-1, order) * scale
+    return CircuitSpectra(values * abs(scale), mu, n_recomputed)
+
+
+def _singular_values(
+    left: Factor, right: Factor, grams: Grams, threads: int
+) -> tuple[torch.Tensor, int]:
+    """Singular values (n_heads, e), and how many heads took the slower, stable way to them."""
+    group = grams.left.shape[0] // grams.right.shape[0]
+    gram_b = grams.right.repeat_interleave(group, dim=0)
+    lower_a, sound = _cholesky(grams.left)
+    cores = lower_a.mT @ gram_b @ lower_a
+    lam = torch.cat(in_threads(torch.linalg.eigvalsh, cores.chunk(threads), threads)).flip(-1)
+    energy = (grams.left * gram_b).sum((-2, -1))
+    sound &= (lam.sum(-1) - energy).abs() <= _TRACE_TOLERANCE * energy
+    values = lam.clamp_min(0.0).sqrt()
+    steep = (sound & (lam[:, -1] < _FLATTEST_STEEP * lam[:, 0])).nonzero().flatten()
+    if len(steep):
+        lower_b, sound_b = _cholesky(gram_b[steep])
+        sound[steep] &= sound_b
+        halves = lower_a[steep].mT @ lower_b
+        values[steep] = torch.cat(in_threads(torch.linalg.svdvals, halves.chunk(threads), threads))
+    doubtful = (~sound).nonzero().flatten().tolist()
+    for head in doubtful:
+        values[head] = stable_singular_values(
+            dense_head(left, head), dense_head(right, head // group)
+        )
+    return values, len(doubtful)
+
+
+def _cholesky(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cholesky factors (zeros where there is none), and whether each can be trusted."""
+    lower, info = torch.linalg.cholesky_ex(gram)
+    pivots = lower.diagonal(dim1=-2, dim2=-1)
+    sound = (info == 0) & (pivots.amin(-1) > _SMALLEST_PIVOT * pivots.amax(-1))
+    return lower.where(sound[:, None, None], 0.0), sound
 
 
 def singular_values(w_q: torch.Tensor, w_k: torch.Tensor) -> torch.Tensor:

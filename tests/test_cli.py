@@ -1,0 +1,279 @@
+"""The command line as a user meets it: help, exit codes, readable errors, files on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
+from loopback_hub import LoopbackHub, Stall
+
+from qk_taxonomy.cli import main
+from qk_taxonomy.statistics.moments import STATISTICS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def qk(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_has_help_an_example_and_a_place_in_the_readme(name: str) -> None:
+    result = qk(name, "--help")
+    assert result.exit_code == 0
+    assert f"Example: qk-taxonomy {name}" in result.output
+    assert f"qk-taxonomy {name}" in (ROOT / "README.md").read_text()
+    for parameter in main.commands[name].params:
+        described = getattr(parameter, "help", None) or isinstance(parameter, click.Argument)
+        assert described or parameter.type.name == "choice" or parameter.name in ("seed", "n_bins",
+            "n_clusters"), parameter.name  # fmt: skip
+
+
+def test_version_and_no_arguments() -> None:
+    assert qk("--version").output.startswith("qk-taxonomy, version ")
+    assert "Commands:" in qk().output
+    assert qk("classify").exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def surveyed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``qk-taxonomy run`` makes of the embedded model in an empty folder."""
+    folder = tmp_path_factory.mktemp("run")
+    result = qk("run", "--output-root", folder)
+    assert result.exit_code == 0, result.output
+    assert "sentence-transformers/all-MiniLM-L6-v2" in result.output
+    return folder
+
+
+class TestRun:
+    def test_files_are_where_the_contract_says(self, surveyed: Path) -> None:
+        made = {str(path.relative_to(surveyed)) for path in surveyed.rglob("*") if path.is_file()}
+        model = "all-MiniLM-L6-v2"
+        assert made == {
+            f"data/minilm/{model}.safetensors",
+            *(f"ESDs/minilm/{model}.{suffix}" for suffix in ("png", "csv", "classes.csv")),
+            *(f"plots/minilm/{stat}/{model}_{stat}_box.png" for stat in STATISTICS),
+            "plots/minilm/boxplots.csv",
+        }
+
+    def test_the_class_table(self, surveyed: Path) -> None:
+        table = rows(surveyed / "ESDs/minilm/all-MiniLM-L6-v2.csv")
+        assert list(table[0]) == ["layer", "head", "class", "umap_x", "umap_y"]
+        assert len(table) == 72
+        assert {row["class"] for row in table} == set("012345")
+        classes = rows(surveyed / "ESDs/minilm/all-MiniLM-L6-v2.classes.csv")
+        for row in classes:
+            members = [head for head in table if head["class"] == row["class"]]
+            assert int(row["heads"]) == len(members)
+
+    def test_the_trend_table(self, surveyed: Path) -> None:
+        table = rows(surveyed / "plots/minilm/boxplots.csv")
+        assert [row["statistic"] for row in table] == list(STATISTICS)
+        assert {"family", "model", "bds", "p_value", "spearman", "note"} <= set(table[0])
+        assert all(-1 <= float(row["spearman"]) <= 1 for row in table if row["spearman"])
+
+    def test_the_same_input_gives_the_same_bytes(self, surveyed: Path, tmp_path: Path) -> None:
+        assert qk("run", "--output-root", tmp_path / "again").exit_code == 0
+        for path in surveyed.rglob("*.csv"):
+            again = tmp_path / "again" / path.relative_to(surveyed)
+            assert again.read_bytes() == path.read_bytes(), path
+
+    def test_what_is_there_is_not_computed_again(self, surveyed: Path) -> None:
+        result = qk("download", "--family", "MiniLM", "--output-root", surveyed, "--json")
+        assert [entry["status"] for entry in json.loads(result.output)] == ["present"]
+
+    def test_the_committed_results_are_those_of_this_code(self, surveyed: Path) -> None:
+        from qk_taxonomy import load_spectra
+
+        name = "data/minilm/all-MiniLM-L6-v2.safetensors"
+        ours, committed = load_spectra(surveyed / name), load_spectra(ROOT / name)
+        for a, b in zip(ours.layers, committed.layers, strict=True):
+            np.testing.assert_allclose(a.singular_values, b.singular_values, rtol=1e-5)
+            np.testing.assert_allclose(a.statistics, b.statistics, rtol=1e-3)
+        for kind in (".classes.csv", ".csv"):
+            table = f"ESDs/minilm/all-MiniLM-L6-v2{kind}"
+            for a, b in zip(rows(surveyed / table), rows(ROOT / table), strict=True):
+                assert a["class"] == b["class"]
+
+
+class TestShow:
+    def test_a_spectra_file(self, surveyed: Path) -> None:
+        file = surveyed / "data/minilm/all-MiniLM-L6-v2.safetensors"
+        result = qk("show", file)
+        assert result.exit_code == 0
+        assert "6 layers × 12 heads" in result.output
+        assert len(result.output.splitlines()) == 12
+        assert json.loads(qk("show", file, "--json").output)["architecture"] == "bert"
+        assert "No ov raw spectra" in qk("show", file, "--circuit", "ov").output
+
+    def test_another_file(self, tmp_path: Path) -> None:
+        (tmp_path / "x.safetensors").write_text("no")
+        result = qk("show", tmp_path / "x.safetensors")
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
+        assert "is damaged" in result.output
+
+
+class TestFamilies:
+    def test_all(self) -> None:
+        result = qk("families")
+        assert result.exit_code == 0
+        assert "pythia-deduped" in result.output
+
+    def test_one(self) -> None:
+        result = qk("families", "LLAMA")
+        assert "meta-llama/Llama-3.1-8B-Instruct" in result.output
+        families = json.loads(qk("families", "qwen3", "--json").output)
+        assert "Qwen/Qwen3-0.6B" in [model["id"] for model in families[0]["models"]]
+
+    def test_unknown(self) -> None:
+        result = qk("families", "pithia")
+        assert result.exit_code == 2
+        assert "Did you mean pythia" in result.output
+
+
+class TestWrongCalls:
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            (["download"], 2, "Name a --family or a --model"),
+            (["download", "--family", "pithia"], 2, "Did you mean pythia"),
+            (["download", "--model", "/nowhere"], 1, "There is no folder /nowhere"),
+            (["download", "--model", "/etc", "--family-name", "../x"], 2, "cannot name a file"),
+            (["download", "--family", "minilm", "--jobs", "0"], 2, "not in the range"),
+            (["download", "--family", "minilm", "--catalog", "nowhere"], 2, "not a folder"),
+            (["run", "--family", "pithia"], 2, "Did you mean pythia"),
+            (["cluster"], 1, "qk-taxonomy download"),
+            (["cluster", "--clusters", "0"], 2, "not in the range"),
+            (["boxplots", "--skip", "MEDIAN"], 2, "no statistic median; known are MIN"),
+            (["boxplots"], 1, "no spectra"),
+            (["show", "nowhere"], 1, "no spectra file nowhere"),
+        ],
+    )
+    def test_one_readable_paragraph(self, arguments: list[str], code: int, message: str) -> None:
+        result = qk(*arguments)
+        assert result.exit_code == code
+        assert message in result.output
+        assert "Traceback" not in result.output
+        assert not result.stdout or result.exit_code == 1
+
+    def test_debug_shows_the_traceback(self) -> None:
+        result = qk("show", "nowhere", "--debug")
+        assert "There is no spectra file" in str(result.exception)
+
+    def test_a_broken_family_file_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text('name = "mine"\n')
+        result = qk("families", "--catalog", tmp_path)
+        assert result.exit_code == 2
+        assert "mine.toml, line 1, title" in result.output
+
+    def test_fewer_heads_than_clusters(self, surveyed: Path) -> None:
+        result = qk("cluster", "--data-root", surveyed, "--clusters", "73")
+        assert result.exit_code == 1
+        assert "72 heads" in result.output
+        assert "--clusters" in result.output
+
+    def test_an_unwritable_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        result = qk("download", "--family", "minilm", "--output-root", tmp_path / "file" / "x")
+        assert result.exit_code == 1
+        assert "cannot be written" in result.output
+
+
+class TestDownload:
+    def test_some_fail_and_the_rest_is_saved_and_named(
+        self, make_folder: MakeFolder, tmp_path: Path
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        result = qk("download", "--model", tmp_path / "empty", "--model", make_folder("good"))
+        assert result.exit_code == 1
+        assert "is empty" in result.stderr
+        assert "computed" in result.stdout
+        assert "failed" in result.stdout
+        assert Path("data/unlisted/good.safetensors").is_file()
+
+    def test_both_circuits_have_figures_of_their_own(self, make_folder: MakeFolder) -> None:
+        folder = make_folder()
+        arguments = ["--circuit", "qk", "--circuit", "ov", "--family-name", "mine"]
+        assert qk("download", "--model", folder, *arguments).exit_code == 0
+        chosen = ["--circuit", "ov", "--convention", "folded"]
+        assert qk("cluster", "--family", "MINE", "--clusters", "2", *chosen).exit_code == 0
+        assert qk("boxplots", *chosen, "--skip", "min").exit_code == 0
+        assert Path("ESDs/mine/tiny.ov.folded.png").is_file()
+        assert Path("plots/mine/MAX/tiny.ov.folded_MAX_box.png").is_file()
+        assert Path("plots/mine/boxplots.ov.folded.csv").is_file()
+        assert not Path("plots/mine/MIN").exists()
+
+    def test_a_dry_run(self, make_folder: MakeFolder) -> None:
+        result = qk("download", "--model", make_folder(), "--dry-run")
+        assert result.exit_code == 0
+        assert "planned" in result.output
+        assert "9.41 kB" in result.output
+        assert not list(Path().iterdir())
+
+    def test_a_family_of_ones_own(self, make_folder: MakeFolder, hub: LoopbackHub) -> None:
+        hub.add("me/tiny", make_folder())
+        Path("mine.toml").write_text(
+            'name = "mine"\ntitle = "Mine"\ndescription = "My own."\nlicense = "mit"\n'
+            '[[models]]\nid = "me/tiny"\nparameters = 1000\n'
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "qk_taxonomy", "download", "--family", "mine", "--catalog", "."],
+            env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert Path("data/mine/tiny.safetensors").is_file()
+
+    def test_ctrl_c_loses_nothing(self, make_folder: MakeFolder, hub: LoopbackHub) -> None:
+        folder = make_folder(
+            tensors=llama_tensors(n_layers=4), config=LLAMA_CONFIG | {"num_hidden_layers": 4}
+        )
+        hub.add("me/tiny", folder)
+        call = [sys.executable, "-m", "qk_taxonomy", "download", "--model", "me/tiny", "--jobs=1"]
+        env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())}
+        # Two requests for the header and three a layer pass; the third layer stalls.
+        hub.inject("model.safetensors", *[Stall(0)] * 8, Stall(5))
+        process = subprocess.Popen(call, env=env, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while hub.faults and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert "run the same command again" in errors
+        assert "Traceback" not in errors
+        before = hub.bytes_served("model.safetensors")
+        done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=60, check=True)
+        assert "computed" in done.stdout
+        again = hub.bytes_served("model.safetensors") - before
+        header = hub.requests[-1].body_bytes
+        assert again < 3 * (32 + 16 + 1) * 24 * 4 + header + 4000
+
+
+def test_installed_copies_carry_the_catalogue() -> None:
+    code = "import qk_taxonomy; print(len(qk_taxonomy.list_families()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) >= 15

@@ -1,0 +1,243 @@
+"""The hub, driven through the real client: byte ranges, pinned commits, caches, clear errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import LLAMA_CONFIG, MakeFolder
+from huggingface_hub import HfApi, constants, snapshot_download
+from loopback_hub import CutBody, LoopbackHub, Status, WrongContentRange
+
+from qk_taxonomy import load_spectra, open_checkpoint
+from qk_taxonomy.catalog import model_ref
+from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.errors import CheckpointError
+from qk_taxonomy.records import ModelResult
+from qk_taxonomy.survey import survey_model
+
+pytestmark = pytest.mark.usefixtures("hub_cache")
+
+
+def open_on(hub: LoopbackHub, ref: str = "org/tiny", revision: str | None = None) -> Checkpoint:
+    return open_checkpoint(ref, revision, api=HfApi(endpoint=hub.endpoint))
+
+
+def survey_on(hub: LoopbackHub, ref: str = "org/tiny", **options: object) -> ModelResult:
+    return survey_model(model_ref(ref), api=HfApi(endpoint=hub.endpoint), **options)  # type: ignore[arg-type]
+
+
+def same_spectra(found: str | None, folder: Path) -> None:
+    """The file at ``found`` has the numbers of a survey of the folder."""
+    assert found is not None
+    local = survey_model(model_ref(str(folder), family_name="local"))
+    assert local.path is not None
+    ours, theirs = load_spectra(found), load_spectra(local.path)
+    assert len(ours.layers) == len(theirs.layers) > 0
+    for a, b in zip(ours.layers, theirs.layers, strict=True):
+        np.testing.assert_array_equal(a.singular_values, b.singular_values)
+        np.testing.assert_array_equal(a.eigenvalues, b.eigenvalues)
+
+
+def test_only_the_named_tensors_cross_the_network(hub: LoopbackHub, minilm: Path) -> None:
+    sha = hub.add("sentence-transformers/mini", minilm)
+    result = survey_on(hub, "sentence-transformers/mini")
+    named = 6 * 2 * 384 * 384 * 4
+    assert result.bytes_read == named
+    weights = hub.bytes_served("model.safetensors")
+    header = int.from_bytes((minilm / "model.safetensors").read_bytes()[:8], "little") + 8
+    assert weights == named + header
+    everything = hub.bytes_served()
+    json_bytes = everything - weights
+    print(f"served {everything} bytes for {named} of Q and K: {everything / named:.4f}")
+    assert everything <= 1.05 * (named + header + json_bytes)
+    assert json_bytes < 0.01 * named
+    assert load_spectra(str(result.path)).metadata["revision"] == sha
+
+
+def test_no_weights_are_written_to_disk(hub: LoopbackHub, minilm: Path, tmp_path: Path) -> None:
+    hub.add("sentence-transformers/mini", minilm)
+    survey_on(hub, "sentence-transformers/mini")
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert written < 200_000
+
+
+@pytest.mark.parametrize("cdn", [False, True])
+@pytest.mark.parametrize("ignore_range", [False, True])
+def test_numbers_are_those_of_the_folder(
+    hub: LoopbackHub, make_folder: MakeFolder, cdn: bool, ignore_range: bool
+) -> None:
+    hub.cdn, hub.ignore_range = cdn, ignore_range
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    same_spectra(survey_on(hub).path, folder)
+
+
+def test_q_and_k_in_different_shards(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    folder = make_folder(
+        shards={
+            "model-00001-of-00003.safetensors": lambda name: "q_proj" in name,
+            "model-00002-of-00003.safetensors": lambda name: "k_proj" in name,
+            "model-00003-of-00003.safetensors": lambda name: not ("q_" in name or "k_" in name),
+        }
+    )
+    hub.add("org/tiny", folder)
+    same_spectra(survey_on(hub).path, folder)
+
+
+def test_the_commit_is_pinned_for_the_whole_run(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    first, second = make_folder("first"), make_folder("second", tensors=None)
+    (second / "config.json").write_text(json.dumps(LLAMA_CONFIG | {"note": "another commit"}))
+    sha = hub.add("org/tiny", first)
+    checkpoint = open_on(hub)
+    hub.add("org/tiny", second)
+    checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
+    paths = [request.path for request in hub.requests if "/resolve/" in request.path]
+    assert all(f"/resolve/{sha}/" in path for path in paths)
+    assert open_on(hub).revision != sha
+
+
+def test_revisions(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    (folder / "config.json").write_text(json.dumps(LLAMA_CONFIG | {"note": "a pull request"}))
+    sha = hub.add("org/tiny", folder, revision="refs/pr/2")
+    ref = model_ref("org/tiny", revision="refs/pr/2")
+    result = survey_model(ref, api=HfApi(endpoint=hub.endpoint))
+    assert str(result.path) == "data/unlisted/tiny@refs-pr-2.safetensors"
+    assert load_spectra(str(result.path)).metadata["revision"] == sha
+
+
+def test_a_file_in_the_users_cache_is_read_from_there(
+    hub: LoopbackHub, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    snapshot_download("org/tiny", endpoint=hub.endpoint)
+    served = hub.bytes_served("model.safetensors")
+    same_spectra(survey_on(hub).path, folder)
+    assert hub.bytes_served("model.safetensors") == served
+    # Without the network the cached snapshot stands for the hub.
+    for why in ("offline", "unreachable"):
+        if why == "offline":
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+            checkpoint = open_on(hub)
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        else:
+            checkpoint = open_checkpoint("org/tiny", api=HfApi(endpoint="http://127.0.0.1:9"))
+        assert checkpoint.source == "hub cache"
+        assert (checkpoint.model_id, checkpoint.revision) == ("org/tiny", open_on(hub).revision)
+
+
+def test_what_breaks_off_is_asked_for_again(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    checkpoint = open_on(hub)
+    info = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"]
+    before = hub.bytes_served("model.safetensors")
+    hub.inject("model.safetensors", CutBody(after=1000), CutBody(after=500, reset=True))
+    whole = open_checkpoint(str(folder)).read(info)
+    torch.testing.assert_close(checkpoint.read(info), whole, rtol=0, atol=0)
+    assert hub.bytes_served("model.safetensors") - before <= info.n_bytes + 1000
+    assert not hub.faults
+
+
+def test_busy_servers_are_asked_again(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    hub.add("org/tiny", make_folder())
+    hub.inject("model.safetensors", Status(503), Status(429, {"Retry-After": "0"}))
+    assert open_on(hub).tensors
+    assert not hub.faults
+
+
+def test_a_wrong_range_is_refused(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    hub.add("org/tiny", make_folder())
+    checkpoint = open_on(hub)
+    hub.inject("model.safetensors", WrongContentRange())
+    with pytest.raises(CheckpointError, match=r"answered 'bytes .*' where bytes from"):
+        checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
+
+
+class TestErrors:
+    def test_a_model_that_does_not_exist(self, hub: LoopbackHub) -> None:
+        with pytest.raises(CheckpointError, match=r"no model org/none at .*HF_TOKEN"):
+            open_on(hub, "org/none")
+
+    def test_a_name_that_is_no_hub_id(self, hub: LoopbackHub) -> None:
+        with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
+            open_on(hub, "org/a/b")
+
+    def test_a_revision_that_does_not_exist(
+        self, hub: LoopbackHub, make_folder: MakeFolder
+    ) -> None:
+        hub.add("org/tiny", make_folder())
+        with pytest.raises(CheckpointError, match=r"no revision 'step3'.*/tree/main"):
+            open_on(hub, revision="step3")
+
+    @pytest.mark.parametrize("token", [None, "hf_stranger"])
+    def test_a_gated_model(
+        self, hub: LoopbackHub, make_folder: MakeFolder, token: str | None
+    ) -> None:
+        hub.add("org/tiny", make_folder(), gated=True)
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint("org/tiny", api=HfApi(endpoint=hub.endpoint, token=token))
+        message = str(caught.value)
+        assert f"Accept its terms at {hub.endpoint}/org/tiny" in message
+        assert "HF_TOKEN" in message
+        assert open_checkpoint(
+            "org/tiny", api=HfApi(endpoint=hub.endpoint, token=hub.token)
+        ).tensors
+
+    def test_the_token_goes_to_the_hub_and_not_to_its_storage(
+        self, hub: LoopbackHub, make_folder: MakeFolder
+    ) -> None:
+        hub.cdn = True
+        hub.add("org/tiny", make_folder(), private=True)
+        api = HfApi(endpoint=hub.endpoint, token=hub.token)
+        checkpoint = open_checkpoint("org/tiny", api=api)
+        checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
+        sent = {"/cdn/" in request.path: request.authorization for request in hub.requests}
+        assert sent == {False: f"Bearer {hub.token}", True: None}
+
+    def test_no_network(self) -> None:
+        with pytest.raises(CheckpointError, match=r"127\.0\.0\.1:9 cannot be reached.*network"):
+            open_checkpoint("org/tiny", api=HfApi(endpoint="http://127.0.0.1:9"))
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            ({"README.md": b"#"}, "org/tiny has no config.json.*README.md"),
+            ({"config.json": b"{}"}, "no safetensors weights.*config.json"),
+            (
+                {"config.json": b"{", "model.safetensors": b""},
+                "config.json of org/tiny is not JSON",
+            ),
+            ({"config.json": b"[]", "model.safetensors": b""}, "an object is wanted"),
+            (
+                {"config.json": b"{}", "model.safetensors.index.json": b'{"weight_map": {}}'},
+                "has no weight_map",
+            ),
+            (
+                {
+                    "config.json": b"{}",
+                    "model.safetensors.index.json": b'{"weight_map": {"a": "../b.safetensors"}}',
+                },
+                "outside it",
+            ),
+            (
+                {
+                    "config.json": b"{}",
+                    "model.safetensors.index.json": b'{"weight_map": {"a": "b.safetensors"}}',
+                },
+                "lacks b.safetensors",
+            ),
+        ],
+    )
+    def test_repositories_without_what_a_survey_needs(
+        self, hub: LoopbackHub, files: dict[str, bytes], message: str
+    ) -> None:
+        hub.add("org/tiny", files)
+        with pytest.raises(CheckpointError, match=message):
+            open_on(hub)
