@@ -5,10 +5,11 @@ into the columns of W_Q, W_K and W_V, and for a LayerNorm, which subtracts the m
 each row of them is centred (gain first, so that W·diag(γ)·(I − 11ᵀ/d) is what remains). The gains
 of query and key norms go into the rows of W_Q and W_K, and the attention scale multiplies the
 QK circuit. W_O and any norm after it stay as stored. A layer without an input norm (post-norm
-models) has nothing to fold but the rest. Rotary embeddings are left out: the circuit is the score of
-two tokens at one position, and what an extension of them (YaRN) multiplies scores by is not in the
-scale. Biases belong to neither convention: they add to a
-score terms that are linear in one token alone.
+models) has nothing to fold but the rest.
+
+Rotary embeddings are left out: the circuit is the score of two tokens at one position, and what an
+extension of them (YaRN) multiplies scores by is not in the scale. Biases belong to neither
+convention: they add to a score terms that are linear in one token alone.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ threaded product after another. Small layers are done in one batch.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from qk_taxonomy.circuits.conventions import Factor
 # Weights converted to float64 at a time: 4 MB of them, a core's share of the cache.
 _PIECE = 1 << 19
 
-# Weights of a left factor above which threads are worth their start: a GPT-2 layer stays below.
+# Weights of a left factor above which Gram matrices are worth threads: a GPT-2 layer stays below.
 _WORTH_THREADS = 1 << 20
 
 _ONE_LAYER_AT_A_TIME = threading.Lock()
@@ -56,6 +57,17 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that work on heads, each with torch and BLAS to itself; started once and kept."""
+    return ThreadPoolExecutor(threads, "qk-heads", initializer=torch.set_num_threads, initargs=(1,))
+
+
+# A forked child has none of its parent's threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 @contextmanager
 def _single_threaded_blas() -> Iterator[None]:
     """Threads over heads need BLAS to keep to one thread each; one layer at a time may say so."""
@@ -67,10 +79,9 @@ def _single_threaded_blas() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def n_threads(left: torch.Tensor) -> int:
-    """Threads to spend on a layer: torch's own number on a CPU, 1 for small layers and on CUDA."""
-    worth = left.device.type == "cpu" and left.numel() > _WORTH_THREADS
-    return torch.get_num_threads() if worth else 1
+def n_threads(device: torch.device) -> int:
+    """Threads that may work side by side: torch's own number on a CPU, 1 on CUDA."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 def in_threads(
@@ -79,11 +90,8 @@ def in_threads(
     """``[function(item) for item in items]``, by ``threads`` threads."""
     if threads == 1:
         return [function(item) for item in items]
-    with (
-        _single_threaded_blas(),
-        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        return list(pool.map(function, items))
+    with _single_threaded_blas():
+        return list(_pool(threads).map(function, items))
 
 
 def _add_symmetric(total: torch.Tensor, x: torch.Tensor) -> None:
@@ -192,7 +200,9 @@ def _scale_rows(
 
 def layer_grams(left: Factor, right: Factor, *, cross: bool) -> Grams:
     """Gram matrices of every head of a layer, and with ``cross`` the products B Aᵀ."""
-    threads, n_kv_heads = n_threads(left.weights), right.weights.shape[0]
+    n_kv_heads = right.weights.shape[0]
+    small = left.weights.numel() <= _WORTH_THREADS
+    threads = 1 if small else n_threads(left.weights.device)
     step = n_kv_heads if threads == 1 else 1
     parts = in_threads(
         lambda start: _products(left, right, slice(start, start + step), cross),

@@ -10,6 +10,7 @@ where a Gram matrix has lost its small end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ from qk_taxonomy.errors import ShapeError, SpectrumError
 # A Cholesky factor loses eps·κ² of its smallest singular value. Below this ratio of its diagonal
 # that is no longer far from the 1e-5 the spectra are promised to, and QR takes over.
 _SMALLEST_PIVOT = 1e-4
+
+# Multiplications (about e³ a head) above which small factorisations are worth threads.
+_WORTH_THREADS = 1 << 21
 
 # Symmetric eigenvalues are exact to eps·λ₁, which leaves λ ≥ 1e-9·λ₁ within 1e-6; steeper heads
 # need singular values proper.
@@ -91,25 +95,31 @@ def circuit_spectra(
     _check_factors(left.weights, right.weights)
     grams = layer_grams(left, right, cross=eigenvalues)
     _check_finite(grams)
-    threads = n_threads(left.weights)
-    values, n_recomputed = _singular_values(left, right, grams, threads)
+    values, n_recomputed = _singular_values(left, right, grams)
     mu = None
     if grams.cross is not None:
-        mu = torch.cat(in_threads(torch.linalg.eigvals, grams.cross.chunk(threads), threads))
+        mu = _batched(torch.linalg.eigvals, grams.cross)
         order = mu.abs().argsort(dim=-1, descending=True, stable=True)
         mu = mu.gather(-1, order) * scale
     return CircuitSpectra(values * abs(scale), mu, n_recomputed)
 
 
-def _singular_values(
-    left: Factor, right: Factor, grams: Grams, threads: int
-) -> tuple[torch.Tensor, int]:
+def _batched(
+    function: Callable[[torch.Tensor], torch.Tensor], matrices: torch.Tensor
+) -> torch.Tensor:
+    """A LAPACK function of (heads, e, e) matrices, which torch takes one after the other."""
+    worth = matrices.numel() * matrices.shape[-1] > _WORTH_THREADS
+    threads = n_threads(matrices.device) if worth else 1
+    return torch.cat(in_threads(function, matrices.chunk(threads), threads))
+
+
+def _singular_values(left: Factor, right: Factor, grams: Grams) -> tuple[torch.Tensor, int]:
     """Singular values (n_heads, e), and how many heads took the slower, stable way to them."""
     group = grams.left.shape[0] // grams.right.shape[0]
     gram_b = grams.right.repeat_interleave(group, dim=0)
     lower_a, sound = _cholesky(grams.left)
     cores = lower_a.mT @ gram_b @ lower_a
-    lam = torch.cat(in_threads(torch.linalg.eigvalsh, cores.chunk(threads), threads)).flip(-1)
+    lam = _batched(torch.linalg.eigvalsh, cores).flip(-1)
     energy = (grams.left * gram_b).sum((-2, -1))
     sound &= (lam.sum(-1) - energy).abs() <= _TRACE_TOLERANCE * energy
     values = lam.clamp_min(0.0).sqrt()
@@ -117,8 +127,7 @@ def _singular_values(
     if len(steep):
         lower_b, sound_b = _cholesky(gram_b[steep])
         sound[steep] &= sound_b
-        halves = lower_a[steep].mT @ lower_b
-        values[steep] = torch.cat(in_threads(torch.linalg.svdvals, halves.chunk(threads), threads))
+        values[steep] = _batched(torch.linalg.svdvals, lower_a[steep].mT @ lower_b)
     doubtful = (~sound).nonzero().flatten().tolist()
     for head in doubtful:
         values[head] = stable_singular_values(
