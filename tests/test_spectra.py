@@ -172,6 +172,22 @@ class TestPredecessorsFunction:
         torch.testing.assert_close((u_a * flip * s_a) @ (flip[:, None] * v_a), a.mT)
         return torch.linalg.svdvals((s_a[:, None] * ((flip[:, None] * v_a).mT @ v_b)) * s_b)
 
+    def test_the_published_formula_is_far_off_on_a_real_model(self, minilm: Path) -> None:
+        weights = load_file(minilm / "model.safetensors")
+        errors = []
+        for layer in range(6):
+            name = f"encoder.layer.{layer}.attention.self"
+            q, k = (weights[f"{name}.{x}.weight"].reshape(12, 32, 384) for x in ("query", "key"))
+            true = robust_lowrank_singular_values(q, k) ** 2
+            published = torch.stack(
+                [self.predecessors_formula(a, b, 1.0) for a, b in zip(q, k, strict=True)]
+            )
+            errors.append(((published**2 - true) / true).abs())
+        error = torch.cat(errors)
+        print(f"λ off by {error.median():.1%} in the median, {error.max():.0%} at most")
+        assert error.median() > 0.03
+        assert error.max() > 0.5
+
     def test_values_are_those_of_the_dense_product(self) -> None:
         a, b = random_heads(5, 5, 12, 40)
         found = robust_lowrank_singular_values(a.float(), b.float())

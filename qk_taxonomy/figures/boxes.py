@@ -16,6 +16,10 @@ Array = NDArray[np.float64]
 _NARROWEST, _WIDEST = 5.0, 16.0
 
 
+def _p_value(p: float) -> str:
+    return "p < 1e-300" if p < 1e-300 else f"p = {p:.2e}"
+
+
 def box_figure(
     layers: Sequence[int],
     values: Sequence[Array],
@@ -53,7 +57,7 @@ def box_figure(
     ax.set(xlabel=f"layer (each box: {len(values[0])} heads)", ylabel=ylabel)
     ax.margins(x=0.02)
     tests = [
-        f"BDS {trend.bds:.2f}, p = {trend.bds_p_value:.2e}" if math.isfinite(trend.bds) else "",
+        f"BDS {trend.bds:.2f}, {_p_value(trend.bds_p_value)}" if math.isfinite(trend.bds) else "",
         f"Spearman ρ = {trend.spearman:+.2f}" if math.isfinite(trend.spearman) else "",
         trend.note,
     ]

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +16,7 @@ from qk_taxonomy.statistics.densities import gamma_density
 from qk_taxonomy.taxonomy import HeadClass, Taxonomy
 
 _PANEL_COLUMNS = 2
+_LEGEND_SIZE = 40.0
 _EMPTY: RGB = (0.93, 0.93, 0.93)
 
 
@@ -28,7 +30,10 @@ def _draw_map(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
         )  # fmt: skip
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     ax.set_title(f"Map of {len(taxonomy.labels)} heads by eigenvalue histogram")
-    ax.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    legend = ax.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    for handle in legend.legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([_LEGEND_SIZE])
 
 
 def _draw_grid(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:

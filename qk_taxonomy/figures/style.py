@@ -39,6 +39,6 @@ def house_style() -> Iterator[None]:
 def class_colours(n: int) -> list[RGB]:
     """``n`` distinct colours: Okabe and Ito's colour-blind-safe ones as far as they go."""
     safe = sns.color_palette("colorblind")
-    # Yellow is last: thin marks of it are hard to see on white.
-    order = [safe[i] for i in (0, 1, 2, 3, 4, 5, 9, 6, 7, 8)]
+    # Those that are easily told apart come first; pale ones, hard to see on white, last.
+    order = [safe[i] for i in (0, 1, 2, 3, 4, 9, 7, 5, 8, 6)]
     return list(order[:n] if n <= len(order) else sns.husl_palette(n))
