@@ -29,12 +29,17 @@ CLASS_FOLDER = "ESDs"
 PLOT_FOLDER = "plots"
 
 _LABELS: dict[str, str] = {
-    "MIN": "smallest λ",
-    "MAX": "largest λ",
-    "MEAN": "mean λ",
-    "STD": "standard deviation of λ",
-    "SKEW": "skewness of λ",
-    "KURTOSIS": "excess kurtosis of λ",
+    "MIN": "MIN: smallest λ",
+    "MAX": "MAX: largest λ",
+    "MEAN": "MEAN: mean λ",
+    "STD": "STD: standard deviation of λ",
+    "SKEW": "SKEW: skewness of λ",
+    "KURTOSIS": "KURTOSIS: excess kurtosis of λ",
+    "effective_rank_sigma": "effective rank of σ",
+    "effective_rank_lambda": "effective rank of λ",
+    "r90": "r90: number of λ for 90 % of Σλ",
+    "near_zero_ratio": "share of λ below λ₁ / 1000",
+    "power_law_alpha": "power-law exponent α of λ",
 }
 
 #: Called with (index from 1, total, path) after each figure.
@@ -189,8 +194,8 @@ def generate_stat_boxplots(
                     values,
                     (x, mean_spline(means, x)) if drawable else None,
                     trend,
-                    title=f"{name}: {_title(spectra, path, circuit, convention)}",
-                    ylabel=_LABELS.get(name, name.replace("_", " ")),
+                    title=_title(spectra, path, circuit, convention),
+                    ylabel=_LABELS.get(name, name.replace("_", " ") + " of λ"),
                 )
                 figures.append(_save(fig, folder / name / f"{stem}_{name}_box.png"))
             rows.setdefault(folder, []).append(

@@ -13,7 +13,7 @@ from qk_taxonomy.statistics.trends import DepthTrend
 
 Array = NDArray[np.float64]
 
-_NARROWEST, _WIDEST = 5.0, 16.0
+_NARROWEST, _WIDEST = 6.0, 16.0
 
 
 def _p_value(p: float) -> str:

@@ -1,0 +1,34 @@
+"""The real hub, and numbers others have published: off by default (``pytest -m network``)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qk_taxonomy import load_spectra
+from qk_taxonomy.catalog import model_ref
+from qk_taxonomy.survey import survey_model
+
+pytestmark = pytest.mark.network
+
+
+@pytest.mark.parametrize(
+    ("model", "d_head", "imaginary", "henrici", "largest"),
+    [
+        ("openai-community/gpt2", 64, 0.456261, 0.964639, 0.828607),
+        ("EleutherAI/pythia-410m", 64, 0.269395, 0.933390, 0.376373),
+    ],
+)
+def test_circuit_eigenvalues_published_by_qk_spectral_fingerprint(
+    model: str, d_head: int, imaginary: float, henrici: float, largest: float
+) -> None:
+    """Head (0, 0): Σ|Im μ|/Σ|μ|, √(‖W‖² − Σ|μ|²)/‖W‖ and max |μ|, folded but without the scale."""
+    result = survey_model(model_ref(model))
+    assert result.bytes_read < 0.25 * result.bytes_total
+    layer = load_spectra(str(result.path)).select("qk", "folded")[0]
+    mu = layer.eigenvalues[0].astype(np.complex128) * d_head**0.5
+    energy = (layer.singular_values[0].astype(np.float64) ** 2).sum() * d_head
+    assert np.abs(mu.imag).sum() / np.abs(mu).sum() == pytest.approx(imaginary, rel=1e-4)
+    departure = np.sqrt((energy - (np.abs(mu) ** 2).sum()) / energy)
+    assert departure == pytest.approx(henrici, rel=1e-4)
+    assert np.abs(mu).max() == pytest.approx(largest, rel=1e-4)
