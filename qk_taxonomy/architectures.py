@@ -180,7 +180,8 @@ def _how_to_add(tensors: Mapping[str, TensorInfo]) -> str:
     return (
         f"Tensors found: {names}{', ...' if len(attention) > 8 else ''}. If it is a known "
         "architecture under another name, say which with --architecture; otherwise add a row to "
-        "catalog/architectures.toml (README, 'Adding an architecture')."
+        "catalog/architectures.toml of a checkout (README, 'Adding a model, a family, an "
+        "architecture')."
     )
 
 

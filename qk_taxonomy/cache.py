@@ -14,13 +14,16 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.catalog import find_family
+from qk_taxonomy.errors import CatalogError, SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelRef, ModelSpectra
+from qk_taxonomy.statistics.moments import STATISTICS
 
 FORMAT = "qk-taxonomy-spectra"
 FORMAT_VERSION = "1"
@@ -34,7 +37,11 @@ _KEY = re.compile(
     rf"\.(?P<convention>{'|'.join(get_args(Convention))})"
     r"\.(?P<part>singular_values|statistics|eigenvalues)"
 )
-_REQUIRED_METADATA = ("format", "format_version", "model_id", "family", "n_layers", "statistics")
+_REQUIRED_METADATA = (
+    *("format", "format_version", "model_id", "family", "revision", "architecture"),
+    *("n_layers", "n_heads", "n_kv_heads", "d_head", "d_model"),
+    *("weights_dtype", "source", "statistics", "tool_version"),
+)
 
 
 def spectra_path(root: str | Path, ref: ModelRef) -> Path:
@@ -43,7 +50,7 @@ def spectra_path(root: str | Path, ref: ModelRef) -> Path:
     Raises SpectraFileError where the name would leave the folder.
     """
     base = Path(root) / DATA_FOLDER
-    revision = f"@{re.sub(r'[^A-Za-z0-9._-]', '-', ref.revision)}" if ref.revision else ""
+    revision = f"@{quote(ref.revision, safe='')}" if ref.revision else ""
     path = base / ref.family / f"{ref.name}{revision}.safetensors"
     if path.parent.parent != base or not path.resolve().is_relative_to(base.resolve()):
         raise SpectraFileError(
@@ -83,6 +90,16 @@ def _tensors(layers: Iterable[LayerSpectra]) -> dict[str, np.ndarray[Any, Any]]:
     return tensors
 
 
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes it in a random one."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # data begins at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + file[end:]
+
+
 def write_spectra(path: Path, spectra: ModelSpectra) -> None:
     """Write a spectra file: beside its name first, read back, then renamed.
 
@@ -93,7 +110,7 @@ def write_spectra(path: Path, spectra: ModelSpectra) -> None:
     tensors = _tensors(spectra.layers)
     try:
         with beside.open("wb") as stream:
-            stream.write(save(tensors, metadata=dict(spectra.metadata)))
+            stream.write(_in_order(save(tensors, metadata=dict(spectra.metadata))))
             stream.flush()
             os.fsync(stream.fileno())
         written = _tensors(load_spectra(beside).layers)
@@ -108,11 +125,6 @@ def write_spectra(path: Path, spectra: ModelSpectra) -> None:
         beside.unlink(missing_ok=True)
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """A spectra file's metadata. Raises SpectraFileError where the file is no spectra file."""
-    return _read(Path(path), with_layers=False).metadata  # type: ignore[return-value]
-
-
 def load_spectra(path: str | Path) -> ModelSpectra:
     """Load a spectra file. Raises SpectraFileError where it is missing, damaged or another kind.
 
@@ -120,10 +132,7 @@ def load_spectra(path: str | Path) -> ModelSpectra:
     (n_heads, d_head) complex64; statistics (n_heads, n_statistics) float32, in the order of the
     metadata's ``statistics``.
     """
-    return _read(Path(path), with_layers=True)
-
-
-def _read(path: Path, *, with_layers: bool) -> ModelSpectra:
+    path = Path(path)
     if not path.is_file():
         raise SpectraFileError(f"There is no spectra file {path}. `qk-taxonomy download` makes it.")
     try:
@@ -139,8 +148,7 @@ def _read(path: Path, *, with_layers: bool) -> ModelSpectra:
                     f"{path} has format version {metadata['format_version']}, this program reads "
                     f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
-            keys = file.keys()
-            return ModelSpectra(metadata, _layers(file, keys, path) if with_layers else ())
+            return ModelSpectra(metadata, _layers(file, file.keys(), path))
     except (SafetensorError, OSError, UnicodeDecodeError) as err:
         raise SpectraFileError(
             f"{path} is damaged ({err}). Make it again with `qk-taxonomy download --force`."
@@ -174,14 +182,18 @@ def _layers(file: Any, keys: Sequence[str], path: Path) -> tuple[LayerSpectra, .
 
 def cache_state(
     path: Path,
-    model_id: str | None,
+    model_id: str,
     circuits: Iterable[Circuit],
     conventions: Iterable[Convention],
+    *,
+    revision: str | None = None,
+    architecture: str | None = None,
 ) -> CacheState:
     """Whether a file has what is asked for: ``missing``, ``stale`` (damaged or of an older
     format), ``incomplete`` (lacks a circuit or convention) or ``whole``.
 
-    Raises SpectraFileError where it holds another model.
+    Raises SpectraFileError where it holds another model, or where ``revision`` or ``architecture``
+    are given and it holds another of them.
     """
     if not path.exists():
         return "missing"
@@ -189,16 +201,22 @@ def cache_state(
         spectra = load_spectra(path)
     except SpectraFileError:
         return "stale"
-    if model_id is not None and spectra.model_id != model_id:
-        raise SpectraFileError(
-            f"{path} holds {spectra.model_id} and {model_id} would write the same file. Give one "
-            "of them another --family-name, or replace the file with --force."
-        )
+    identity = {"model_id": model_id, "revision": revision, "architecture": architecture}
+    for key, wanted in identity.items():
+        found = spectra.metadata[key]
+        if wanted is not None and found != wanted:
+            raise SpectraFileError(
+                f"{path} holds the spectra of {spectra.model_id} ({key} {found}); those of "
+                f"{model_id} ({key} {wanted}) would take its place. Keep both with another "
+                "--family-name, or replace the file with --force."
+            )
+    if spectra.metadata["statistics"] != ",".join(STATISTICS):
+        return "stale"
     present = contents(spectra)
-    wanted = {(circuit, convention) for circuit in circuits for convention in conventions}
+    pairs = {(circuit, convention) for circuit in circuits for convention in conventions}
     n_layers = int(spectra.metadata["n_layers"])
-    whole = all(len(spectra.select(*pair)) == n_layers for pair in wanted & present)
-    return "whole" if whole and wanted <= present else "incomplete"
+    whole = all(len(spectra.select(*pair)) == n_layers for pair in pairs & present)
+    return "whole" if whole and pairs <= present else "incomplete"
 
 
 def contents(spectra: ModelSpectra) -> set[tuple[Circuit, Convention]]:
@@ -206,26 +224,38 @@ def contents(spectra: ModelSpectra) -> set[tuple[Circuit, Convention]]:
     return {(layer.circuit, layer.convention) for layer in spectra.layers}
 
 
-def find_spectra(root: str | Path, families: Iterable[str] | None = None) -> list[Path]:
+def find_spectra(root: str | Path, families: str | Iterable[str] | None = None) -> list[Path]:
     """Spectra files under ``<root>/data``, in order of family and name.
 
-    ``families``: folder names, without regard to case. Raises SpectraFileError where there are
-    none.
+    ``families``: folders, or families by a name or alias of the catalogue, without regard to case.
+    Raises SpectraFileError where one has no spectra.
     """
     base = Path(root) / DATA_FOLDER
-    names = None if families is None else {name.casefold() for name in families}
-    found = [
-        path
-        for path in sorted(base.glob("*/*.safetensors"))
-        if not path.name.startswith(".") and (names is None or path.parent.name.casefold() in names)
-    ]
+    found = [path for path in sorted(base.glob("*/*.safetensors")) if path.name[0] != "."]
+    advice = (
+        "Make them with `qk-taxonomy download`, or name the folder that holds data/ with "
+        "--data-root."
+    )
     if not found:
-        which = "" if names is None else f" of {', '.join(sorted(names))}"
-        raise SpectraFileError(
-            f"There are no spectra{which} under {base}. Make them with `qk-taxonomy download`, or "
-            "name the folder they are in with --data-root."
-        )
-    return found
+        raise SpectraFileError(f"There are no spectra under {base}. {advice}")
+    if families is None:
+        return found
+    folders = {path.parent.name.casefold(): path.parent for path in found}
+    chosen = []
+    for name in [families] if isinstance(families, str) else families:
+        folder = folders.get(name.casefold()) or folders.get(_catalogued(name).casefold())
+        if folder is None:
+            raise SpectraFileError(f"There are no spectra of {name} under {base}. {advice}")
+        chosen.append(folder)
+    return [path for path in found if path.parent in chosen]
+
+
+def _catalogued(name: str) -> str:
+    """The catalogue's name for a family or alias; any other name as it is."""
+    try:
+        return find_family(name).name
+    except CatalogError:
+        return name
 
 
 class UnfinishedSpectra:
@@ -248,10 +278,10 @@ class UnfinishedSpectra:
         try:
             spectra = load_spectra(file)
         except SpectraFileError:
-            file.unlink()
+            file.unlink(missing_ok=True)
             return
         if any(spectra.metadata.get(key) != value for key, value in self.identity.items()):
-            file.unlink()
+            file.unlink(missing_ok=True)
             return
         layer = spectra.layers[0].layer
         self.layers[layer] = list(spectra.layers)

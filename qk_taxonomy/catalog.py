@@ -119,9 +119,12 @@ def load_families(catalog: str | Path | None = None) -> tuple[Family, ...]:
         folders.append(chosen / "families" if (chosen / "families").is_dir() else chosen)
     families: dict[str, Family] = {}
     for folder in folders:
+        here: dict[str, Family] = {}
         for path in sorted(folder.glob("*.toml")):
             family = read_family(path)
-            families[family.name.casefold()] = family
+            if here.setdefault(family.name.casefold(), family) is not family:
+                raise CatalogError(f"{path}: another file of {folder} has the name {family.name}.")
+        families |= here
     owners: dict[str, str] = {name: name for name in families}
     for name, family in families.items():
         for alias in family.aliases:

@@ -45,10 +45,10 @@ class TaxonomyError(QKTaxonomyError, ValueError):
     """Heads cannot be sorted into the classes asked for."""
 
 
-class SurveyError(QKTaxonomyError):
-    """Some models of a survey failed; the others are saved. ``failures`` maps model to error."""
+class PartialFailureError(QKTaxonomyError):
+    """Some models failed; the others are done and saved. ``failures`` maps model to error."""
 
     def __init__(self, failures: Mapping[str, Exception]) -> None:
         self.failures = dict(failures)
-        listing = "; ".join(f"{model}: {error}" for model, error in self.failures.items())
-        super().__init__(f"{len(self.failures)} model(s) failed, the others are saved. {listing}")
+        listing = "\n".join(f"{model}: {error}" for model, error in self.failures.items())
+        super().__init__(f"{len(self.failures)} failed, the others are saved.\n{listing}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,15 +13,19 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, load_spectra, make_folder
-from qk_taxonomy.catalog import find_family, load_families
-from qk_taxonomy.errors import CatalogError, TaxonomyError
+from qk_taxonomy.errors import (
+    CatalogError,
+    PartialFailureError,
+    QKTaxonomyError,
+    SpectraFileError,
+)
 from qk_taxonomy.figures.boxes import box_figure
 from qk_taxonomy.figures.classes import class_figure
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
-from qk_taxonomy.statistics.trends import depth_trend, mean_spline
-from qk_taxonomy.tables import write_table
+from qk_taxonomy.statistics.trends import Array, DepthTrend, depth_trend, mean_spline
+from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, Taxonomy, classify_heads
 
 if TYPE_CHECKING:
@@ -42,16 +48,8 @@ _LABELS: dict[str, str] = {
     "power_law_alpha": "power-law exponent α of λ",
 }
 
-#: Called with (index from 1, total, path) after each figure.
+#: Called after each figure with the model's number (from 1), the number of models, and the path.
 FigureProgress = Callable[[int, int, Path], None]
-
-
-def canonical_family(name: str) -> str:
-    """The catalogue's name for a family or alias; any other name as it is (a user's folder)."""
-    try:
-        return find_family(name, load_families()).name
-    except CatalogError:
-        return name
 
 
 def _stem(path: Path, circuit: Circuit, convention: Convention) -> str:
@@ -65,10 +63,54 @@ def _title(spectra: ModelSpectra, path: Path, circuit: Circuit, convention: Conv
     return f"{path.stem} ({spectra.family}), {circuit.upper()} circuit, {convention} weights"
 
 
-def _save(fig: Figure, path: Path) -> Path:
-    make_folder(path.parent)
-    fig.savefig(path)
+def _write(path: Path, data: bytes) -> Path:
+    """Write a file beside its name, then rename it. Raises SpectraFileError."""
+    beside = make_folder(path.parent) / f".{path.name}.{os.getpid()}"
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as err:
+        raise SpectraFileError(f"{path} cannot be written: {err.strerror}.") from err
+    finally:
+        beside.unlink(missing_ok=True)
     return path
+
+
+def _png(fig: Figure) -> bytes:
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _load_layers(path: Path, circuit: Circuit, convention: Convention) -> ModelSpectra:
+    """A file's spectra of one circuit and convention alone. Raises SpectraFileError if none."""
+    spectra = load_spectra(path)
+    layers = spectra.select(circuit, convention)
+    if not layers:
+        raise SpectraFileError(
+            f"{path} has no {circuit} {convention} spectra; add them with `qk-taxonomy download "
+            f"--circuit {circuit} --convention {convention}`."
+        )
+    return replace(spectra, layers=layers)
+
+
+def _for_each(
+    paths: Sequence[Path], make: Callable[[Path], Iterator[Path]], progress: FigureProgress | None
+) -> list[Path]:
+    """Make the figures of every file; one that fails is reported when all others are done."""
+    figures: list[Path] = []
+    failures: dict[str, Exception] = {}
+    for index, path in enumerate(paths, start=1):
+        try:
+            for figure in make(path):
+                figures.append(figure)
+                if progress is not None:
+                    progress(index, len(paths), figure)
+        except QKTaxonomyError as err:
+            failures[path.stem] = err
+    if failures:
+        raise PartialFailureError(failures)
+    return figures
 
 
 def _class_tables(taxonomy: Taxonomy) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -83,7 +125,10 @@ def _class_tables(taxonomy: Taxonomy) -> tuple[pd.DataFrame, pd.DataFrame]:
         }
     )
     classes = pd.DataFrame(
-        [{"class": c.number, "heads": c.n_heads, **asdict(c.gamma)} for c in taxonomy.classes]
+        [
+            {"class": c.number, "heads": c.n_heads, **asdict(c.gamma), "share_beyond": c.beyond}
+            for c in taxonomy.classes
+        ]
     )
     return heads, classes.rename(columns={"divergence": "jsd_nats"})
 
@@ -102,38 +147,25 @@ def generate_cluster_figures(
     """Class figures of a family's models (None: of all), with their tables; paths of the figures.
 
     Reads ``<data_root>/data``; writes ``<data_root>/ESDs/<family>/<model>.png``, ``.csv`` (layer,
-    head, class, umap_x, umap_y) and ``.classes.csv`` (class, heads, alpha, theta, jsd_nats), the
-    stem extended by circuit and convention where they are not ``qk`` and ``raw``. Raises
-    SpectraFileError where there are no spectra; TaxonomyError, after all other models are done,
-    where heads cannot be sorted as asked.
+    head, class, umap_x, umap_y) and ``.classes.csv`` (class, heads, alpha, theta, jsd_nats,
+    share_beyond), the stem extended by circuit and convention where they are not ``qk`` and
+    ``raw``. Raises SpectraFileError where there are no spectra; PartialFailureError, after all
+    others are done, where models failed.
     """
-    paths = find_spectra(data_root, None if family is None else [canonical_family(family)])
-    figures, failures = [], []
-    for index, path in enumerate(paths, start=1):
-        spectra = load_spectra(path)
-        folder = make_folder(Path(data_root) / CLASS_FOLDER / path.parent.name)
+
+    def make(path: Path) -> Iterator[Path]:
+        spectra = _load_layers(path, circuit, convention)
+        taxonomy = classify_heads(spectra.layers, n_clusters=n_clusters, n_bins=n_bins, seed=seed)
+        folder = Path(data_root) / CLASS_FOLDER / path.parent.name
         stem = _stem(path, circuit, convention)
-        try:
-            taxonomy = classify_heads(
-                spectra.select(circuit, convention),
-                n_clusters=n_clusters,
-                n_bins=n_bins,
-                seed=seed,
-            )
-        except TaxonomyError as err:
-            failures.append(f"{path}: {err}")
-            continue
         heads, classes = _class_tables(taxonomy)
-        write_table(heads, folder / f"{stem}.csv")
-        write_table(classes, folder / f"{stem}.classes.csv")
+        _write(folder / f"{stem}.csv", csv_bytes(heads))
+        _write(folder / f"{stem}.classes.csv", csv_bytes(classes))
         with house_style():
             fig = class_figure(taxonomy, _title(spectra, path, circuit, convention))
-            figures.append(_save(fig, folder / f"{stem}.png"))
-        if progress is not None:
-            progress(index, len(paths), figures[-1])
-    if failures:
-        raise TaxonomyError("\n".join(failures))
-    return figures
+            yield _write(folder / f"{stem}.png", _png(fig))
+
+    return _for_each(find_spectra(data_root, family), make, progress)
 
 
 def first_layer(n_layers: int) -> int:
@@ -162,7 +194,8 @@ def generate_stat_boxplots(
     and every other statistic of the file, less those of ``skip``, and
     ``<data_root>/plots/<family>/boxplots.csv`` with one row a model and statistic: BDS test of
     the per-layer medians, and Spearman's correlation of the per-layer means with depth. Raises
-    SpectraFileError where there are no spectra, CatalogError for an unknown statistic.
+    SpectraFileError where there are no spectra, CatalogError for an unknown statistic, and
+    PartialFailureError, after all others are done, where models failed.
     """
     skipped = {name.casefold() for name in skip or ()}
     unknown = skipped - {name.casefold() for name in STATISTICS}
@@ -171,33 +204,22 @@ def generate_stat_boxplots(
             f"There is no statistic {', '.join(sorted(unknown))}; known are "
             f"{', '.join(STATISTICS)}."
         )
-    names = [name for name in STATISTICS if name.casefold() not in skipped]
-    paths = find_spectra(data_root, None if family is None else [canonical_family(family)])
-    figures: list[Path] = []
     rows: dict[Path, list[dict[str, object]]] = {}
-    for path in paths:
-        spectra = load_spectra(path)
+
+    def make(path: Path) -> Iterator[Path]:
+        spectra = _load_layers(path, circuit, convention)
+        names = spectra.metadata["statistics"].split(",")
         folder = Path(data_root) / PLOT_FOLDER / path.parent.name
-        stem = _stem(path, circuit, convention)
-        layers = spectra.select(circuit, convention)
-        layers = layers[first_layer(len(layers)) :]
-        for name in names if layers else ():
-            column = spectra.metadata["statistics"].split(",").index(name)
+        layers = spectra.layers[first_layer(len(spectra.layers)) :]
+        for column, name in enumerate(names):
+            if name.casefold() in skipped:
+                continue
             values = [layer.statistics[:, column].astype(np.float64) for layer in layers]
             trend = depth_trend(values)
-            means = np.array([v.mean() for v in values])
-            x = np.linspace(0, len(means) - 1, 500)
-            drawable = len(means) > 1 and bool(np.isfinite(means).all())
-            with house_style():
-                fig = box_figure(
-                    [layer.layer for layer in layers],
-                    values,
-                    (x, mean_spline(means, x)) if drawable else None,
-                    trend,
-                    title=_title(spectra, path, circuit, convention),
-                    ylabel=_LABELS.get(name, name.replace("_", " ") + " of λ"),
-                )
-                figures.append(_save(fig, folder / name / f"{stem}_{name}_box.png"))
+            title = _title(spectra, path, circuit, convention)
+            fig = _statistic_figure(name, [layer.layer for layer in layers], values, trend, title)
+            file = f"{_stem(path, circuit, convention)}_{name}_box.png"
+            yield _write(folder / name / file, fig)
             rows.setdefault(folder, []).append(
                 {
                     "family": path.parent.name,
@@ -214,9 +236,29 @@ def generate_stat_boxplots(
                     "note": trend.note,
                 }
             )
-            if progress is not None:
-                progress(len(figures), len(paths) * len(names), figures[-1])
-    for folder, table in rows.items():
-        label = _stem(Path("boxplots"), circuit, convention)
-        write_table(pd.DataFrame(table), folder / f"{label}.csv")
-    return figures
+
+    try:
+        return _for_each(find_spectra(data_root, family), make, progress)
+    finally:
+        for folder, table in rows.items():
+            label = _stem(Path("boxplots"), circuit, convention)
+            _write(folder / f"{label}.csv", csv_bytes(pd.DataFrame(table)))
+
+
+def _statistic_figure(
+    name: str, layers: list[int], values: list[Array], trend: DepthTrend, title: str
+) -> bytes:
+    """The PNG of one statistic's box plot, with smoothed means where there are any to smooth."""
+    means = np.array([v.mean() for v in values])
+    x = np.linspace(0, len(means) - 1, 500)
+    smooth = len(means) > 2 and bool(np.isfinite(means).all()) and bool(np.ptp(means) > 0)
+    with house_style():
+        fig = box_figure(
+            layers,
+            values,
+            (x, mean_spline(means, x)) if smooth else None,
+            trend,
+            title=title,
+            ylabel=_LABELS.get(name, name.replace("_", " ") + " of λ"),
+        )
+        return _png(fig)

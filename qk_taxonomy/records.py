@@ -210,3 +210,4 @@ class ModelResult:
     bytes_total: int = 0
     n_recomputed: int = 0
     error: str | None = None
+    exception: Exception | None = field(default=None, compare=False, repr=False)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 
 from qk_taxonomy import __version__
-from qk_taxonomy.architectures import attention_layout, restrict
+from qk_taxonomy.architectures import attention_layout, find_architecture, restrict
 from qk_taxonomy.cache import (
     FORMAT,
     FORMAT_VERSION,
+    CacheState,
     UnfinishedSpectra,
     cache_state,
     contents,
@@ -27,12 +29,19 @@ from qk_taxonomy.cache import (
     make_folder,
     spectra_path,
 )
-from qk_taxonomy.catalog import family_refs, find_family, load_families
+from qk_taxonomy.catalog import family_refs, find_family, load_families, model_ref
 from qk_taxonomy.checkpoints import open_checkpoint
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.circuits.conventions import circuit_factors
-from qk_taxonomy.circuits.spectra import circuit_spectra
-from qk_taxonomy.errors import LayoutError, QKTaxonomyError, SpectrumError, SurveyError
+from qk_taxonomy.circuits.gram import start_threads
+from qk_taxonomy.circuits.spectra import FORMULA, circuit_spectra
+from qk_taxonomy.errors import (
+    CatalogError,
+    PartialFailureError,
+    QKTaxonomyError,
+    SpectraFileError,
+    SpectrumError,
+)
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
@@ -104,18 +113,15 @@ def survey_layer(
             try:
                 spectra = circuit_spectra(left, right, scale=scale)
             except SpectrumError as err:
-                broken = [
-                    plan.tensors[role].name
-                    for role, tensor in tensors.items()
-                    if not torch.isfinite(tensor).all()
-                ]
-                raise SpectrumError(
-                    f"layer {plan.layer}: {', '.join(broken)} holds values that are not finite "
-                    "(NaN or infinity), so its heads have no spectrum. The file may be damaged: "
-                    "compare it with the original.",
-                    err.role,
-                ) from err
+                raise _not_finite(plan, tensors, err.role) from err
             sigma = spectra.singular_values.cpu().numpy()
+            if not sigma.max() ** 2 < np.finfo(np.float32).max:
+                raise SpectrumError(
+                    f"layer {plan.layer}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
+                    "whose square no spectra file holds. The weights may be damaged: compare the "
+                    "file with the original.",
+                    "left",
+                )
             assert spectra.eigenvalues is not None
             results.append(
                 LayerSpectra(
@@ -129,6 +135,21 @@ def survey_layer(
                 )
             )
     return results
+
+
+def _not_finite(plan: LayerPlan, tensors: Mapping[str, torch.Tensor], side: str) -> SpectrumError:
+    """The error that names the tensors of a layer that are not finite."""
+    broken = [
+        plan.tensors[role].name
+        for role, tensor in tensors.items()
+        if not torch.isfinite(tensor).all()
+    ]
+    what = f"{', '.join(broken)} holds" if broken else "products of the weights overflow to"
+    return SpectrumError(
+        f"layer {plan.layer}: {what} values that are not finite (NaN or infinity), so its heads "
+        "have no spectrum. The file may be damaged: compare it with the original.",
+        side,
+    )
 
 
 def _metadata(ref: ModelRef, checkpoint: Checkpoint, layout: AttentionLayout) -> dict[str, str]:
@@ -162,7 +183,7 @@ def _provenance(
         {
             "circuits": list(circuits),
             "conventions": list(conventions),
-            "formula": "svdvals(L_A^T L_B) of float64 Cholesky factors of the Gram matrices",
+            "formula": FORMULA,
             "model_type": layout.model_type,
             "recomputed_heads": recomputed,
             "weights_bytes": sum(restrict(plan, circuits).n_bytes for plan in layout.layers),
@@ -192,23 +213,17 @@ def survey_model(
     """
     progress = progress or Silent()
     path = spectra_path(output_root, ref)
-    state = "missing" if force else cache_state(path, _expected_id(ref), circuits, conventions)
+    checkpoint = _open(ref, api) if Path(ref.ref).expanduser().exists() else None
+    state = "missing" if force else _state(path, ref, checkpoint, circuits, conventions)
     if state == "whole":
-        return ModelResult(ref.ref, "present", str(path))
-    if state == "incomplete":
-        present = contents(load_spectra(path))
-        circuits = [c for c in CIRCUITS if c in circuits or any(c == p[0] for p in present)]
-        conventions = [
-            c for c in CONVENTIONS if c in conventions or any(c == p[1] for p in present)
-        ]
+        return _present(ref, path)
+    if path.exists():
+        circuits, conventions = _with_present(path, circuits, conventions)
     target = resolve_device(device)
     if not dry_run:
         make_folder(path.parent)
-    checkpoint = open_checkpoint(ref.ref, ref.revision, package=ref.package, api=api)
-    try:
-        layout = attention_layout(checkpoint.config, checkpoint.tensors, ref.architecture)
-    except LayoutError as err:
-        raise LayoutError(f"{ref.ref}: {err}") from err
+    checkpoint = checkpoint or _open(ref, api)
+    layout = attention_layout(checkpoint.config, checkpoint.tensors, ref.architecture)
     plans = [restrict(plan, circuits) for plan in layout.layers]
     n_bytes = sum(plan.n_bytes for plan in plans)
     n_heads = sum(plan.geometry.n_heads for plan in plans)
@@ -216,25 +231,31 @@ def survey_model(
     if dry_run:
         return ModelResult(ref.ref, "planned", str(path), len(plans), n_heads, n_bytes, total)
     metadata = _metadata(ref, checkpoint, layout)
-    wanted = {"circuits": ",".join(circuits), "conventions": ",".join(conventions)}
-    unfinished = UnfinishedSpectra(path, {**metadata, **wanted})
-    if force:
-        unfinished.discard()
-        unfinished = UnfinishedSpectra(path, {**metadata, **wanted})
+    asked = {
+        "circuits": ",".join(circuits),
+        "conventions": ",".join(conventions),
+        "forced": str(force),
+    }
+    unfinished = UnfinishedSpectra(path, {**metadata, **asked})
     todo = [plan for plan in plans if plan.layer not in unfinished.layers]
     progress.start(ref, len(todo), sum(plan.n_bytes for plan in todo))
+    start_threads()
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="qk-layer")
+    futures: dict[Future[list[LayerSpectra]], LayerPlan] = {}
     try:
-        futures = {
-            pool.submit(survey_layer, checkpoint, plan, circuits, conventions, target): plan
-            for plan in todo
-        }
+        for plan in todo:
+            arguments = (checkpoint, plan, circuits, conventions, target)
+            futures[pool.submit(survey_layer, *arguments)] = plan
         for future in as_completed(futures):
             unfinished.add(future.result())
             progress.advance(1, futures[future].n_bytes)
     finally:
-        # Layers under way end; those not begun are dropped, and a later run takes them up.
+        # Layers under way end and are kept; those not begun are left to a later run.
         pool.shutdown(cancel_futures=True)
+        for future, plan in futures.items():
+            done = future.done() and not future.cancelled() and future.exception() is None
+            if done and plan.layer not in unfinished.layers:
+                unfinished.add(future.result())
     recomputed = unfinished.recomputed_heads
     metadata["provenance"] = _provenance(layout, circuits, conventions, recomputed)
     unfinished.finish(metadata)
@@ -250,10 +271,47 @@ def survey_model(
     )
 
 
-def _expected_id(ref: ModelRef) -> str:
-    """The ``model_id`` that a file of this reference carries."""
-    local = Path(ref.ref).expanduser()
-    return local.resolve().name if local.is_dir() else ref.ref
+def _open(ref: ModelRef, api: HfApi | None) -> Checkpoint:
+    return open_checkpoint(ref.ref, ref.revision, package=ref.package, api=api)
+
+
+def _state(
+    path: Path,
+    ref: ModelRef,
+    local: Checkpoint | None,
+    circuits: Sequence[Circuit],
+    conventions: Sequence[Convention],
+) -> CacheState:
+    """The state of a model's file. A folder's weights may have changed; a hub model is its id."""
+    row = None if ref.architecture is None else find_architecture({}, {}, ref.architecture).name
+    return cache_state(
+        path,
+        ref.ref if local is None else local.model_id,
+        circuits,
+        conventions,
+        revision=None if local is None else local.revision,
+        architecture=row,
+    )
+
+
+def _present(ref: ModelRef, path: Path) -> ModelResult:
+    metadata = load_spectra(path).metadata
+    layers, heads = int(metadata["n_layers"]), int(metadata["n_heads"])
+    return ModelResult(ref.ref, "present", str(path), layers, layers * heads)
+
+
+def _with_present(
+    path: Path, circuits: Sequence[Circuit], conventions: Sequence[Convention]
+) -> tuple[list[Circuit], list[Convention]]:
+    """What is asked for and what the file has already: a survey takes nothing away."""
+    try:
+        present = contents(load_spectra(path))
+    except SpectraFileError:
+        present = set()
+    return (
+        [c for c in CIRCUITS if c in circuits or any(c == pair[0] for pair in present)],
+        [c for c in CONVENTIONS if c in conventions or any(c == pair[1] for pair in present)],
+    )
 
 
 def survey(
@@ -269,7 +327,11 @@ def survey(
         try:
             result = survey_model(ref, progress=watcher, **options)  # type: ignore[arg-type]
         except QKTaxonomyError as err:
-            result = ModelResult(ref.ref, "failed", error=str(err))
+            result = ModelResult(ref.ref, "failed", error=str(err), exception=err)
+        except Exception as err:
+            # A survey of an evening must not end with the first model nobody has thought of.
+            message = f"unexpected {type(err).__name__}: {err} (--debug shows where)"
+            result = ModelResult(ref.ref, "failed", error=message, exception=err)
         watcher.finish(result)
         results.append(result)
     return results
@@ -291,14 +353,21 @@ def generate_family_spectra(
 ) -> list[Path]:
     """Survey a family and return the paths of its spectra files, in the catalogue's order.
 
-    family: a name of the catalogue, without regard to case; models: hub ids to survey instead of
-    all; api: a configured HfApi; device: "cpu", "cuda" or None for CUDA where there is any. Files
-    that are whole are kept unless ``force``. Raises CatalogError for an unknown family, and
-    SurveyError, after all others are done, where models failed.
+    family: a name of the catalogue, without regard to case, or with ``models`` any name to file
+    them under; models: hub ids or folders to survey instead of all; api: a configured HfApi;
+    device: "cpu", "cuda" or None for CUDA where there is any. Files that are whole are kept unless
+    ``force``. Raises CatalogError for an unknown family, and PartialFailureError, after all others
+    are done, where models failed.
     """
-    found = find_family(family, load_families(catalog))
+    known = load_families(catalog)
+    try:
+        refs = family_refs(find_family(family, known), models)
+    except CatalogError:
+        if models is None:
+            raise
+        refs = tuple(model_ref(model, family_name=family, families=known) for model in models)
     results = survey(
-        family_refs(found, models),
+        refs,
         output_root=output_root,
         api=api,
         device=device,
@@ -308,7 +377,7 @@ def generate_family_spectra(
         jobs=jobs,
         progress=progress,
     )
-    failures = {r.model: QKTaxonomyError(r.error) for r in results if r.status == "failed"}
+    failures = {r.model: r.exception for r in results if r.exception is not None}
     if failures:
-        raise SurveyError(failures)
+        raise PartialFailureError(failures)
     return [Path(result.path) for result in results if result.path is not None]

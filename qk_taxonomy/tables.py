@@ -30,10 +30,12 @@ def _layer_rows(spectra: ModelSpectra, layer: LayerSpectra, stem: str) -> pd.Dat
     return pd.DataFrame(identity).join(pd.DataFrame(layer.statistics, columns=names))
 
 
-def head_table(data_root: str | Path = ".", families: Iterable[str] | None = None) -> pd.DataFrame:
+def head_table(
+    data_root: str | Path = ".", families: str | Iterable[str] | None = None
+) -> pd.DataFrame:
     """One row a (family, model, revision, circuit, convention, layer, head) with all statistics.
 
-    data_root: the folder that holds ``data/``; families: only these, without regard to case.
+    data_root: the folder that holds ``data/``; families: only these, by a name or alias.
     ``model`` is the file's stem, ``revision`` the resolved commit. Raises SpectraFileError where
     there are no spectra.
     """
@@ -44,10 +46,9 @@ def head_table(data_root: str | Path = ".", families: Iterable[str] | None = Non
     return pd.concat(tables, ignore_index=True)
 
 
-def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a CSV with numbers to 9 significant digits: the same table gives the same bytes."""
-    table.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
-    return path
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """A CSV with numbers to 9 significant digits: the same table gives the same bytes."""
+    return table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
 
 
 def layer_summary(layers: Sequence[LayerSpectra], names: Sequence[str]) -> pd.DataFrame:

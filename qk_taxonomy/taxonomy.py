@@ -39,13 +39,17 @@ _NEIGHBOURS, _MIN_DIST = 10, 0.1
 
 @dataclass(frozen=True, eq=False)
 class HeadClass:
-    """One class: mean and standard deviation of its heads' histograms, and the gamma fit."""
+    """One class: mean and standard deviation of its heads' histograms, and the gamma fit.
+
+    ``beyond``: share of Σλ, in the mean over heads, that lies in λ beyond the histograms.
+    """
 
     number: int
     mean: Array
     std: Array
     gamma: GammaFit
     n_heads: int
+    beyond: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,15 +117,26 @@ def map_heads(histograms: Array, *, seed: int = 0) -> Array:
 
 
 def describe_classes(
-    histograms: Array, labels: NDArray[np.int64], edges: Array
+    normalised: Array, histograms: Array, labels: NDArray[np.int64], edges: Array
 ) -> tuple[HeadClass, ...]:
-    """Mean, standard deviation (ddof 0), gamma fit and size of every class, in order."""
+    """Mean, standard deviation (ddof 0), gamma fit, size and share beyond of classes, in order.
+
+    normalised: λ over the head's mean (heads, n), of which the histograms (heads, bins) were made.
+    """
     classes = []
+    beyond = np.where(normalised > edges[-1], normalised, 0.0).sum(-1) / normalised.shape[-1]
     for number in range(int(labels.max()) + 1):
         members = histograms[labels == number]
         mean = members.mean(0)
         classes.append(
-            HeadClass(number, mean, members.std(0), fit_gamma(mean, edges), len(members))
+            HeadClass(
+                number=number,
+                mean=mean,
+                std=members.std(0),
+                gamma=fit_gamma(mean, edges),
+                n_heads=len(members),
+                beyond=float(beyond[labels == number].mean()),
+            )
         )
     return tuple(classes)
 
@@ -161,5 +176,5 @@ def classify_heads(
         labels=labels,
         map=map_heads(histograms, seed=seed),
         edges=edges,
-        classes=describe_classes(histograms, labels, edges),
+        classes=describe_classes(normalised, histograms, labels, edges),
     )

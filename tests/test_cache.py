@@ -16,7 +16,6 @@ from qk_taxonomy.cache import (
     UnfinishedSpectra,
     cache_state,
     find_spectra,
-    read_metadata,
     spectra_path,
     write_spectra,
 )
@@ -54,12 +53,12 @@ def test_the_files_contract(surveyed: Path) -> None:
     assert provenance["circuits"] == ["qk", "ov"]
     assert provenance["recomputed_heads"]["qk.raw"] == 0
     assert metadata.pop("tool_version")
+    assert metadata.pop("revision").startswith("local-")
     assert metadata == {
         "format": "qk-taxonomy-spectra",
         "format_version": "1",
         "model_id": "tiny",
         "family": "tiny",
-        "revision": "local",
         "architecture": "llama",
         "n_layers": "2",
         "n_heads": "4",
@@ -83,6 +82,7 @@ def test_what_is_loaded_is_what_was_written(surveyed: Path, tmp_path: Path) -> N
         np.testing.assert_array_equal(ours.singular_values, theirs.singular_values)
     assert oct(copy.stat().st_mode & 0o777) == oct(surveyed.stat().st_mode & 0o777)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
+    assert copy.read_bytes() == surveyed.read_bytes()
 
 
 def test_states(surveyed: Path, tmp_path: Path) -> None:
@@ -95,8 +95,11 @@ def test_states(surveyed: Path, tmp_path: Path) -> None:
     assert cache_state(surveyed, "tiny", ["ov"], ["raw"]) == "incomplete"
     write_spectra(surveyed, dataclasses.replace(spectra, layers=fewer.layers[:1]))
     assert cache_state(surveyed, "tiny", ["qk"], ["raw"]) == "incomplete"
-    with pytest.raises(SpectraFileError, match="holds tiny and other/tiny"):
+    with pytest.raises(SpectraFileError, match=r"spectra of tiny .*those of other/tiny"):
         cache_state(surveyed, "other/tiny", ["qk"], ["raw"])
+    older = {**spectra.metadata, "statistics": "MIN,MAX"}
+    write_spectra(surveyed, dataclasses.replace(spectra, metadata=older))
+    assert cache_state(surveyed, "tiny", ["qk"], ["raw"]) == "stale"
     surveyed.write_bytes(surveyed.read_bytes()[:-10])
     assert cache_state(surveyed, "tiny", ["qk"], ["raw"]) == "stale"
 
@@ -155,7 +158,7 @@ def test_names_that_would_leave_the_folder(family: str, name: str) -> None:
 
 def test_a_revision_is_part_of_the_name() -> None:
     ref = ModelRef("o/m", "f", "m", revision="refs/pr/2")
-    assert spectra_path("r", ref) == Path("r/data/f/m@refs-pr-2.safetensors")
+    assert spectra_path("r", ref) == Path("r/data/f/m@refs%2Fpr%2F2.safetensors")
 
 
 def test_unfinished_layers_are_found_again_unless_they_are_of_another_survey(
@@ -193,6 +196,14 @@ def test_one_row_a_head(surveyed: Path) -> None:
     np.testing.assert_allclose(rows["MAX"], layer.singular_values[:, 0] ** 2, rtol=1e-6)
     with pytest.raises(SpectraFileError, match="no spectra of other"):
         head_table(".", ["other"])
+    assert len(head_table(".", "TINY")) == len(table)
+
+
+def test_a_familys_folder_is_found_by_its_own_name_or_an_alias(surveyed: Path) -> None:
+    for folder, name in (("llama-3", "Llama"), ("Mine", "mine")):
+        copy = Path("data") / folder / "copy.safetensors"
+        write_spectra(copy, load_spectra(surveyed))
+        assert find_spectra(".", name) == [copy]
 
 
 def test_records_are_short_in_a_notebook(surveyed: Path) -> None:
@@ -200,4 +211,3 @@ def test_records_are_short_in_a_notebook(surveyed: Path) -> None:
     assert len(repr(spectra.layers[0])) < 200
     assert isinstance(spectra.layers[0], LayerSpectra)
     assert isinstance(spectra, ModelSpectra)
-    assert read_metadata(surveyed) == spectra.metadata

@@ -41,8 +41,7 @@ def test_every_command_has_help_an_example_and_a_place_in_the_readme(name: str) 
     assert f"qk-taxonomy {name}" in (ROOT / "README.md").read_text()
     for parameter in main.commands[name].params:
         described = getattr(parameter, "help", None) or isinstance(parameter, click.Argument)
-        assert described or parameter.type.name == "choice" or parameter.name in ("seed", "n_bins",
-            "n_clusters"), parameter.name  # fmt: skip
+        assert described or parameter.type.name == "choice", parameter.name
 
 
 def test_version_and_no_arguments() -> None:
@@ -118,7 +117,7 @@ class TestShow:
         result = qk("show", file)
         assert result.exit_code == 0
         assert "6 layers × 12 heads" in result.output
-        assert len(result.output.splitlines()) == 12
+        assert len(result.output.splitlines()) == 13
         assert json.loads(qk("show", file, "--json").output)["architecture"] == "bert"
         assert "No ov raw spectra" in qk("show", file, "--circuit", "ov").output
 
@@ -188,6 +187,34 @@ class TestWrongCalls:
         assert result.exit_code == 1
         assert "72 heads" in result.output
         assert "--clusters" in result.output
+
+    def test_what_was_made_is_named_where_the_rest_fails(
+        self, make_folder: MakeFolder, tmp_path: Path
+    ) -> None:
+        for name in ("one", "two"):
+            qk("download", "--model", make_folder(name), "--family-name", name)
+        Path("data/one/broken.safetensors").write_text("no spectra")
+        arguments = ["--family", "one", "--family", "two", "--family", "three"]
+        result = qk("cluster", *arguments, "--clusters", "2")
+        assert result.exit_code == 1
+        assert result.stdout.split() == ["ESDs/one/one.png", "ESDs/two/two.png"]
+        assert "broken: " in result.stderr
+        assert "no spectra of three" in result.stderr
+        result = qk("boxplots", "--circuit", "ov")
+        assert result.exit_code == 1
+        assert "no ov raw spectra" in result.stderr
+
+    def test_names_with_brackets_are_printed_as_they_are(self, make_folder: MakeFolder) -> None:
+        folder = make_folder("runs[bold]/[/a]/tiny")
+        result = qk("download", "--model", folder)
+        assert result.exit_code == 0
+        assert "runs[bold]/[/a]/tiny" in result.output
+
+    def test_debug_shows_where_a_model_failed(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        result = qk("download", "--model", tmp_path / "empty", "--debug")
+        assert "Traceback" in result.stderr
+        assert "empty: The folder" in result.stderr
 
     def test_an_unwritable_folder(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")

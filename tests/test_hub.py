@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import LLAMA_CONFIG, MakeFolder
 from huggingface_hub import HfApi, constants, snapshot_download
-from loopback_hub import CutBody, LoopbackHub, Status, WrongContentRange
+from loopback_hub import CutBody, LoopbackHub, Stall, Status, WrongContentRange
 
 from qk_taxonomy import load_spectra, open_checkpoint
 from qk_taxonomy.catalog import model_ref
@@ -107,7 +107,7 @@ def test_revisions(hub: LoopbackHub, make_folder: MakeFolder) -> None:
     sha = hub.add("org/tiny", folder, revision="refs/pr/2")
     ref = model_ref("org/tiny", revision="refs/pr/2")
     result = survey_model(ref, api=HfApi(endpoint=hub.endpoint))
-    assert str(result.path) == "data/unlisted/tiny@refs-pr-2.safetensors"
+    assert str(result.path) == "data/unlisted/tiny@refs%2Fpr%2F2.safetensors"
     assert load_spectra(str(result.path)).metadata["revision"] == sha
 
 
@@ -200,6 +200,30 @@ class TestErrors:
         checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
         sent = {"/cdn/" in request.path: request.authorization for request in hub.requests}
         assert sent == {False: f"Bearer {hub.token}", True: None}
+
+    def test_a_login_page_instead_of_the_hub(self, hub: LoopbackHub) -> None:
+        api = HfApi(endpoint=hub.endpoint)
+        api.model_info = lambda *_, **__: json.loads("<html>")  # type: ignore[method-assign]
+        with pytest.raises(CheckpointError, match="cannot be reached for org/tiny"):
+            open_checkpoint("org/tiny", api=api)
+
+    def test_a_file_cut_short_on_the_hub(self, hub: LoopbackHub, make_folder: MakeFolder) -> None:
+        folder = make_folder()
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+        hub.add("org/tiny", folder)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors of org/tiny is cut short"):
+            open_on(hub)
+
+    def test_a_silent_server_is_given_up(
+        self, hub: LoopbackHub, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub.add("org/tiny", make_folder())
+        checkpoint = open_on(hub)
+        monkeypatch.setattr("qk_taxonomy.checkpoints.hub._TIMEOUT", 0.2)
+        hub.inject("model.safetensors", *[Stall(30)] * 5)
+        with pytest.raises(CheckpointError, match="cannot be reached"):
+            checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
 
     def test_no_network(self) -> None:
         with pytest.raises(CheckpointError, match=r"127\.0\.0\.1:9 cannot be reached.*network"):

@@ -59,7 +59,7 @@ def test_published_classes(model: str) -> None:
     labels = sort_into_classes(histograms, 6, seed=0, starts=1)
     found = [
         (f"{c.gamma.alpha:.2f}", f"{c.gamma.theta:.2f}", f"{c.gamma.divergence:.3f}", c.n_heads)
-        for c in describe_classes(histograms, labels, edges)
+        for c in describe_classes(x, histograms, labels, edges)
     ]
     quantile, classes = CLASSES[model]
     assert f"{edges[-1]:.3f}" == quantile

@@ -121,6 +121,60 @@ def test_rank_deficient_and_dead_heads() -> None:
     assert spectra.n_recomputed == 2
 
 
+def test_factors_that_are_steep_in_opposite_directions() -> None:
+    rng = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(64, 32, generator=rng, dtype=torch.float64)).Q.T
+    mix = [
+        torch.linalg.qr(torch.randn(32, 32, generator=rng, dtype=torch.float64)).Q for _ in range(2)
+    ]
+    w_q = mix[0] @ (torch.logspace(0, -3.5, 32, dtype=torch.float64)[:, None] * basis)
+    w_k = mix[1] @ (torch.logspace(-7, 0, 32, dtype=torch.float64)[:, None] * basis)
+    dense = dense_singular_values(w_q[None].numpy(), w_k[None].numpy())
+    assert contract_error(singular_values(w_q[None], w_k[None]).numpy(), dense) < 1e-5
+
+
+def test_a_driver_that_fails_silently_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    w_q, w_k = random_heads(2, 2, 16, 40, decades=5.0)
+    true = singular_values(w_q, w_k)
+    svdvals, eigvalsh = torch.linalg.svdvals, torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda m: 3 * svdvals(m))
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda m: 3 * eigvalsh(m))
+    spectra = circuit_spectra(Factor(w_q), Factor(w_k))
+    assert spectra.n_recomputed == 2
+    torch.testing.assert_close(spectra.singular_values, true)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 16), (16, 4, 64, 1100), (12, 1, 64, 1500)])
+def test_parameters_and_inference_mode_leave_nothing_behind(shape: tuple[int, ...]) -> None:
+    w_q, w_k = random_heads(*shape)
+    plain = singular_values(w_q, w_k)
+    found = singular_values(torch.nn.Parameter(w_q), torch.nn.Parameter(w_k))
+    assert not found.requires_grad
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+    with torch.inference_mode():
+        singular_values(w_q.clone(), w_k.clone())
+    torch.testing.assert_close(singular_values(w_q, w_k), plain, rtol=0, atol=0)
+    torch.testing.assert_close(singular_values(w_q.numpy(), w_k.numpy()), plain)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("n_heads", "n_kv_heads"), [(8, 8), (8, 2), (9, 1), (8, 1)])
+def test_large_layers_are_split_over_threads_alike(n_heads: int, n_kv_heads: int) -> None:
+    w_q, w_k = random_heads(n_heads, n_kv_heads, 64, 2500)
+    assert w_q.numel() > 1 << 20
+    columns = torch.rand(2500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    large = circuit_spectra(Factor(w_q, columns, centred=True), Factor(w_k, columns, centred=True))
+    group = n_heads // n_kv_heads
+    for head in range(n_heads):
+        one = circuit_spectra(
+            Factor(w_q[head : head + 1], columns, centred=True),
+            Factor(w_k[head // group : head // group + 1], columns, centred=True),
+        )
+        torch.testing.assert_close(large.singular_values[head], one.singular_values[0])
+        assert large.eigenvalues is not None
+        assert one.eigenvalues is not None
+        torch.testing.assert_close(large.eigenvalues[head].abs(), one.eigenvalues[0].abs())
+
+
 def test_more_head_dimensions_than_model_dimensions() -> None:
     w_q, w_k = random_heads(2, 2, 16, 6, decades=1.0)
     found = singular_values(w_q, w_k).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from qk_taxonomy.checkpoints.local import LocalCheckpoint
 from qk_taxonomy.errors import (
     CatalogError,
     CheckpointError,
+    PartialFailureError,
     QKTaxonomyError,
     SpectraFileError,
-    SurveyError,
+    SpectrumError,
 )
 from qk_taxonomy.records import LayerPlan, ModelRef, ModelResult, TensorInfo
 from qk_taxonomy.survey import resolve_device, survey, survey_model
@@ -103,9 +105,10 @@ class TestResuming:
             for convention in ("raw", "folded"):
                 assert len(spectra.select(circuit, convention)) == 2  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("force", [False, True])
     @pytest.mark.parametrize("stop", [KeyboardInterrupt, CheckpointError("gone")])
     def test_finished_layers_are_kept_and_not_read_again(
-        self, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, stop: Any
+        self, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, stop: Any, force: bool
     ) -> None:
         folder = make_folder(
             tensors=llama_tensors(n_layers=6), config=LLAMA_CONFIG | {"num_hidden_layers": 6}
@@ -125,12 +128,12 @@ class TestResuming:
         monkeypatch.setattr(LocalCheckpoint, "read_bytes", read)
         stopping = True
         with pytest.raises(type(stop) if isinstance(stop, Exception) else stop):
-            survey_folder(folder, jobs=1)
+            survey_folder(folder, jobs=1, force=force)
         assert not Path("data/tiny/tiny.safetensors").exists()
         kept = len(list(Path("data/tiny/.tiny.unfinished").glob("0*.safetensors")))
         assert kept == 3
         stopping, layers_read[:] = False, []
-        result = survey_folder(folder, jobs=1)
+        result = survey_folder(folder, jobs=1, force=force)
         assert layers_read == [3, 4, 5]
         assert result.bytes_read == 3 * (32 + 16 + 1) * 24 * 4
         assert [path.name for path in Path("data/tiny").iterdir()] == ["tiny.safetensors"]
@@ -139,6 +142,43 @@ class TestResuming:
         for a, b in zip(resumed.layers, again.layers, strict=True):
             np.testing.assert_array_equal(a.eigenvalues, b.eigenvalues)
             np.testing.assert_array_equal(a.statistics, b.statistics)
+
+    def test_layers_under_way_when_one_fails_are_kept(self, make_folder: MakeFolder) -> None:
+        tensors = llama_tensors(n_layers=6)
+        tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = np.inf
+        folder = make_folder(tensors=tensors, config=LLAMA_CONFIG | {"num_hidden_layers": 6})
+        with pytest.raises(SpectrumError, match=r"layer 0: .*q_proj\.weight holds"):
+            survey_folder(folder, jobs=6)
+        assert len(list(Path("data/tiny/.tiny.unfinished").glob("0*.safetensors"))) == 5
+
+    def test_force_takes_no_circuit_away(self, make_folder: MakeFolder) -> None:
+        folder = make_folder()
+        survey_folder(folder, circuits=("ov",))
+        result = survey_folder(folder, circuits=("qk",), force=True)
+        assert {layer.circuit for layer in load_spectra(str(result.path)).layers} == {"qk", "ov"}
+
+    def test_other_weights_under_the_same_name_are_never_taken_for_these(
+        self, make_folder: MakeFolder, tmp_path: Path
+    ) -> None:
+        first = make_folder("a/checkpoint-1000")
+        second = make_folder("b/checkpoint-1000", tensors=llama_tensors(seed=1))
+        survey_folder(first)
+        with pytest.raises(SpectraFileError, match=r"checkpoint-1000 .*--family-name.*--force"):
+            survey_folder(second)
+        assert survey_folder(first).status == "present"
+        shutil.copy(second / "model.safetensors", first / "model.safetensors")
+        with pytest.raises(SpectraFileError, match="would take its place"):
+            survey_folder(first)
+        assert survey_folder(first, force=True).status == "computed"
+
+    def test_another_architecture_than_the_files(self, make_folder: MakeFolder) -> None:
+        folder = str(make_folder())
+        survey_folder(Path(folder))
+        ref = model_ref(folder, family_name="tiny", architecture="qwen3")
+        with pytest.raises(SpectraFileError, match=r"architecture llama.*architecture qwen3"):
+            survey_model(ref)
+        same = model_ref(folder, family_name="tiny", architecture="mistral")
+        assert survey_model(same).status == "present"
 
     def test_a_dry_run_reads_and_writes_nothing(self, make_folder: MakeFolder) -> None:
         result = survey_folder(make_folder(), dry_run=True)
@@ -170,12 +210,34 @@ def test_the_python_call_names_the_models_that_failed(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no family"):
         generate_family_spectra("no-such-family")
     missing = str(tmp_path / "gone")
-    with pytest.raises(SurveyError, match="gone") as caught:
+    with pytest.raises(PartialFailureError, match="gone") as caught:
         generate_family_spectra(
             "minilm", models=[missing, "sentence-transformers/all-MiniLM-L6-v2"]
         )
     assert list(caught.value.failures) == [missing]
     assert Path("data/minilm/all-MiniLM-L6-v2.safetensors").is_file()
+
+
+def test_what_nobody_has_thought_of_fails_one_model_only(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [model_ref(str(make_folder(name)), family_name="tiny") for name in ("a", "b")]
+    monkeypatch.setattr("qk_taxonomy.survey.describe", lambda lam: 1 / 0)
+    results = survey(refs)
+    assert [result.status for result in results] == ["failed", "failed"]
+    assert "unexpected ZeroDivisionError" in str(results[1].error)
+    assert isinstance(results[1].exception, ZeroDivisionError)
+
+
+def test_models_of_a_family_that_is_not_in_the_catalogue(make_folder: MakeFolder) -> None:
+    (path,) = generate_family_spectra("Mine", models=[str(make_folder())])
+    assert path == Path("data/Mine/tiny.safetensors")
+
+
+def test_weights_too_large_for_a_file(make_folder: MakeFolder) -> None:
+    tensors = {name: array * 1e12 for name, array in llama_tensors().items()}
+    with pytest.raises(SpectrumError, match=r"σ up to .*e\+2"):
+        survey_folder(make_folder(tensors=tensors))
 
 
 class TestFoldersThatCannotBeRead:
@@ -195,6 +257,11 @@ class TestFoldersThatCannotBeRead:
             open_checkpoint(str(tmp_path / "none"))
         with pytest.raises(CheckpointError, match="is not a folder"):
             open_checkpoint(__file__)
+        (tmp_path / "link").mkdir()
+        (tmp_path / "link" / "config.json").write_text("{}")
+        (tmp_path / "link" / "model.safetensors").symlink_to(tmp_path / "pruned")
+        with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+            open_checkpoint(str(tmp_path / "link"))
         with pytest.raises(CheckpointError, match="no revision"):
             open_checkpoint(str(tmp_path), "main")
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -43,6 +43,9 @@ _HEADER_CONNECTIONS = 8
 
 # Early 1.x releases of huggingface_hub ask again after 503 alone.
 _BUSY_STATUS_CODES = (408, 429, 500, 502, 503, 504)
+
+# Seconds that a server may say nothing.
+_TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT
 
 # Times a body may break off before a range is given up; each time the rest alone is asked for.
 _BODY_ATTEMPTS = 5
@@ -83,12 +86,18 @@ def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[No
             else "Run the same command again later; finished layers are kept."
         )
         raise CheckpointError(f"The hub answered {status} for {repo_id}. {advice}") from err
-    except (HTTPError, OfflineModeIsEnabled, OSError) as err:
+    except OfflineModeIsEnabled as err:
+        raise CheckpointError(
+            f"HF_HUB_OFFLINE is set and {repo_id} is not in the hub cache "
+            f"({constants.HF_HUB_CACHE}). Unset it, or download the model first."
+        ) from err
+    except (HTTPError, OSError, RuntimeError, ValueError) as err:
+        # RuntimeError: a closed client, in early releases; ValueError: a login page for JSON.
         reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
         raise CheckpointError(
-            f"{endpoint} cannot be reached for {repo_id} ({reason}). Check the network, "
-            "HF_ENDPOINT and HF_HUB_OFFLINE, then run the same command again: finished layers are "
-            "kept."
+            f"{endpoint} cannot be reached for {repo_id} ({reason}), and there is no folder of "
+            "that name. Check the network, HF_ENDPOINT and HF_TOKEN, then run the same command "
+            "again."
         ) from err
 
 
@@ -120,11 +129,13 @@ class HubCheckpoint(Checkpoint):
             headers={"Accept-Encoding": "identity"},  # a compressed body has other byte ranges
         )
         with _explained(repo_id, revision, api.endpoint):
-            info = api.model_info(repo_id, revision=revision)
+            info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT)
         if info.sha is None:
             raise CheckpointError(f"The hub names no commit for {repo_id}; nothing was read.")
         self.revision = info.sha
-        self._names = [sibling.rfilename for sibling in info.siblings or []]
+        siblings = info.siblings or []
+        self._names = [sibling.rfilename for sibling in siblings]
+        self._sizes = {sibling.rfilename: sibling.size for sibling in siblings}
         if "config.json" not in self._names:
             raise CheckpointError(
                 f"{repo_id} has no config.json, which says how many heads there are. Found: "
@@ -143,7 +154,9 @@ class HubCheckpoint(Checkpoint):
                 self.tensors |= header
 
     def _header(self, file: str) -> dict[str, TensorInfo]:
-        return read_header(functools.partial(self.read_bytes, file), file, None, self.model_id)
+        return read_header(
+            functools.partial(self.read_bytes, file), file, self._sizes.get(file), self.model_id
+        )
 
     def _json(self, file: str) -> dict[str, Any]:
         return parse_json(bytes(self._fetch(file, 0, None)), f"{file} of {self.model_id}")
@@ -155,9 +168,12 @@ class HubCheckpoint(Checkpoint):
         """Bytes [start, end) of a file, or all of it where ``end`` is None."""
         cached = try_to_load_from_cache(self.model_id, file, revision=self.revision)
         if isinstance(cached, str):
-            with Path(cached).open("rb") as stream:
-                stream.seek(start)
-                data = bytearray(stream.read(-1 if end is None else end - start))
+            try:
+                with Path(cached).open("rb") as stream:
+                    stream.seek(start)
+                    data = bytearray(stream.read(-1 if end is None else end - start))
+            except OSError as err:
+                raise CheckpointError(f"{cached} cannot be read: {err.strerror}.") from err
         else:
             with _explained(self.model_id, self.revision, self.endpoint):
                 data = self._fetch_remote(file, start, end)
@@ -180,7 +196,11 @@ class HubCheckpoint(Checkpoint):
             elif data:
                 headers["Range"] = f"bytes={len(data)}-"
             with http_stream_backoff(
-                "GET", url, headers=headers, retry_on_status_codes=_BUSY_STATUS_CODES
+                "GET",
+                url,
+                headers=headers,
+                timeout=_TIMEOUT,
+                retry_on_status_codes=_BUSY_STATUS_CODES,
             ) as response:
                 hf_raise_for_status(response)
                 try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from qk_taxonomy.errors import CheckpointError
 class LocalCheckpoint(Checkpoint):
     """A folder with config.json and safetensors files. Raises CheckpointError where it has none.
 
-    ``model_id`` and ``revision`` default to the folder's name and, in a hub cache, its commit.
+    ``model_id`` defaults to the folder's name; ``revision`` to the commit in a hub cache, elsewhere
+    to ``local-`` and a hash of the config and of the weight files' headers, sizes and times.
     """
 
     def __init__(
@@ -32,9 +35,12 @@ class LocalCheckpoint(Checkpoint):
     ) -> None:
         self.folder = Path(folder)
         place = str(self.folder)
-        if not self.folder.is_dir():
-            raise CheckpointError(f"{place} is not a folder.")
-        names = sorted(path.name for path in self.folder.iterdir())
+        try:
+            names = sorted(path.name for path in self.folder.iterdir())
+        except NotADirectoryError as err:
+            raise CheckpointError(f"{place} is not a folder.") from err
+        except OSError as err:
+            raise CheckpointError(f"{place} cannot be read: {err.strerror}.") from err
         if not names:
             raise CheckpointError(f"The folder {place} is empty; wanted config.json and weights.")
         if "config.json" not in names:
@@ -44,7 +50,6 @@ class LocalCheckpoint(Checkpoint):
             )
         snapshot = re.search(r"/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix())
         self.model_id = model_id or self.folder.resolve().name
-        self.revision = revision or (snapshot[1] if snapshot else "local")
         self.source = source or f"folder {self.folder.resolve().name}"
         self.config = parse_json(self._read_file("config.json"), f"config.json of {place}")
         files = choose_files(names, place)
@@ -52,11 +57,23 @@ class LocalCheckpoint(Checkpoint):
             index = parse_json(self._read_file(INDEX_FILE), f"{INDEX_FILE} of {place}")
             files = shard_files(index, place)
         self.tensors = {}
+        identity = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for file in files:
             if file not in names:
                 raise CheckpointError(f"{place} lacks {file}, which {INDEX_FILE} names.")
-            size = (self.folder / file).stat().st_size
-            self.tensors |= read_header(functools.partial(self.read_bytes, file), file, size, place)
+            try:
+                status = (self.folder / file).stat()
+            except OSError as err:
+                raise CheckpointError(
+                    f"{self.folder / file} cannot be read: {err.strerror}."
+                ) from err
+            identity.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+            self.tensors |= read_header(
+                functools.partial(self.read_bytes, file), file, status.st_size, place
+            )
+        identity.update(repr(sorted(self.tensors.items())).encode())
+        commit = snapshot[1] if snapshot else f"local-{identity.hexdigest()[:16]}"
+        self.revision = revision or commit
 
     def _read_file(self, name: str) -> bytes:
         try:

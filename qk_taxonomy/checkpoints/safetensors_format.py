@@ -30,10 +30,10 @@ def choose_files(names: Iterable[str], place: str) -> list[str] | None:
     Raises CheckpointError where there are none.
     """
     files = set(names)
-    if INDEX_FILE in files:
-        return None
     if SINGLE_FILE in files:
         return [SINGLE_FILE]
+    if INDEX_FILE in files:
+        return None
     chosen = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
     if not chosen:
         found = ", ".join(sorted(files)[:12]) or "nothing"

@@ -8,11 +8,11 @@ threaded product after another. Small layers are done in one batch.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -60,7 +60,17 @@ def _blas() -> Any:
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that work on heads, each with torch and BLAS to itself; started once and kept."""
-    return ThreadPoolExecutor(threads, "qk-heads", initializer=torch.set_num_threads, initargs=(1,))
+    everyone_started = threading.Barrier(threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        everyone_started.wait()
+
+    pool = ThreadPoolExecutor(threads, "qk-heads")
+    list(pool.map(lambda _: start(), range(threads)))
+    # What the threads have set is also torch's default for threads that are yet to come.
+    torch.set_num_threads(threads)
+    return pool
 
 
 # A forked child has none of its parent's threads.
@@ -68,20 +78,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-@contextmanager
-def _single_threaded_blas() -> Iterator[None]:
-    """Threads over heads need BLAS to keep to one thread each; one layer at a time may say so."""
-    threads = torch.get_num_threads()
-    with _ONE_LAYER_AT_A_TIME, _blas().limit(limits=1, user_api="blas"):
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
 def n_threads(device: torch.device) -> int:
     """Threads that may work side by side: torch's own number on a CPU, 1 on CUDA."""
     return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def start_threads() -> None:
+    """Start the threads now, before other threads begin to ask torch how many there are."""
+    if torch.get_num_threads() > 1:
+        _pool(torch.get_num_threads())
 
 
 def in_threads(
@@ -90,25 +95,28 @@ def in_threads(
     """``[function(item) for item in items]``, by ``threads`` threads."""
     if threads == 1:
         return [function(item) for item in items]
-    with _single_threaded_blas():
+    # Threads over heads need BLAS to keep to one thread each; one layer at a time may say so.
+    with _ONE_LAYER_AT_A_TIME, _blas().limit(limits=1, user_api="blas"):
         return list(_pool(threads).map(function, items))
 
 
-def _add_symmetric(total: torch.Tensor, x: torch.Tensor) -> None:
-    """Add ``x xᵀ`` of (heads, rows, columns) to (heads, rows, rows)."""
-    if len(x) > 1 or x.device.type != "cpu":
-        total.baddbmm_(x, x.mT)
-    else:
+def _add_symmetric(total: torch.Tensor, x: torch.Tensor, *, alone: bool) -> None:
+    """Add ``x xᵀ`` of (heads, rows, columns) to (heads, rows, rows); ``alone``: of one head."""
+    if alone:
         # NumPy, unlike torch, hands x @ x.T to BLAS as a symmetric rank-k update: half the work.
         array = x[0].numpy()
         total[0] += torch.from_numpy(array @ array.T)
+    else:
+        total.baddbmm_(x, x.mT)
 
 
 def _scratch(side: str, n: int, device: torch.device) -> torch.Tensor:
     """``n`` float64 numbers of this thread's memory for one side, holding anything."""
     held: torch.Tensor | None = getattr(_SCRATCH, side, None)
     if held is None or held.numel() < n or held.device != device:
-        held = torch.empty(max(n, _PIECE), dtype=torch.float64, device=device)
+        # A tensor made in a caller's inference mode could not be written to outside it.
+        with torch.inference_mode(False):
+            held = torch.empty(max(n, _PIECE), dtype=torch.float64, device=device)
         setattr(_SCRATCH, side, held)
     return held[:n]
 
@@ -120,7 +128,8 @@ class _Pieces:
     """
 
     def __init__(self, factor: Factor, heads: slice, side: str, width: int) -> None:
-        self.weights = factor.weights[heads]
+        # Detached, so that a Parameter leaves no graph behind in the scratch.
+        self.weights = factor.weights[heads].detach()
         self.columns = factor.columns
         self.side, self.width = side, width
         self.mean = self._mean() if factor.centred else None
@@ -144,42 +153,47 @@ class _Pieces:
         return piece if self.mean is None else piece.sub_(self.mean)
 
 
-def _products(left: Factor, right: Factor, kv_heads: slice, cross: bool) -> Grams:
-    """Products of some key-value heads and their groups, in one pass over the columns.
+@dataclass(frozen=True)
+class _Task:
+    """Key-value heads, the members of their groups to multiply, and whether one after the other."""
 
-    One key-value head: its query heads one after the other; several: all of them in one batch.
-    """
+    kv_heads: slice
+    members: slice
+    alone: bool
+
+
+def _products(left: Factor, right: Factor, task: _Task, cross: bool) -> Grams:
+    """Products of a task's heads, in one pass over the columns."""
     group = left.weights.shape[0] // right.weights.shape[0]
-    n_kv, (e, d_model) = kv_heads.stop - kv_heads.start, right.weights.shape[1:]
-    heads = slice(kv_heads.start * group, kv_heads.stop * group)
-    members = [slice(i, i + 1) for i in range(group)] if n_kv == 1 else [slice(0, group)]
-    rows = e * n_kv * (members[0].stop - members[0].start)
-    width = min(d_model, max(1, _PIECE // rows))
-    b_pieces = _Pieces(right, kv_heads, "right", width)
+    n_kv, (e, d_model) = task.kv_heads.stop - task.kv_heads.start, right.weights.shape[1:]
+    first = task.kv_heads.start * group + task.members.start
+    last = (task.kv_heads.stop - 1) * group + task.members.stop
+    n_left = last - first
+    blocks = [slice(i, i + 1) for i in range(n_left)] if task.alone else [slice(0, n_left)]
+    width = min(d_model, max(1, _PIECE // (e * (1 if task.alone else n_left))))
+    b_pieces = _Pieces(right, task.kv_heads, "right", width)
     a_pieces = [
-        _Pieces(left, slice(heads.start + m.start, heads.stop - group + m.stop), "left", width)
-        for m in members
+        _Pieces(left, slice(first + block.start, first + block.stop), "left", width)
+        for block in blocks
     ]
     zeros = functools.partial(torch.zeros, dtype=torch.float64, device=right.weights.device)
-    gram_a, gram_b = zeros(n_kv * group, e, e), zeros(n_kv, e, e)
-    product = zeros(n_kv, group, e, e) if cross else None
+    gram_a, gram_b = zeros(n_left, e, e), zeros(n_kv, e, e)
+    product = zeros(n_left, e, e) if cross else None
     for start in range(0, d_model, width):
         b = b_pieces.at(start)
-        _add_symmetric(gram_b, b)
-        for member, pieces in zip(members, a_pieces, strict=True):
+        _add_symmetric(gram_b, b, alone=task.alone)
+        for block, pieces in zip(blocks, a_pieces, strict=True):
             a = pieces.at(start)
-            _add_symmetric(gram_a[member] if n_kv == 1 else gram_a, a)
+            _add_symmetric(gram_a[block], a, alone=task.alone)
             if product is not None:
-                by_group = rearrange(a, "(kv_head group) e c -> kv_head group e c", kv_head=n_kv)
-                product[:, member] += b[:, None] @ by_group.mT
+                by_group = rearrange(a, "(kv_head member) e c -> kv_head member e c", kv_head=n_kv)
+                product[block] += (b[:, None] @ by_group.mT).flatten(0, 1)
+    heads = slice(first, last)
     rows_a = None if left.rows is None else left.rows[heads]
-    rows_b = None if right.rows is None else right.rows[kv_heads]
+    rows_b = None if right.rows is None else right.rows[task.kv_heads]
     if product is not None:
-        product = _scale_rows(
-            product.flatten(0, 1),
-            None if rows_b is None else rows_b.repeat_interleave(group, dim=0),
-            rows_a,
-        )
+        by_member = None if rows_b is None else rows_b.repeat_interleave(n_left // n_kv, dim=0)
+        product = _scale_rows(product, by_member, rows_a)
     return Grams(
         left=_scale_rows(gram_a, rows_a, rows_a),
         right=_scale_rows(gram_b, rows_b, rows_b),
@@ -198,21 +212,30 @@ def _scale_rows(
     return product
 
 
+def _tasks(n_heads: int, n_kv_heads: int, threads: int) -> list[_Task]:
+    """One batch for one thread; else a key-value head each, its group split where heads are few."""
+    group = n_heads // n_kv_heads
+    if threads == 1:
+        return [_Task(slice(0, n_kv_heads), slice(0, group), alone=False)]
+    step = math.ceil(group / math.ceil(threads / n_kv_heads))
+    return [
+        _Task(slice(kv, kv + 1), slice(start, min(start + step, group)), alone=True)
+        for kv in range(n_kv_heads)
+        for start in range(0, group, step)
+    ]
+
+
 def layer_grams(left: Factor, right: Factor, *, cross: bool) -> Grams:
     """Gram matrices of every head of a layer, and with ``cross`` the products B Aᵀ."""
-    n_kv_heads = right.weights.shape[0]
     small = left.weights.numel() <= _WORTH_THREADS
     threads = 1 if small else n_threads(left.weights.device)
-    step = n_kv_heads if threads == 1 else 1
-    parts = in_threads(
-        lambda start: _products(left, right, slice(start, start + step), cross),
-        range(0, n_kv_heads, step),
-        threads,
-    )
+    tasks = _tasks(left.weights.shape[0], right.weights.shape[0], threads)
+    parts = in_threads(lambda task: _products(left, right, task, cross), tasks, threads)
     products = [part.cross for part in parts if part.cross is not None]
+    whole_groups = [p.right for p, task in zip(parts, tasks, strict=True) if not task.members.start]
     return Grams(
         left=torch.cat([part.left for part in parts]),
-        right=torch.cat([part.right for part in parts]),
+        right=torch.cat(whole_groups),
         cross=torch.cat(products) if products else None,
     )
 

@@ -24,11 +24,17 @@ from qk_taxonomy.errors import ShapeError, SpectrumError
 # that is no longer far from the 1e-5 the spectra are promised to, and QR takes over.
 _SMALLEST_PIVOT = 1e-4
 
+#: How the numbers of a spectra file were made, for its provenance.
+FORMULA = (
+    "float64: sqrt(eigvalsh(L_A^T G_B L_A)); svdvals(L_A^T L_B) for steep heads; "
+    "svdvals(R_A R_B^T) of QR cores for recomputed heads; eigvals(B A^T)"
+)
+
 # Multiplications (about e³ a head) above which small factorisations are worth threads.
 _WORTH_THREADS = 1 << 21
 
-# Symmetric eigenvalues are exact to eps·λ₁, which leaves λ ≥ 1e-9·λ₁ within 1e-6; steeper heads
-# need singular values proper.
+# Symmetric eigenvalues are exact to eps·‖G_A‖·‖G_B‖, which leaves λ above 1e-9 of that within 1e-6;
+# heads with smaller ones need singular values proper.
 _FLATTEST_STEEP = 1e-9
 
 # Σσ² and tr(G_A G_B) agree to rounding when the SVD has converged; LAPACK's divide-and-conquer
@@ -118,22 +124,26 @@ def _singular_values(left: Factor, right: Factor, grams: Grams) -> tuple[torch.T
     group = grams.left.shape[0] // grams.right.shape[0]
     gram_b = grams.right.repeat_interleave(group, dim=0)
     lower_a, sound = _cholesky(grams.left)
-    cores = lower_a.mT @ gram_b @ lower_a
-    lam = _batched(torch.linalg.eigvalsh, cores).flip(-1)
-    energy = (grams.left * gram_b).sum((-2, -1))
-    sound &= (lam.sum(-1) - energy).abs() <= _TRACE_TOLERANCE * energy
+    lam = _batched(torch.linalg.eigvalsh, lower_a.mT @ gram_b @ lower_a).flip(-1)
     values = lam.clamp_min(0.0).sqrt()
-    steep = (sound & (lam[:, -1] < _FLATTEST_STEEP * lam[:, 0])).nonzero().flatten()
+    size = _trace(grams.left) * _trace(gram_b)
+    steep = (sound & (lam[:, -1] < _FLATTEST_STEEP * size)).nonzero().flatten()
     if len(steep):
         lower_b, sound_b = _cholesky(gram_b[steep])
         sound[steep] &= sound_b
         values[steep] = _batched(torch.linalg.svdvals, lower_a[steep].mT @ lower_b)
+    energy = (grams.left * gram_b).sum((-2, -1))
+    sound &= (values.square().sum(-1) - energy).abs() <= _TRACE_TOLERANCE * energy
     doubtful = (~sound).nonzero().flatten().tolist()
     for head in doubtful:
         values[head] = stable_singular_values(
             dense_head(left, head), dense_head(right, head // group)
         )
     return values, len(doubtful)
+
+
+def _trace(gram: torch.Tensor) -> torch.Tensor:
+    return gram.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _cholesky(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,7 +161,8 @@ def singular_values(w_q: torch.Tensor, w_k: torch.Tensor) -> torch.Tensor:
     heads share key-value heads in equal, consecutive groups. Likewise for an OV circuit with
     W_Oᵀ and W_V. Raises ShapeError; SpectrumError where weights are not finite.
     """
-    return circuit_spectra(Factor(w_q), Factor(w_k), eigenvalues=False).singular_values
+    left, right = Factor(torch.as_tensor(w_q)), Factor(torch.as_tensor(w_k))
+    return circuit_spectra(left, right, eigenvalues=False).singular_values
 
 
 def circuit_eigenvalues(w_q: torch.Tensor, w_k: torch.Tensor) -> torch.Tensor:
@@ -160,7 +171,7 @@ def circuit_eigenvalues(w_q: torch.Tensor, w_k: torch.Tensor) -> torch.Tensor:
     Shapes and errors as for :func:`singular_values`; by descending modulus. They are those of
     W_K W_Qᵀ (e×e), since AB and BA share their non-zero eigenvalues.
     """
-    mu = circuit_spectra(Factor(w_q), Factor(w_k)).eigenvalues
+    mu = circuit_spectra(Factor(torch.as_tensor(w_q)), Factor(torch.as_tensor(w_k))).eigenvalues
     assert mu is not None
     return mu
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from typing import Any
 
 import click
@@ -32,10 +35,13 @@ class _Commands(click.Group):
             raise (_WrongCall if wrong_call else click.ClickException)(str(err)) from err
         except KeyboardInterrupt:
             click.echo(
-                "\nInterrupted. Finished models and layers are kept; run the same command again to "
-                "go on from there.",
+                "\nInterrupted. What was finished is kept; run the same command again to go on.",
                 err=True,
             )
+            if threading.active_count() > 1:
+                # A thread that waits for the network would hold up the end of the process.
+                sys.stdout.flush()
+                os._exit(130)
             ctx.exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +41,16 @@ def print_results(results: Sequence[ModelResult]) -> None:
             result.status,
             str(result.layers) if known else "",
             str(result.heads) if known else "",
-            size(result.bytes_read) if known else "",
-            size(result.bytes_total) if known else "",
+            size(result.bytes_read) if result.bytes_total else "",
+            size(result.bytes_total) if result.bytes_total else "",
             result.path or "",
         )
     console().print(table)
     for result in results:
         if result.error is not None:
-            click.echo(f"Error: {result.error}", err=True)
+            click.echo(f"Error: {result.model}: {result.error}", err=True)
+        if result.exception is not None and click.get_current_context().meta.get("debug"):
+            click.echo("".join(traceback.format_exception(result.exception)), err=True)
 
 
 @click.command(epilog="Example: qk-taxonomy download --family pythia --dry-run")
@@ -101,7 +104,10 @@ def download(
     ]
     results = survey_with_bars(refs, **options)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+        rows = [dataclasses.asdict(dataclasses.replace(r, exception=None)) for r in results]
+        for row in rows:
+            del row["exception"]
+        click.echo(json.dumps(rows, indent=2))
     else:
         print_results(results)
     if any(result.status == "failed" for result in results):

@@ -47,7 +47,8 @@ def families(names: tuple[str, ...], as_json: bool, catalog: Path | None) -> Non
         out.print(table)
         return
     for family in chosen:
-        out.print(f"[bold]{family.title}[/bold]  {family.description}", soft_wrap=True)
+        out.print(family.title, style="bold")
+        out.print(family.description)
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("model", no_wrap=True)
         table.add_column("parameters", justify="right")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# A pipe or file has no width of its own: wide enough for every table.
-_PIPE_WIDTH = 160
+# A pipe or file has no width of its own: wide enough to fold no line.
+_PIPE_WIDTH = 1000
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -107,6 +107,7 @@ def survey_options(command: Command) -> Command:
             type=click.Choice(["auto", "cpu", "cuda"]),
             default="auto",
             show_default=True,
+            help="auto: CUDA where there is any.",
         ),
         click.option(
             "--jobs",
@@ -127,21 +128,23 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False)
+    width = None if stream.isatty() else _PIPE_WIDTH
+    # No markup: a model's folder may have brackets in its name.
+    return Console(stderr=stderr, width=width, highlight=False, markup=False)
 
 
 def count(n: int) -> str:
     """A count in the units of its size: 135M, 8.0B."""
-    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if n >= size:
-            return f"{n / size:.3g}{unit}"
+    for unit, one in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if n >= 0.9995 * one:
+            return f"{n / one:.3g}{unit}"
     return str(n)
 
 
 def size(n_bytes: float) -> str:
     """A number of bytes: 7.1 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
+        if n_bytes < 999.5:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.3g} TB"

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from qk_taxonomy.cli.download import print_results, survey_with_bars
-from qk_taxonomy.cli.figures import make_boxplots, make_class_figures, print_figures
+from qk_taxonomy.cli.figures import make_boxplots, make_class_figures
 from qk_taxonomy.cli.options import family_option, survey_options
+from qk_taxonomy.errors import PartialFailureError
 
 
 @click.command(epilog="Example: qk-taxonomy run")
@@ -45,10 +46,13 @@ def run(
         for family in chosen
         if any(model.id == r.model for model in family.models for r in results if r not in failed)
     )
-    for make in (make_class_figures, make_boxplots):
-        if done:
-            print_figures(
-                make(done, data_root=output_root, circuit=circuits[0], convention=conventions[0])
-            )
+    problems: dict[str, Exception] = {}
+    for make in (make_class_figures, make_boxplots) if done else ():
+        try:
+            make(done, data_root=output_root, circuit=circuits[0], convention=conventions[0])
+        except PartialFailureError as err:
+            problems |= err.failures
+    if problems:
+        raise PartialFailureError(problems)
     if failed:
         raise click.exceptions.Exit(1)

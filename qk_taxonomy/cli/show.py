@@ -40,29 +40,32 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
     spectra = load_spectra(file)
     if as_json:
         metadata = dict(sorted(spectra.metadata.items()))
-        click.echo(
-            json.dumps(metadata | {"provenance": json.loads(metadata["provenance"])}, indent=2)
-        )
+        provenance = json.loads(metadata.get("provenance", "{}"))
+        click.echo(json.dumps(metadata | {"provenance": provenance}, indent=2))
         return
     m = spectra.metadata
     out = console()
-    out.print(f"[bold]{m['model_id']}[/bold]  family {m['family']}, revision {m['revision']}")
+    out.print(m["model_id"], style="bold")
+    out.print(f"family {m['family']}, revision {m['revision']}")
     out.print(
         f"{m['architecture']}: {m['n_layers']} layers × {m['n_heads']} heads "
         f"({m['n_kv_heads']} key-value), d_head {m['d_head']}, d_model {m['d_model']}, "
         f"{m['weights_dtype']}, from {m['source']}"
     )
     pairs = sorted(contents(spectra))
-    out.print(f"holds {', '.join(f'{c} {v}' for c, v in pairs)}; made by {m['tool_version']}")
+    out.print(
+        f"holds {', '.join(f'{c} {v}' for c, v in pairs)}; made by qk-taxonomy {m['tool_version']}"
+    )
     layers = spectra.select(circuit, convention)
     if not layers:
         out.print(f"No {circuit} {convention} spectra in this file.")
         return
     summary = layer_summary(layers, m["statistics"].split(","))
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("layer", *_COLUMNS):
+    columns = [column for column in _COLUMNS if column in summary]
+    for column in ("layer", *columns):
         table.add_column(column.replace("_", " "), justify="right")
     for row in summary.to_dict("records"):
-        table.add_row(str(row["layer"]), *(f"{row[column]:.4g}" for column in _COLUMNS))
+        table.add_row(str(row["layer"]), *(f"{row[column]:.4g}" for column in columns))
     out.print(f"\nMedians over heads of λ = σ², {circuit} circuit, {convention}:")
     out.print(table)

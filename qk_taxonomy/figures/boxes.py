@@ -38,7 +38,7 @@ def box_figure(
     width = float(np.clip(0.32 * n + 1.5, _NARROWEST, _WIDEST))
     fig = Figure(figsize=(width, 4.2), layout="constrained")
     ax = fig.subplots()
-    ax.boxplot(
+    boxes = ax.boxplot(
         [v[np.isfinite(v)] for v in values],
         positions=range(n),
         widths=0.6,
@@ -49,12 +49,14 @@ def box_figure(
         boxprops={"linewidth": 0.8},
         whiskerprops={"linewidth": 0.8},
     )
+    boxes["medians"][0].set_label("median")
+    boxes["means"][0].set_label("mean")
     if spline is not None:
-        ax.plot(*spline, ls="--", lw=1.2, color="#0072b2", label="spline of the means")
-        ax.legend(frameon=False, loc="best")
+        ax.plot(*spline, ls="--", lw=1.2, color="#0072b2", label="means, smoothed")
+    ax.legend(frameon=False, loc="best")
     step = math.ceil(n / 40)
     ax.set_xticks(range(0, n, step), [str(layer) for layer in layers[::step]])
-    ax.set(xlabel=f"layer (each box: {len(values[0])} heads)", ylabel=ylabel)
+    ax.set(xlabel=f"layer (each box: {len(values[0])} heads, outliers not drawn)", ylabel=ylabel)
     ax.margins(x=0.02)
     tests = [
         f"BDS {trend.bds:.2f}, {_p_value(trend.bds_p_value)}" if math.isfinite(trend.bds) else "",

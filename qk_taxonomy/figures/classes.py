@@ -66,9 +66,10 @@ def _draw_class(ax: Axes, group: HeadClass, edges: np.ndarray, colour: RGB, shar
     if math.isfinite(fit.alpha):
         x = np.linspace(centres[0], edges[-1], 400)
         ax.plot(x, gamma_density(x, fit.alpha, fit.theta), color="black", ls="--", lw=1.2)
-        text = f"α = {fit.alpha:.2f}\nθ = {fit.theta:.2f}\nJSD = {fit.divergence:.3f}"
+        text = f"gamma α = {fit.alpha:.2f}\nθ = {fit.theta:.2f}\nJSD = {fit.divergence:.3f}"
     else:
         text = "no gamma fit"
+    text += f"\n{group.beyond:.0%} of Σλ beyond"
     ax.text(0.97, 0.95, text, transform=ax.transAxes, ha="right", va="top")
     heads = "head" if group.n_heads == 1 else "heads"
     ax.set_title(f"Class {group.number}: {group.n_heads} {heads} ({share:.0%})")
@@ -82,8 +83,8 @@ def class_figure(taxonomy: Taxonomy, title: str) -> Figure:
     histogram with its gamma density, α, θ, Jensen–Shannon divergence (nats) and head count.
     """
     colours = class_colours(len(taxonomy.classes))
-    rows = max(3, math.ceil(len(taxonomy.classes) / _PANEL_COLUMNS))
-    fig = Figure(figsize=(13.0, 1.2 + 2.1 * rows), layout="constrained")
+    rows = math.ceil(len(taxonomy.classes) / _PANEL_COLUMNS)
+    fig = Figure(figsize=(13.0, 1.2 + 2.1 * max(3, rows)), layout="constrained")
     fig.suptitle(title)
     left, right = fig.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]
     map_ax, grid_ax = left.subplots(2, 1, height_ratios=[1.35, 1.0])
@@ -92,8 +93,13 @@ def class_figure(taxonomy: Taxonomy, title: str) -> Figure:
     panels = right.subplots(rows, _PANEL_COLUMNS, squeeze=False, sharex=True).ravel()
     for ax in panels[len(taxonomy.classes) :]:
         ax.set_visible(False)
+    for ax in panels[: len(taxonomy.classes)][-_PANEL_COLUMNS:]:
+        ax.tick_params(labelbottom=True)
     for ax, group, colour in zip(panels, taxonomy.classes, colours, strict=False):
         _draw_class(ax, group, taxonomy.edges, colour, group.n_heads / len(taxonomy.labels))
-    right.supxlabel("λ / mean λ of the head", fontsize=9)
+    right.supxlabel(
+        f"λ / mean λ of the head, up to the 0.96 quantile of all λ ({taxonomy.edges[-1]:.2f})",
+        fontsize=9,
+    )
     right.supylabel("density (mean ± std over heads)", fontsize=9)
     return fig

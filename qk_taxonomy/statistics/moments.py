@@ -64,7 +64,7 @@ def _share(x: Array) -> Array:
 
 def _exp_entropy(share: Array) -> Array:
     log = np.log(share, out=np.zeros_like(share), where=share > 0)
-    return np.asarray(np.exp(-(share * log).sum(-1)))
+    return np.where(share.any(-1), np.exp(-(share * log).sum(-1)), 0.0)
 
 
 def stable_rank(lam: Array) -> Array:
@@ -80,20 +80,21 @@ def participation_ratio(lam: Array) -> Array:
 
 
 def effective_rank_sigma(lam: Array) -> Array:
-    """exp of the entropy (nats) of σ/Σσ, in [1, n]. Roy & Vetterli (2007)."""
+    """exp of the entropy (nats) of σ/Σσ, in [1, n]; 0 if all are 0. Roy & Vetterli (2007)."""
     return _exp_entropy(_share(np.sqrt(lam)))
 
 
 def effective_rank_lambda(lam: Array) -> Array:
-    """exp of the entropy (nats) of λ/Σλ, in [1, n]: Roy & Vetterli's rank of W Wᵀ."""
+    """exp of the entropy (nats) of λ/Σλ, in [1, n]; 0 for a zero spectrum: the rank of W Wᵀ."""
     return _exp_entropy(_share(lam))
 
 
 def r90(lam: Array) -> Array:
-    """Number of largest λ that hold 90 % of Σλ, in [1, n]."""
+    """Number of largest λ that hold 90 % of Σλ, in [1, n]; 0 for a zero spectrum."""
     cumulated = np.cumsum(_share(np.sort(lam, axis=-1)[..., ::-1]), axis=-1)
     # Rounding of the sum must not push an exact 90 % over to the next value.
-    return np.asarray((cumulated < 0.9 - 1e-12).sum(-1) + 1, dtype=np.float64)
+    needed = (cumulated < 0.9 - 1e-12).sum(-1) + 1.0
+    return np.where(cumulated[..., -1] > 0, needed, 0.0)
 
 
 def near_zero_ratio(lam: Array) -> Array:
@@ -126,6 +127,10 @@ def power_law_alpha(lam: Array) -> Array:
 
 
 def _six(stat: Stats, lam: Array) -> Array:
+    if stat in (Stats.SKEW, Stats.KURTOSIS):
+        # These do not depend on scale; without it, get_stats' floor of STD has none to act on.
+        largest = lam.max(-1, keepdims=True)
+        lam = np.divide(lam, largest, out=np.zeros_like(lam), where=largest > 0)
     return get_stats(lam)[stat][..., 0]
 
 

@@ -56,13 +56,14 @@ def depth_trend(layers: Sequence[Array]) -> DepthTrend:
     return DepthTrend(n, float(statistic), float(p_value), float(rho), float(rho_p))
 
 
-def mean_spline(means: Array, x: Array, smoothing: float = 20.0) -> Array:
+def mean_spline(means: Array, x: Array, roughness: float = 0.25) -> Array:
     """Degree-1 smoothing spline through per-layer means, at positions ``x`` in [0, n − 1].
 
-    ``smoothing`` bounds the sum of squared residuals in the statistic's own units, so the curve
-    is a straight line for small-valued statistics and nearly interpolates large ones.
+    ``roughness`` is the share of the means' variance that the spline may leave, so that statistics
+    of any size are smoothed alike.
     """
     from scipy.interpolate import make_splrep
 
     positions = np.arange(len(means), dtype=np.float64)
-    return np.asarray(make_splrep(positions, means, k=1, s=smoothing)(x))
+    left = roughness * float(np.square(means - means.mean()).sum())
+    return np.asarray(make_splrep(positions, means, k=1, s=left)(x))
