@@ -130,12 +130,13 @@ class TestResuming:
         with pytest.raises(type(stop) if isinstance(stop, Exception) else stop):
             survey_folder(folder, jobs=1, force=force)
         assert not Path("data/tiny/tiny.safetensors").exists()
-        kept = len(list(Path("data/tiny/.tiny.unfinished").glob("0*.safetensors")))
-        assert kept == 3
+        kept = {int(path.stem) for path in Path("data/tiny/.tiny.unfinished").glob("0*")}
+        assert kept >= {0, 1, 2}
+        assert 3 not in kept
         stopping, layers_read[:] = False, []
         result = survey_folder(folder, jobs=1, force=force)
-        assert layers_read == [3, 4, 5]
-        assert result.bytes_read == 3 * (32 + 16 + 1) * 24 * 4
+        assert layers_read == sorted(set(range(6)) - kept)
+        assert result.bytes_read == len(layers_read) * (32 + 16 + 1) * 24 * 4
         assert [path.name for path in Path("data/tiny").iterdir()] == ["tiny.safetensors"]
         resumed = load_spectra(str(result.path))
         again = load_spectra(str(survey_folder(folder, force=True).path))
@@ -333,7 +334,7 @@ class TestOutputFolders:
 
     def test_another_model_under_the_same_name(self, make_folder: MakeFolder) -> None:
         survey_folder(make_folder())
-        with pytest.raises(SpectraFileError, match=r"holds tiny and other/tiny"):
+        with pytest.raises(SpectraFileError, match=r"spectra of tiny .*those of other/tiny"):
             survey_model(model_ref("other/tiny", family_name="tiny"))
 
 
