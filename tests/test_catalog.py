@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,6 @@ def test_the_architecture_table_is_sound() -> None:
     assert rows["gemma3"].norms["input_norm"].norm.offset == 1.0
     types = [name for row in rows.values() for name in row.model_types]
     assert len(types) == len(set(types))
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    listed = readme.partition("`model_type`s:")[2].partition("##")[0]
+    assert set(types) <= set(re.findall(r"[\w-]+", listed))

@@ -131,8 +131,36 @@ _BERT = TinyModel(
     auto_class="AutoModelForMaskedLM",
 )
 
+_EXPERTS = {"experts_implementation": "eager"}  # others: no float64
+_MANY = {
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    **_EXPERTS,
+}
+
 _ALL = (
     _LLAMA,
+    TinyModel("qwen2_moe", {**_GROUPED, **_MANY}),
+    TinyModel("qwen3_moe", {**_GROUPED, **_MANY, "head_dim": 6}, qk_norms=_QK_NORMS),
+    *(TinyModel(name, {**_GROUPED, "head_dim": 6}) for name in ("ernie4_5", "seed_oss")),
+    TinyModel("helium", {**_GROUPED, "head_dim": 8}),
+    TinyModel("smollm3", {**_GROUPED, "no_rope_layers": [1, 0]}),
+    TinyModel("granite", {**_GROUPED, "attention_multiplier": 0.3}),
+    TinyModel(
+        "granitemoe",
+        {**_GROUPED, "attention_multiplier": 0.3, "num_local_experts": 2, **_EXPERTS},
+    ),
+    TinyModel("olmo", _GROUPED, norm="layer"),
+    TinyModel("olmo3", _GROUPED, norm=None, qk_norms=_QK_NORMS),
+    TinyModel("olmoe", {**_GROUPED, **_MANY}, qk_norms=_QK_NORMS),
+    TinyModel("starcoder2", _GROUPED, norm="layer"),
+    TinyModel("cohere", _GROUPED, norm="layer"),
+    TinyModel("cohere2", {**_GROUPED, "head_dim": 6}, norm="layer"),
+    TinyModel("stablelm", _GROUPED, norm="layer"),
+    TinyModel("nemotron", {**_GROUPED, "head_dim": 6}, norm="layer"),
+    TinyModel("phi3", _GROUPED),
     replace(_LLAMA, model_type="mistral"),
     TinyModel(
         "mixtral",
@@ -200,7 +228,8 @@ _ALL = (
         rotary=False,
     ),
     _BERT,
-    replace(_BERT, model_type="roberta"),
+    *(replace(_BERT, model_type=name) for name in ("camembert", "roberta", "xlm-roberta")),
+    replace(_BERT, model_type="electra").but(embedding_size=16),
     TinyModel(
         "distilbert",
         {**_SMALL, "dim": 32, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
