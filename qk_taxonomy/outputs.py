@@ -107,7 +107,7 @@ def _for_each(
                 if progress is not None:
                     progress(index, len(paths), figure)
         except QKTaxonomyError as err:
-            failures[path.stem] = err
+            failures[f"{path.parent.name}/{path.stem}"] = err
     if failures:
         raise PartialFailureError(failures)
     return figures

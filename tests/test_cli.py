@@ -198,7 +198,7 @@ class TestWrongCalls:
         result = qk("cluster", *arguments, "--clusters", "2")
         assert result.exit_code == 1
         assert result.stdout.split() == ["ESDs/one/one.png", "ESDs/two/two.png"]
-        assert "broken: " in result.stderr
+        assert "one/broken: " in result.stderr
         assert "no spectra of three" in result.stderr
         result = qk("boxplots", "--circuit", "ov")
         assert result.exit_code == 1

@@ -123,12 +123,13 @@ def test_rank_deficient_and_dead_heads() -> None:
 
 def test_factors_that_are_steep_in_opposite_directions() -> None:
     rng = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(64, 32, generator=rng, dtype=torch.float64)).Q.T
-    mix = [
-        torch.linalg.qr(torch.randn(32, 32, generator=rng, dtype=torch.float64)).Q for _ in range(2)
-    ]
-    w_q = mix[0] @ (torch.logspace(0, -3.5, 32, dtype=torch.float64)[:, None] * basis)
-    w_k = mix[1] @ (torch.logspace(-7, 0, 32, dtype=torch.float64)[:, None] * basis)
+    shared, *ends = (
+        torch.linalg.qr(torch.randn(n, 32, generator=rng, dtype=torch.float64)).Q
+        for n in (32, 64, 64)
+    )
+    falling = torch.logspace(0, -3.5, 32, dtype=torch.float64)
+    rising = torch.logspace(-7, 0, 32, dtype=torch.float64)
+    w_q, w_k = shared * falling @ ends[0].T, shared * rising @ ends[1].T
     dense = dense_singular_values(w_q[None].numpy(), w_k[None].numpy())
     assert contract_error(singular_values(w_q[None], w_k[None]).numpy(), dense) < 1e-5
 
