@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from tiny_models import TinyModel, TinyStack
+from tiny_base import TinyModel, TinyStack
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel

@@ -1,214 +1,28 @@
-"""Tiny random models of every architecture, made by transformers, and where their parts are.
+"""Tiny random models of every architecture, and variants of them."""
 
-Nothing here comes from qk_taxonomy: a test that compares the two must know a model's modules
-independently of the package's own table.
-"""
+from dataclasses import replace
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from tiny_base import BLOCKS, GPT2_BLOCKS, GROUPED, QK_NORMS, SMALL, one
+from tiny_decoders import MODELS as DECODERS
+from tiny_decoders import VARIANTS as DECODER_VARIANTS
+from tiny_encoders import MODELS as ENCODERS
+from tiny_encoders import VARIANTS as ENCODER_VARIANTS
+from tiny_hybrids import MODELS as HYBRIDS
+from tiny_hybrids import VARIANTS as HYBRID_VARIANTS
 
-import torch
-import transformers
-from torch import nn
-
-SEED = 20240229
-
-
-def _own_scaling(attention: Any) -> float:
-    return float(attention.scaling)
-
-
-@dataclass(frozen=True)
-class TinyStack:
-    """One stack of layers, and the names of the modules that its attention runs through.
-
-    ``layers`` is relative to the base model, the other names to a layer; a layer without a module
-    ``attention`` has none. ``writer`` is the module whose output joins the residual stream, where
-    that is not the attention module itself; ``entrance`` the one that the residual stream enters,
-    where that is not the layer; ``norm`` what happens to it before the attention. ``memory`` is the
-    module of the base model through which what cross-attention looks at passes, and
-    ``memory_norm`` what it does. ``silent``: parts of modules' outputs that tell positions only.
-    """
-
-    name: str = ""
-    layers: str = "layers"
-    attention: str = "self_attn"
-    writer: str | None = None
-    entrance: str = ""
-    norm: Literal["rms", "layer"] | None = "rms"
-    cross: bool = False
-    memory: str | None = None
-    memory_norm: Literal["rms", "layer"] | None = None
-    qk_norms: tuple[str, ...] = ()
-    silent: Mapping[str, slice] = field(default_factory=dict)
-    gated: bool = False
-    scaling: Callable[[Any], float] = _own_scaling
-    n_heads: int = 4
-    d_input: int = 32
-
-    def layers_of(self, model: transformers.PreTrainedModel) -> nn.ModuleList:
-        found = model.base_model.get_submodule(self.layers)
-        assert isinstance(found, nn.ModuleList)
-        return found
-
-    def numbers(self, model: transformers.PreTrainedModel) -> list[int]:
-        """Layers with attention of their own: not shared with an earlier one."""
-        seen: dict[int, int] = {}
-        for number, layer in enumerate(self.layers_of(model)):
-            modules = dict(layer.named_modules())
-            if self.attention in modules:
-                seen.setdefault(id(modules[self.attention]), number)
-        return list(seen.values())
-
-
-def text(batch: int, n_tokens: int) -> dict[str, Any]:
-    """Token ids of a text model without rotary positions."""
-    ids = torch.zeros(batch, n_tokens, dtype=torch.long)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def rotary_text(batch: int, n_tokens: int) -> dict[str, Any]:
-    """Token ids, all at position 0."""
-    ids = torch.zeros(batch, n_tokens, dtype=torch.long)
-    return {**text(batch, n_tokens), "position_ids": ids}
-
-
-@dataclass(frozen=True)
-class TinyModel:
-    """A model type's config, small, its stacks, and how to run it.
-
-    ``zero`` names parameters, by the end of their names, that are relative position terms and
-    nothing else. ``unsaid`` are keys that the saved config.json leaves out, as some published ones
-    do. ``rewrite`` saves the model in ``folder`` anew as another program would have, and gives the
-    path to survey.
-    """
-
-    model_type: str
-    config: Mapping[str, Any]
-    stacks: tuple[TinyStack, ...] = (TinyStack(),)
-    inputs: Callable[[int, int], dict[str, Any]] = rotary_text
-    auto_class: str = "AutoModelForCausalLM"
-    zero: tuple[str, ...] = ()
-    unsaid: tuple[str, ...] = ()
-    said_architecture: str | None = None
-    rewrite: Callable[[transformers.PreTrainedModel, Path], Path] | None = None
-
-    def but(
-        self,
-        *,
-        auto_class: str | None = None,
-        stack: Mapping[str, Any] | None = None,
-        **config: Any,
-    ) -> "TinyModel":
-        """The same model with other values in its config or stacks, or of another auto class."""
-        return replace(
-            self,
-            config={**self.config, **config},
-            stacks=tuple(replace(s, **(stack or {})) for s in self.stacks),
-            auto_class=auto_class or self.auto_class,
-        )
-
-    def build(self, folder: Path) -> tuple[transformers.PreTrainedModel, Path]:
-        """The model with random parameters, run in float64, and where it is saved in float32."""
-        config = transformers.AutoConfig.for_model(self.model_type, **self.config)
-        auto_class = getattr(transformers, self.auto_class)
-        model: transformers.PreTrainedModel = auto_class.from_config(
-            config, attn_implementation="eager"
-        )
-        randomise(model)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith(self.zero):
-                    parameter.zero_()
-        model.save_pretrained(folder)
-        self._leave_out(folder / "config.json")
-        saved = folder if self.rewrite is None else self.rewrite(model, folder)
-        return model.eval().double(), saved
-
-    def _leave_out(self, path: Path) -> None:
-        config = json.loads(path.read_text())
-        for table in (config, config.get("text_config", {})):
-            for key in self.unsaid:
-                table.pop(key, None)
-        path.write_text(json.dumps(config))
-
-
-@torch.no_grad()
-def randomise(model: nn.Module) -> None:
-    """Move every parameter away from its initial value, so that none can be left out unseen.
-
-    Vectors are added to, since a gain starts at 1 or, where the model adds the 1 itself, at 0.
-    """
-    generator = torch.Generator().manual_seed(SEED)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            parameter.copy_(noise * parameter.shape[-1] ** -0.5)
-        else:
-            parameter.add_(noise * 0.5)
-
-
-_SMALL = {
-    "vocab_size": 40,
-    "use_cache": False,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_BLOCKS = {
-    **_SMALL,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 128,
-}
-_GROUPED = {
-    **_BLOCKS,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-20,  # the oracle undoes query and key norms without knowing it
-}
-_GPT2_BLOCKS = {**_SMALL, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
-_QK_NORMS = ("q_norm", "k_norm")
 _GEMMA3_UNSAID = ("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar")
 
-
-def _one(
-    model_type: str,
-    config: Mapping[str, Any],
-    *,
-    rotary: bool = True,
-    auto_class: str = "AutoModelForCausalLM",
-    unsaid: tuple[str, ...] = (),
-    zero: tuple[str, ...] = (),
-    **stack: Any,
-) -> TinyModel:
-    """A text model of one stack."""
-    return TinyModel(
-        model_type,
-        config,
-        (TinyStack(**stack),),
-        inputs=rotary_text if rotary else text,
-        auto_class=auto_class,
-        unsaid=unsaid,
-        zero=zero,
-    )
-
-
-_LLAMA = _one("llama", {**_GROUPED, "head_dim": 6})
-_GEMMA = _one("gemma", {**_GROUPED, "head_dim": 12})
+_LLAMA = one("llama", {**GROUPED, "head_dim": 6})
+_GEMMA = one("gemma", {**GROUPED, "head_dim": 12})
 _GEMMA2 = replace(_GEMMA, model_type="gemma2").but(
     query_pre_attn_scalar=23,
     attn_logit_softcapping=None,  # a capped score is not bilinear
 )
-_GEMMA3 = replace(_GEMMA2, model_type="gemma3_text").but(stack={"qk_norms": _QK_NORMS})
-_GPT2 = _one("gpt2", _GPT2_BLOCKS, layers="h", attention="attn", norm="layer", rotary=False)
-_BERT = _one(
+_GEMMA3 = replace(_GEMMA2, model_type="gemma3_text").but(stack={"qk_norms": QK_NORMS})
+_GPT2 = one("gpt2", GPT2_BLOCKS, layers="h", attention="attn", norm="layer", rotary=False)
+_BERT = one(
     "bert",
-    _BLOCKS,
+    BLOCKS,
     layers="encoder.layer",
     attention="attention.self",
     writer="attention.output.dense",
@@ -228,40 +42,40 @@ _MANY = {
 
 _ALL = (
     _LLAMA,
-    _one("qwen2_moe", {**_GROUPED, **_MANY}),
-    _one("qwen3_moe", {**_GROUPED, **_MANY, "head_dim": 6}, qk_norms=_QK_NORMS),
-    *(_one(name, {**_GROUPED, "head_dim": 6}) for name in ("ernie4_5", "seed_oss")),
-    _one("helium", {**_GROUPED, "head_dim": 8}),
-    _one("smollm3", {**_GROUPED, "no_rope_layers": [1, 0]}),
-    _one("granite", {**_GROUPED, "attention_multiplier": 0.3}),
-    _one(
+    one("qwen2_moe", {**GROUPED, **_MANY}),
+    one("qwen3_moe", {**GROUPED, **_MANY, "head_dim": 6}, qk_norms=QK_NORMS),
+    *(one(name, {**GROUPED, "head_dim": 6}) for name in ("ernie4_5", "seed_oss")),
+    one("helium", {**GROUPED, "head_dim": 8}),
+    one("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
+    one("granite", {**GROUPED, "attention_multiplier": 0.3}),
+    one(
         "granitemoe",
-        {**_GROUPED, "attention_multiplier": 0.3, "num_local_experts": 2, **_EXPERTS},
+        {**GROUPED, "attention_multiplier": 0.3, "num_local_experts": 2, **_EXPERTS},
     ),
-    _one("olmo", _GROUPED, norm="layer"),
-    _one("olmo3", _GROUPED, norm=None, qk_norms=_QK_NORMS),
-    _one("olmoe", {**_GROUPED, **_MANY}, qk_norms=_QK_NORMS),
-    _one("starcoder2", _GROUPED, norm="layer"),
-    _one("cohere", _GROUPED, norm="layer"),
-    _one("cohere2", {**_GROUPED, "head_dim": 6}, norm="layer"),
-    _one("stablelm", _GROUPED, norm="layer"),
-    _one("nemotron", {**_GROUPED, "head_dim": 6}, norm="layer"),
-    _one("phi3", _GROUPED),
+    one("olmo", GROUPED, norm="layer"),
+    one("olmo3", GROUPED, norm=None, qk_norms=QK_NORMS),
+    one("olmoe", {**GROUPED, **_MANY}, qk_norms=QK_NORMS),
+    one("starcoder2", GROUPED, norm="layer"),
+    one("cohere", GROUPED, norm="layer"),
+    one("cohere2", {**GROUPED, "head_dim": 6}, norm="layer"),
+    one("stablelm", GROUPED, norm="layer"),
+    one("nemotron", {**GROUPED, "head_dim": 6}, norm="layer"),
+    one("phi3", GROUPED),
     replace(_LLAMA, model_type="mistral"),
-    _one(
+    one(
         "mixtral",
         {
-            **_GROUPED,
+            **GROUPED,
             "num_local_experts": 2,
             "experts_implementation": "eager",
         },  # others: no float64
     ),
-    _one("qwen2", _GROUPED),
-    replace(_LLAMA, model_type="qwen3").but(stack={"qk_norms": _QK_NORMS}),
+    one("qwen2", GROUPED),
+    replace(_LLAMA, model_type="qwen3").but(stack={"qk_norms": QK_NORMS}),
     _GEMMA,
     _GEMMA2,
     _GEMMA3,
-    _one(
+    one(
         "gemma3",
         {
             "text_config": _GEMMA3.config,
@@ -276,17 +90,17 @@ _ALL = (
             "mm_tokens_per_image": 4,
         },
         layers="language_model.layers",
-        qk_norms=_QK_NORMS,
+        qk_norms=QK_NORMS,
         auto_class="AutoModelForImageTextToText",
     ),
-    _one("olmo2", _GROUPED, norm=None, qk_norms=_QK_NORMS),
-    _one("phi", {**_GROUPED, "partial_rotary_factor": 0.5}, norm="layer"),
-    _one("gpt_neox", {**_BLOCKS, "rotary_pct": 0.5}, attention="attention", norm="layer"),
+    one("olmo2", GROUPED, norm=None, qk_norms=QK_NORMS),
+    one("phi", {**GROUPED, "partial_rotary_factor": 0.5}, norm="layer"),
+    one("gpt_neox", {**BLOCKS, "rotary_pct": 0.5}, attention="attention", norm="layer"),
     _GPT2,
-    _one(
+    one(
         "gpt_neo",
         {
-            **_SMALL,
+            **SMALL,
             "hidden_size": 32,
             "num_layers": 2,
             "num_heads": 4,
@@ -299,17 +113,17 @@ _ALL = (
         rotary=False,
         scaling=lambda attention: 1.0,
     ),
-    _one(
+    one(
         "gptj",
-        {**_GPT2_BLOCKS, "rotary_dim": 4},
+        {**GPT2_BLOCKS, "rotary_dim": 4},
         layers="h",
         attention="attn",
         norm="layer",
         scaling=lambda attention: 1.0 / float(attention.scale_attn),
     ),
-    _one(
+    one(
         "opt",
-        {**_BLOCKS, "ffn_dim": 24, "word_embed_proj_dim": 32},
+        {**BLOCKS, "ffn_dim": 24, "word_embed_proj_dim": 32},
         layers="decoder.layers",
         norm="layer",
         rotary=False,
@@ -317,9 +131,9 @@ _ALL = (
     _BERT,
     *(replace(_BERT, model_type=name) for name in ("camembert", "roberta", "xlm-roberta")),
     replace(_BERT, model_type="electra").but(embedding_size=16),
-    _one(
+    one(
         "distilbert",
-        {**_SMALL, "dim": 32, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
+        {**SMALL, "dim": 32, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
         layers="transformer.layer",
         attention="attention",
         norm=None,
@@ -329,10 +143,13 @@ _ALL = (
 )
 
 #: One model for every model type.
-TINY_MODELS = {model.model_type: model for model in _ALL}
+TINY_MODELS = {m.model_type: m for m in (*_ALL, *DECODERS, *ENCODERS, *HYBRIDS)}
 
 #: Models whose config changes what the layer computes, or what its tensors are called.
 VARIANTS = {
+    **DECODER_VARIANTS,
+    **ENCODER_VARIANTS,
+    **HYBRID_VARIANTS,
     "gpt2-scaled-by-layer": _GPT2.but(scale_attn_by_inverse_layer_idx=True),
     "gpt2-unscaled": _GPT2.but(scale_attn_weights=False),
     "gpt2-scaled-by-layer-alone": _GPT2.but(
