@@ -32,7 +32,13 @@ def families(names: tuple[str, ...], contrasts: bool, as_json: bool, catalog: Pa
     known = load_families(catalog)
     chosen = [find_family(name, known) for name in names] or list(known)
     if not (names or contrasts or as_json):
-        console().print(_family_table(chosen))
+        out = console()
+        out.print(_family_table(chosen))
+        out.print(
+            f"{len(chosen)} families, {sum(len(family.models) for family in chosen):,} models. "
+            "`qk-taxonomy families NAME` lists the models of one, `--contrasts` pairs of models "
+            "that differ by training."
+        )
         return
     pairs = load_contrasts(catalog)
     if names:
@@ -60,20 +66,22 @@ def _record(family: Family, pairs: Iterable[Contrast]) -> dict[str, object]:
     return {**dataclasses.asdict(family), "contrasts": touching}
 
 
-def _table(*whole: str, right: str = "", folding: str) -> Table:
-    """A table without lines: columns that stay ``whole``, numbers at the ``right``, one to fold."""
+def _table(*whole: str, right: tuple[str, ...] = (), folding: str) -> Table:
+    """A table without lines: columns that stay ``whole``, some at the ``right``, and one to fold."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in whole:
-        table.add_column(name, no_wrap=True, justify="right" if name == right else "left")
+        table.add_column(name, no_wrap=True, justify="right" if name in right else "left")
     table.add_column(folding, overflow="fold")
     return table
 
 
 def _family_table(chosen: Iterable[Family]) -> Table:
     table = _table(
-        *("family", "models", "sizes", "gated", "checkpoints"), right="models", folding="licence"
+        *("family", "models", "sizes", "gated", "checkpoints"),
+        right=("models", "checkpoints"),
+        folding="licence",
     )
     for family in chosen:
         sizes = [model.parameters for model in family.models]
@@ -97,9 +105,7 @@ def _print_family(out: Console, family: Family, pairs: tuple[Contrast, ...]) -> 
     out.print(family.description)
     if family.aliases:
         out.print(f"Also called {', '.join(family.aliases)}.")
-    table = _table(
-        "model", "parameters", "gated", "licence", right="parameters", folding="checkpoints"
-    )
+    table = _table("model", "size", "gated", "licence", right=("size",), folding="checkpoints")
     for model in family.models:
         table.add_row(
             model.id,
@@ -132,10 +138,8 @@ def _notes(model: ModelEntry) -> list[str]:
     if model.checkpoints and model.checkpoints.note:
         notes.append(model.checkpoints.note)
     if model.package:
-        only = "" if model.hub else " (it is not on the hub)"
-        notes.append(
-            f"{model.name} comes with the Python package {model.package.distribution}{only}."
-        )
+        where = "comes with" if model.hub else "is not on the hub but in"
+        notes.append(f"{model.name} {where} the Python package {model.package.distribution}.")
     return notes
 
 
