@@ -67,7 +67,7 @@ def _record(family: Family, pairs: Iterable[Contrast]) -> dict[str, object]:
 
 
 def _table(*whole: str, right: tuple[str, ...] = (), folding: str) -> Table:
-    """A table without lines: columns that stay ``whole``, some at the ``right``, and one to fold."""
+    """A table without lines: columns that stay ``whole``, some at the ``right``, one to fold."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
