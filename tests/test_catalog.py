@@ -250,6 +250,7 @@ def test_a_package_carries_what_is_not_on_the_hub() -> None:
     assert [ref.name for ref in refs] == ["bert_ft", "bert_ft_10k_25s", "bert_pretrained"]
     for ref in refs:
         assert ref.architecture == "bert"
+        assert ref.architecture in architecture_table().rows
         assert ref.package is not None
         assert ref.package.folder == f"models/transformers/{ref.name}"
     assert model_ref("rxnfp/bert_ft").architecture == "bert"
@@ -370,12 +371,7 @@ def test_results_of_a_file_are_called_by_what_tells_it_apart(
     assert model_ref(str(path)).name == name
 
 
-def test_the_architecture_table_is_sound() -> None:
-    rows = architecture_table().rows
-    assert set(rows["gemma3"].tensors) == {"q", "k", "v", "o"}
-    assert rows["gemma3"].norms["input_norm"].norm.offset == 1.0
-    types = [name for row in rows.values() for name in row.model_types]
-    assert len(types) == len(set(types))
+def test_the_readme_lists_every_model_type() -> None:
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     listed = readme.partition("`model_type`s:")[2].partition("##")[0]
-    assert set(types) <= set(re.findall(r"[\w-]+", listed))
+    assert architecture_table().model_types.keys() <= set(re.findall(r"[\w-]+", listed))
