@@ -34,6 +34,17 @@ def _packaged(package: PackagedFolder, model_id: str) -> LocalCheckpoint | None:
     )
 
 
+def _open_local(path: Path) -> Checkpoint:
+    """A GGUF file's checkpoint, or a folder's; a folder may hold one GGUF model and no config."""
+    if not (path / "config.json").exists():
+        from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint, find_gguf
+
+        file = find_gguf(path)
+        if file is not None:
+            return GgufCheckpoint(file)
+    return LocalCheckpoint(path)
+
+
 def open_checkpoint(
     ref: str,
     revision: str | None = None,
@@ -41,7 +52,7 @@ def open_checkpoint(
     package: PackagedFolder | None = None,
     api: HfApi | None = None,
 ) -> Checkpoint:
-    """Open a checkpoint by hub id or local folder; nothing but names and shapes is read.
+    """Open a checkpoint by hub id, local folder or GGUF file; nothing but names and shapes is read.
 
     ``package``: an installable Python distribution that carries the model, taken when it is
     installed and no revision is asked for. ``api``: a configured ``huggingface_hub.HfApi``
@@ -56,8 +67,8 @@ def open_checkpoint(
         if revision is not None:
             raise CheckpointError(f"{ref} is a local folder, which has no revision {revision!r}.")
         if not path.exists():
-            raise CheckpointError(f"There is no folder {ref}.")
-        return LocalCheckpoint(path)
+            raise CheckpointError(f"There is no folder or file {ref}.")
+        return _open_local(path)
     try:
         return open_hub(ref, revision, api)
     except CheckpointError as err:
