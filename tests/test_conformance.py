@@ -200,9 +200,11 @@ def assert_agreement(surveyed: Surveyed, circuit: Circuit, convention: Conventio
     assert (errors <= TOLERANCES).all(), f"worst errors of σ and μ, by layer: {errors.tolist()}"
 
 
-@pytest.fixture(
-    scope="module", params=[*sorted(architecture_table().model_types), *VARIANTS, *BASE_MODELS]
-)
+# Model types of GGUF files have tests of their own (test_gguf.py).
+MODEL_TYPES = sorted(t for t in architecture_table().model_types if not t.startswith("gguf-"))
+
+
+@pytest.fixture(scope="module", params=[*MODEL_TYPES, *VARIANTS, *BASE_MODELS])
 def surveyed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Surveyed:
     models = TINY_MODELS | VARIANTS | BASE_MODELS
     if request.param not in models:
