@@ -21,7 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderField
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGMLQuantizationType,
+    GGUFReader,
+    GGUFValueType,
+    LlamaFileType,
+    ReaderField,
+)
 from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint
@@ -251,6 +258,12 @@ def _config(values: Mapping[str, Any], names: Iterable[str], place: str) -> dict
     for key, name in _CONFIG_NAMES.items():
         config.pop(key, None)
         config[name] = _one_for_all(key, own.get(key), place)
+    n_layers = config["num_hidden_layers"]
+    if isinstance(n_layers, int) and n_layers > _MOST_LAYERS:
+        raise CheckpointError(
+            f"{place} claims {n_layers} layers; no model has more than {_MOST_LAYERS}. The file is "
+            "damaged: fetch it again."
+        )
     value_length = _one_for_all("value_length", own.get("attention.value_length"), place)
     if value_length != config["head_dim"] and None not in (value_length, config["head_dim"]):
         raise CheckpointError(
@@ -269,6 +282,15 @@ def _gemma_scalar(config: Mapping[str, Any], layers_of_27b: int) -> Any:
     d_model, n_heads = config["hidden_size"], config["num_attention_heads"]
     sound = isinstance(d_model, int) and isinstance(n_heads, int) and n_heads > 0
     return d_model // n_heads if sound else None
+
+
+def _file_type(number: Any) -> str:
+    """What a file says of its quantisation, in words (", mostly Q4_K_M"), if anything."""
+    try:
+        how_much, _, kind = LlamaFileType(number).name.partition("_")
+    except ValueError:
+        return ""
+    return f", {how_much.lower()} {kind}"
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -314,7 +336,6 @@ class GgufCheckpoint(Checkpoint):
         part = _PART.fullmatch(path.name)
         self.folder = path.parent
         self.model_id = model_id or (part["stem"] if part else path.stem)
-        self.source = source or f"file {path.name}"
         names = _parts(path.name)
         absent = [name for name in names if not (self.folder / name).exists()]
         if absent:
@@ -334,6 +355,8 @@ class GgufCheckpoint(Checkpoint):
             tensors |= file.tensors
         self.tensors = tensors
         self.config = _config(files[0].values, tensors, str(self.folder / names[0]))
+        quantisation = _file_type(self.config.get("general.file_type"))
+        self.source = source or f"file {path.name}{quantisation}"
         identity = hashlib.sha256(b"".join(file.identity for file in files))
         self.revision = revision or f"local-{identity.hexdigest()[:16]}"
 
@@ -378,6 +401,6 @@ def _check_part(file: _GgufFile, name: str, number: int, count: int) -> None:
     said = file.values.get("split.count") or 1, file.values.get("split.no") or 0
     if said != (count, number):
         raise CheckpointError(
-            f"{name} says it is part {said[1]} of {said[0]}, counted from 0, and its name says "
-            f"{number} of {count}. Parts are called <model>-00001-of-00003.gguf."
+            f"{name} says it is part {said[1] + 1} of {said[0]} and its name says {number + 1} of "
+            f"{count}. Parts are called <model>-00001-of-00003.gguf."
         )
