@@ -299,11 +299,11 @@ def test_parts_are_joined_whichever_is_named(make_file: MakeFile, tmp_path: Path
     ):
         open_checkpoint(str(parts[0]))
     parts[1].write_bytes(parts[2].read_bytes())
-    with pytest.raises(CheckpointError, match=r"says it is part 3 of 3.*its name says 2 of 3"):
+    with pytest.raises(CheckpointError, match=r"split.no = 2; its name makes it 3 and 1"):
         open_checkpoint(str(parts[0]))
     parts[1].write_bytes(held)
     lone = parts[0].rename(tmp_path / "lone.gguf")
-    with pytest.raises(CheckpointError, match="says it is part 1 of 3"):
+    with pytest.raises(CheckpointError, match=r"split.count = 3.*makes it 1 and 0"):
         open_checkpoint(str(lone))
 
 

@@ -208,7 +208,7 @@ def _tensors(reader: GGUFReader, file: str) -> dict[str, TensorInfo]:
         raise ValueError(f"its general.alignment is {alignment}, which is no power of two")
     tensors = {}
     for tensor in reader.tensors:
-        shape = tuple(int(n) for n in reversed(tensor.shape.tolist()))
+        shape = tuple(reversed(tensor.shape.tolist()))
         block, n_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
         if shape and shape[-1] % block:
             raise ValueError(f"the rows of {tensor.name} are no whole blocks of {block}")
@@ -277,6 +277,7 @@ def _config(values: Mapping[str, Any], names: Iterable[str], place: str) -> dict
 
 
 def _gemma_scalar(config: Mapping[str, Any], layers_of_27b: int) -> Any:
+    """What config.json would call query_pre_attn_scalar; None where the file does not say."""
     if config["num_hidden_layers"] != layers_of_27b:
         return config["head_dim"]
     d_model, n_heads = config["hidden_size"], config["num_attention_heads"]
@@ -311,6 +312,16 @@ def _parts(name: str) -> list[str]:
         return [name]
     count = int(part["count"])
     return [f"{part['stem']}-{i + 1:05}-of-{count:05}{SUFFIX}" for i in range(count)] or [name]
+
+
+def _check_part(file: _GgufFile, name: str, number: int, count: int) -> None:
+    """Raise CheckpointError where a file is not the part (from 0) that its name makes it."""
+    said = file.values.get("split.count") or 1, file.values.get("split.no") or 0
+    if said != (count, number):
+        raise CheckpointError(
+            f"{name} says split.count = {said[0]}, split.no = {said[1]}; its name makes it "
+            f"{count} and {number}. The first of three parts is called <model>-00001-of-00003.gguf."
+        )
 
 
 class GgufCheckpoint(Checkpoint):
@@ -394,13 +405,3 @@ class GgufCheckpoint(Checkpoint):
                 "of them. Fetch the file again."
             )
         return data
-
-
-def _check_part(file: _GgufFile, name: str, number: int, count: int) -> None:
-    """That a file is the part it is called. Raises CheckpointError."""
-    said = file.values.get("split.count") or 1, file.values.get("split.no") or 0
-    if said != (count, number):
-        raise CheckpointError(
-            f"{name} says it is part {said[1] + 1} of {said[0]} and its name says {number + 1} of "
-            f"{count}. Parts are called <model>-00001-of-00003.gguf."
-        )
