@@ -17,7 +17,24 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-def _packaged(package: PackagedFolder, model_id: str) -> LocalCheckpoint | None:
+def _open_path(
+    path: Path,
+    *,
+    model_id: str | None = None,
+    revision: str | None = None,
+    source: str | None = None,
+) -> Checkpoint:
+    """A folder or file on disk, by what it is; a folder may hold one GGUF model and no config."""
+    if not (path / "config.json").exists():
+        from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint, find_gguf
+
+        file = find_gguf(path)
+        if file is not None:
+            return GgufCheckpoint(file, model_id=model_id, revision=revision, source=source)
+    return LocalCheckpoint(path, model_id=model_id, revision=revision, source=source)
+
+
+def _packaged(package: PackagedFolder, model_id: str) -> Checkpoint | None:
     """The checkpoint an installed distribution carries; None where it is not installed."""
     try:
         version = importlib.metadata.version(package.distribution)
@@ -26,7 +43,7 @@ def _packaged(package: PackagedFolder, model_id: str) -> LocalCheckpoint | None:
         return None
     if spec is None or not spec.submodule_search_locations:
         return None
-    return LocalCheckpoint(
+    return _open_path(
         Path(spec.submodule_search_locations[0]) / package.folder,
         model_id=model_id,
         revision=f"{package.distribution}=={version}",
@@ -41,7 +58,7 @@ def open_checkpoint(
     package: PackagedFolder | None = None,
     api: HfApi | None = None,
 ) -> Checkpoint:
-    """Open a checkpoint by hub id or local folder; nothing but names and shapes is read.
+    """Open a checkpoint by hub id, local folder or GGUF file; nothing but names and shapes is read.
 
     ``package``: an installable Python distribution that carries the model, taken when it is
     installed and no revision is asked for. ``api``: a configured ``huggingface_hub.HfApi``
@@ -56,8 +73,8 @@ def open_checkpoint(
         if revision is not None:
             raise CheckpointError(f"{ref} is a local folder, which has no revision {revision!r}.")
         if not path.exists():
-            raise CheckpointError(f"There is no folder {ref}.")
-        return LocalCheckpoint(path)
+            raise CheckpointError(f"There is no folder or file {ref}.")
+        return _open_path(path)
     try:
         return open_hub(ref, revision, api)
     except CheckpointError as err:
