@@ -75,7 +75,11 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A stored tensor: safetensors dtype, shape, and its bytes ``[start, end)`` in a file."""
+    """A stored tensor: safetensors dtype, shape, and its bytes ``[start, end)`` in a file.
+
+    ``stride`` counts elements; None where they lie in order, without gaps. ``scale`` and ``update``
+    are what the stored numbers are multiplied by, and what is then added to them.
+    """
 
     name: str
     dtype: str
@@ -83,10 +87,40 @@ class TensorInfo:
     file: str
     start: int
     end: int
+    stride: tuple[int, ...] | None = None
+    scale: BlockScale | None = None
+    update: LowRankUpdate | None = None
 
     @property
     def n_bytes(self) -> int:
-        return self.end - self.start
+        """Bytes of the tensor and of all that it is made with."""
+        parts = [self.scale.tensor] if self.scale else []
+        parts += [self.update.a, self.update.b] if self.update else []
+        return self.end - self.start + sum(part.n_bytes for part in parts)
+
+
+@dataclass(frozen=True)
+class BlockScale:
+    """Factors of a quantised tensor: entry i, j of ``tensor`` multiplies block i, j of it.
+
+    ``block``: entries a block has along each axis; the last one of an axis may be cut.
+    """
+
+    tensor: TensorInfo
+    block: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LowRankUpdate:
+    """A LoRA update ``factor · B · A``, with A (rank, in) and B (out, rank).
+
+    ``transposed``: the tensor it is added to is stored (in, out).
+    """
+
+    a: TensorInfo
+    b: TensorInfo
+    factor: float
+    transposed: bool
 
 
 @dataclass(frozen=True)
