@@ -13,7 +13,7 @@ import pickletools
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 from qk_taxonomy.errors import CheckpointError
 
@@ -75,7 +75,7 @@ def read_pickle(stream: io.BufferedIOBase, allowed: Collection[str], where: str)
     """
     machine = _Machine(allowed, where)
     try:
-        for n, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for n, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
             if n == _MOST_OPCODES:
                 raise ValueError(f"more than {n} opcodes")
             machine.step(opcode.name, argument)

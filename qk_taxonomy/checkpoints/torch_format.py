@@ -301,7 +301,7 @@ def _read_zip(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[s
                 "none such. Load it with torch.load(weights_only=True) and save it again."
             )
         start = _record_data(info, following.get(info.header_offset, 0), stream, where)
-        if n_bytes > info.file_size or start + n_bytes > stream.size:
+        if n_bytes > info.file_size or not 0 <= start <= stream.size - n_bytes:
             raise CheckpointError(
                 f"{where} is cut short: the record {name[:120]} holds less than its tensors. "
                 "Fetch the file again."
