@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from qk_taxonomy.checkpoints.adapters import AdapterCheckpoint, base_reference
 from qk_taxonomy.checkpoints.base import Checkpoint
@@ -22,40 +22,37 @@ if TYPE_CHECKING:
 def _open_path(
     path: Path,
     *,
-    api: HfApi | None,
     model_id: str | None = None,
     revision: str | None = None,
     source: str | None = None,
 ) -> Checkpoint:
-    """A folder or file, by what it is."""
-    local = LocalCheckpoint(path, model_id=model_id, revision=revision, source=source)
-    return _on_its_base(local, api)
+    """A folder or file on disk, by what it is."""
+    return LocalCheckpoint(path, model_id=model_id, revision=revision, source=source)
 
 
-def _on_its_base(opened: FolderCheckpoint, api: HfApi | None) -> Checkpoint:
+def _is_adapter(opened: Checkpoint) -> TypeGuard[FolderCheckpoint]:
+    return isinstance(opened, FolderCheckpoint) and opened.is_adapter
+
+
+def _on_its_base(opened: Checkpoint, api: HfApi | None) -> Checkpoint:
     """An adapter with its base; any other checkpoint as it is."""
-    if not opened.is_adapter:
+    if not _is_adapter(opened):
         return opened
     ref, revision = base_reference(opened)
     path = Path(ref).expanduser()
     try:
-        if path.exists():
-            base: Checkpoint = _open_path(path, api=api)
-        else:
-            base = open_hub(ref, revision, api)
+        base = _open_path(path) if path.exists() else open_hub(ref, revision, api)
     except CheckpointError as err:
         raise CheckpointError(
             f"The base {ref} of the adapter {opened.place} cannot be opened: {err} Another base "
             "can be put into base_model_name_or_path of adapter_config.json."
         ) from err
-    if isinstance(base, AdapterCheckpoint) or (
-        isinstance(base, FolderCheckpoint) and base.is_adapter
-    ):
+    if _is_adapter(base):
         raise CheckpointError(f"The base {ref} of the adapter {opened.place} is an adapter itself.")
     return AdapterCheckpoint(opened, base)
 
 
-def _packaged(package: PackagedFolder, model_id: str, api: HfApi | None) -> Checkpoint | None:
+def _packaged(package: PackagedFolder, model_id: str) -> Checkpoint | None:
     """The checkpoint an installed distribution carries; None where it is not installed."""
     try:
         version = importlib.metadata.version(package.distribution)
@@ -66,7 +63,6 @@ def _packaged(package: PackagedFolder, model_id: str, api: HfApi | None) -> Chec
         return None
     return _open_path(
         Path(spec.submodule_search_locations[0]) / package.folder,
-        api=api,
         model_id=model_id,
         revision=f"{package.distribution}=={version}",
         source="Python package",
@@ -88,16 +84,16 @@ def open_checkpoint(
     ``huggingface_hub.HfApi`` (endpoint, token). Raises CheckpointError.
     """
     if package is not None and revision is None:
-        packaged = _packaged(package, ref, api)
+        packaged = _packaged(package, ref)
         if packaged is not None:
-            return packaged
+            return _on_its_base(packaged, api)
     path = Path(ref).expanduser()
     if path.exists() or ref.startswith((".", "/", "~")):
         if revision is not None:
             raise CheckpointError(f"{ref} is local, and has no revision {revision!r}.")
         if not path.exists():
             raise CheckpointError(f"There is no folder or file {ref}.")
-        return _open_path(path, api=api)
+        return _on_its_base(_open_path(path), api)
     try:
         return _on_its_base(open_hub(ref, revision, api), api)
     except CheckpointError as err:
