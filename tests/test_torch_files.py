@@ -360,7 +360,9 @@ def repacked(content: bytes, compression: int = zipfile.ZIP_STORED, **changes: b
 class TestOtherFiles:
     def test_a_zip_that_another_program_packed(self) -> None:
         state = {"a": torch.randn(4, 5), "b": torch.randn(3).double()}
+        state |= {f"large.{i}": torch.randn(100_000) for i in range(10)}
         checkpoint = InMemory(repacked(saved(state)))
+        assert sum(end - start for start, end in checkpoint.ranges) < 100_000
         for name, tensor in state.items():
             assert_same(checkpoint.read(checkpoint.tensors[name]), tensor)
 
@@ -437,10 +439,17 @@ def in_zip(pickled: bytes) -> bytes:
     return repacked(saved({"a": torch.ones(3)}), **{"data.pkl": pickled})
 
 
-def in_legacy(pickled: bytes) -> bytes:
+def in_legacy(pickled: bytes, keys: bytes = pickle.dumps([], 2)) -> bytes:
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
     head = b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, system))
-    return head + pickled + pickle.dumps([], 2)
+    return head + pickled + keys
+
+
+#: The part of a pickle that describes a tensor of three float32.
+TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x03tQK\x00K\x03\x85K\x01\x85\x89}tR"
+)
 
 
 TOUCH = "touch canary"
@@ -522,6 +531,39 @@ PROGRAMS: dict[str, tuple[bytes, str]] = {
         b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(60)) + b".",
         "cannot be followed",
     ),
+    "names that double": (
+        b"\x80\x04]q\x00"
+        + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60))
+        + b"h\x01\x93.",
+        "a name is no text",
+    ),
+    "dicts of the same pairs": (
+        b"\x80\x02ccollections\nOrderedDict\nq\x00"
+        + b"]("
+        + b"K\x01K\x02\x86" * 3000
+        + b"eq\x01"
+        + b"h\x00h\x01\x85R" * 3000
+        + b".",
+        "longer than that of any model",
+    ),
+    "pairs that multiply": (
+        b"\x80\x02]("
+        + b"K\x01" * 20_000
+        + b"eq\x00ccollections\nOrderedDict\n]("
+        + b"h\x00" * 20_000
+        + b"e\x85R.",
+        "no pairs",
+    ),
+    "a key of a million digits": (
+        b"\x80\x02}\x8b" + struct.pack("<i", 500_000) + b"\x7f" * 500_000 + b"K\x01s.",
+        "holds no tensors",
+    ),
+    "a dtype that is none": (
+        b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v3\nq\x00((X\x07\x00\x00\x00"
+        b"storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x03tQK\x00K\x03"
+        b"\x85K\x01\x85\x89}h\x00tRs.",
+        "'w' in a way that is not read",
+    ),
     "a dict that holds itself": (b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "holds no tensors"),
     "nothing": (b"", "cannot be followed|no state_dict"),
     "no end": (b"\x80\x02}", "cannot be followed"),
@@ -575,6 +617,12 @@ class TestHostileFiles:
         with pytest.raises(CheckpointError, match=message):
             InMemory(wrap(program))
         assert time.monotonic() - began < 20
+
+    def test_storage_keys_that_are_deep(self) -> None:
+        state = pickle.dumps({}, 2).replace(b"}", b"}X\x01\x00\x00\x00w" + TENSOR + b"s")
+        keys = b"\x80\x02](" + b")" + b"\x85" * 50_000 + b"e."
+        with pytest.raises(CheckpointError, match="list of storages"):
+            InMemory(in_legacy(state, keys) + bytes(100))
 
     @pytest.mark.parametrize(
         ("shape", "stride", "offset"),

@@ -152,15 +152,14 @@ def _refuse_other_kinds(adapter: FolderCheckpoint) -> None:
 
 def _find(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
     """The base's name of a tensor: one of them may have leading parts that the other has not."""
-    if name in tensors:
-        return name
-    longer = [found for found in tensors if found.endswith(f".{name}")]
-    if len(longer) == 1:
-        return longer[0]
     parts = name.split(".")
     # A module and its weight are left at the least, or everything would end in "weight".
-    shorter = (".".join(parts[cut:]) for cut in range(1, len(parts) - 2))
-    return next((found for found in shorter if found in tensors), None)
+    for cut in range(max(1, len(parts) - 2)):
+        shorter = ".".join(parts[cut:])
+        if shorter in tensors:
+            return shorter
+    longer = [found for found in tensors if found.endswith(f".{name}")]
+    return longer[0] if len(longer) == 1 else None
 
 
 def _update(

@@ -17,8 +17,8 @@ from typing import IO, Any, cast
 
 from qk_taxonomy.errors import CheckpointError
 
-# A tensor takes some 30: enough for 100,000 of them, and some seconds at most.
-_MOST_OPCODES = 1 << 22
+# A tensor takes some 30: enough for 70,000 of them, and some seconds at most.
+_MOST_STEPS = 1 << 21
 
 _DICT = "collections OrderedDict"
 
@@ -75,9 +75,8 @@ def read_pickle(stream: io.BufferedIOBase, allowed: Collection[str], where: str)
     """
     machine = _Machine(allowed, where)
     try:
-        for n, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
-            if n == _MOST_OPCODES:
-                raise ValueError(f"more than {n} opcodes")
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
+            machine.work(1)
             machine.step(opcode.name, argument)
         return Pickle(machine.result(), machine.persistent_ids)
     except (ValueError, LookupError, TypeError, OverflowError, struct.error) as err:
@@ -97,6 +96,12 @@ class _Machine:
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.persistent_ids: list[Any] = []
+        self.steps_left = _MOST_STEPS
+
+    def work(self, steps: int) -> None:
+        self.steps_left -= steps
+        if self.steps_left < 0:
+            raise ValueError("it is longer than that of any model")
 
     def result(self) -> Any:
         if len(self.stack) != 1 or self.marked:
@@ -149,10 +154,9 @@ class _Machine:
             case "BINGET" | "LONG_BINGET" | "GET":
                 self.stack.append(self.memo[argument])
             case "GLOBAL":
-                self.name(argument)
+                self.name(*argument.split(" ", 1))
             case "STACK_GLOBAL":
-                module, name = self.pop(2)
-                self.name(f"{module} {name}")
+                self.name(*self.pop(2))
             case "REDUCE":
                 self.stack.append(self.call(*self.pop(2)))
             case "BUILD":
@@ -198,7 +202,10 @@ class _Machine:
                 raise TypeError("a dict has keys that are no names")
             target[key] = value
 
-    def name(self, name: str) -> None:
+    def name(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise TypeError("a name is no text")
+        name = f"{module} {name}"
         if name not in self.allowed:
             raise CheckpointError(
                 f"{self.where} asks to run {name.replace(' ', '.')[:120]}, which weights do not "
@@ -213,7 +220,12 @@ class _Machine:
             raise TypeError("it calls what is no function")
         if function.name != _DICT:
             return Call(function.name, arguments)
-        pairs = arguments[0] if arguments else ()
+        items: list[Any] = []
+        for pair in arguments[0] if arguments else ():  # as Python 2 wrote them
+            self.work(1)
+            if type(pair) not in (list, tuple) or len(pair) != 2:
+                raise TypeError("a dict is made of what are no pairs")
+            items += pair
         self.stack.append({})
-        self.set_items([part for pair in pairs for part in pair])
+        self.set_items(items)
         return self.stack.pop()

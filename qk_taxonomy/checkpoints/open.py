@@ -92,7 +92,7 @@ def open_checkpoint(
         if revision is not None:
             raise CheckpointError(f"{ref} is local, and has no revision {revision!r}.")
         if not path.exists():
-            raise CheckpointError(f"There is no folder or file {ref}.")
+            raise CheckpointError(f"There is no folder {ref}, and no file of that name.")
         return _on_its_base(_open_path(path), api)
     try:
         return _on_its_base(open_hub(ref, revision, api), api)

@@ -65,15 +65,17 @@ class RangeFile(io.BufferedIOBase):
         self._position = start + len(line)
         return line
 
-    def fetch(self, start: int, end: int) -> None:
-        """Have bytes [start, end) at hand, in one request. Raises CheckpointError."""
+    def fetch(self, start: int, end: int) -> bytes:
+        """Bytes [start, end) in one request, kept for reading. Raises CheckpointError."""
         self._limit -= end - start
         if self._limit < 0:
             raise CheckpointError(
                 f"{self._where} is damaged, or no file of weights: it claims to describe its "
                 "tensors in more bytes than any model needs. Fetch the file again."
             )
-        self._fetched.append((start, bytes(self._read(start, end))))
+        data = bytes(self._read(start, end))
+        self._fetched.append((start, data))
+        return data
 
     def _piece(self, start: int, end: int) -> bytes:
         """Bytes [start, end): what is at hand of them, and the rest with more ahead."""
@@ -84,7 +86,7 @@ class RangeFile(io.BufferedIOBase):
                 break
         rest = start + len(known)
         if rest < end:
-            self.fetch(rest, min(max(end, rest + self._ahead), self.size))
+            fetched = self.fetch(rest, min(max(end, rest + self._ahead), self.size))
             self._ahead = min(2 * self._ahead, _MOST_AHEAD)
-            known += self._fetched[-1][1][: end - rest]
+            known += fetched[: end - rest]
         return known

@@ -27,7 +27,7 @@ _PROTOCOL_VERSION = 1001
 
 # 70,000 tensors; the largest files of real models describe some thousands.
 _LONGEST_PICKLE = 16 << 20
-_LONGEST_DESCRIPTION = 64 << 20
+_LONGEST_DESCRIPTION = 32 << 20
 
 # What of a zip is fetched at first: the directory of some hundred records is at its end.
 _ZIP_TAIL = 1 << 15
@@ -188,7 +188,8 @@ def _state_dict(pickled: Any, where: str) -> dict[str, _Tensor]:
         if type(name) is str and type(value) is Call
     }
     if not tensors:
-        keys = ", ".join(str(key)[:40] for key in list(table)[:8]) or "nothing"
+        names = [key[:40] for key in table if type(key) is str]
+        keys = ", ".join(names[:8]) or "nothing"
         raise CheckpointError(f"{where} holds no tensors. Found: {keys}.")
     return tensors
 
@@ -205,7 +206,7 @@ def _tensor(value: Any, name: str, where: str) -> _Tensor:
                 tensor = _rebuilt(place, offset, shape, stride, rest[2:])
             case _:
                 raise ValueError("not a plain tensor")
-    except ValueError as err:
+    except (ValueError, LookupError) as err:
         raise CheckpointError(
             f"{where} describes the tensor {name[:120]!r} in a way that is not read: {err}. Look "
             "for a revision or repository with safetensors files."
@@ -342,12 +343,14 @@ def _record_data(info: zipfile.ZipInfo, following: int, stream: RangeFile, where
         # The padding has a head of 4 bytes, beside at most 28 of the sizes of large files.
         if start % _ALIGNMENT == 0 and 4 <= start - named < 4 + 28 + _ALIGNMENT:
             return start
-    stream.seek(max(info.header_offset, 0))
-    header = stream.read(_LOCAL_HEADER.size)
-    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+    end = info.header_offset + _LOCAL_HEADER.size
+    header = b""
+    if info.header_offset >= 0 and end <= stream.size:
+        header = stream.fetch(info.header_offset, end)
+    if not header.startswith(b"PK\x03\x04"):
         raise CheckpointError(f"{where} is damaged: {info.filename[:120]} is not where it claims.")
     _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    return int(info.header_offset + _LOCAL_HEADER.size + name_length + extra_length)
+    return int(end + name_length + extra_length)
 
 
 def _read_legacy(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[str, int]]:
@@ -366,6 +369,8 @@ def _read_legacy(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dic
         sizes = {place[2]: _whole_bytes(place) for place in pickled.persistent_ids}
         offsets, end = {}, stream.tell()
         for key in keys:
+            if type(key) is not str:
+                raise TypeError("a key that is no text")
             offsets[key] = end + 8  # after its count of elements
             end = offsets[key] + sizes[key]
     except (ValueError, LookupError, TypeError) as err:
