@@ -32,7 +32,7 @@ DATA_FOLDER = "data"
 CacheState = Literal["missing", "stale", "incomplete", "whole"]
 
 _KEY = re.compile(
-    r"layers\.(?P<layer>\d+)"
+    r"(?:(?P<stack>\w+)\.)?layers\.(?P<layer>\d+)"
     rf"\.(?P<circuit>{'|'.join(get_args(Circuit))})"
     rf"\.(?P<convention>{'|'.join(get_args(Convention))})"
     r"\.(?P<part>singular_values|statistics|eigenvalues)"
@@ -78,7 +78,8 @@ def make_folder(folder: Path) -> Path:
 def _tensors(layers: Iterable[LayerSpectra]) -> dict[str, np.ndarray[Any, Any]]:
     tensors = {}
     for layer in layers:
-        key = f"layers.{layer.layer}.{layer.circuit}.{layer.convention}"
+        stack = f"{layer.stack}." if layer.stack else ""
+        key = f"{stack}layers.{layer.layer}.{layer.circuit}.{layer.convention}"
         mu = np.stack([layer.eigenvalues.real, layer.eigenvalues.imag], axis=-1)
         parts = {
             "singular_values": layer.singular_values,
@@ -148,25 +149,42 @@ def load_spectra(path: str | Path) -> ModelSpectra:
                     f"{path} has format version {metadata['format_version']}, this program reads "
                     f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
-            return ModelSpectra(metadata, _layers(file, file.keys(), path))
-    except (SafetensorError, OSError, UnicodeDecodeError) as err:
+            return ModelSpectra(metadata, _layers(file, list(stack_table(metadata)), path))
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as err:
         raise SpectraFileError(
             f"{path} is damaged ({err}). Make it again with `qk-taxonomy download --force`."
         ) from err
 
 
-def _layers(file: Any, keys: Sequence[str], path: Path) -> tuple[LayerSpectra, ...]:
-    groups: dict[tuple[int, Circuit, Convention], dict[str, Any]] = {}
-    for key in keys:
+def stack_table(metadata: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Numbers of layers, heads and dimensions of each stack, by its name ("" where there is one).
+
+    ``n_layers`` counts the layers surveyed. A file that tells of no stacks has one.
+    """
+    if "stacks" in metadata:
+        return {str(name): dict(table) for name, table in json.loads(metadata["stacks"]).items()}
+    keys = ("n_layers", "n_heads", "n_kv_heads", "d_head", "d_model")
+    return {"": {key: int(metadata[key]) for key in keys}}
+
+
+def _layers(file: Any, stacks: Sequence[str], path: Path) -> tuple[LayerSpectra, ...]:
+    """The layers of a file, stack by stack, each in order of number, circuit and convention."""
+    groups: dict[tuple[int, int, Circuit, Convention], dict[str, Any]] = {}
+    for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
         match = _KEY.fullmatch(key)
         if match is None:
             raise SpectraFileError(f"{path} holds an unknown tensor {key}.")
-        group = (int(match["layer"]), match["circuit"], match["convention"])
+        if (match["stack"] or "") not in stacks:
+            raise SpectraFileError(f"{path} holds an unknown stack {match['stack']}.")
+        stack = stacks.index(match["stack"] or "")
+        group = (stack, int(match["layer"]), match["circuit"], match["convention"])
         groups.setdefault(group, {})[match["part"]] = file.get_tensor(key)  # type: ignore[arg-type]
     layers = []
-    for (layer, circuit, convention), parts in sorted(groups.items()):
+    for (stack, layer, circuit, convention), parts in sorted(groups.items()):
         if len(parts) != 3:
-            raise SpectraFileError(f"{path}, layer {layer} {circuit} {convention}: incomplete.")
+            raise SpectraFileError(
+                f"{path}, {stacks[stack]} layer {layer} {circuit} {convention}: incomplete."
+            )
         layers.append(
             LayerSpectra(
                 layer=layer,
@@ -175,6 +193,7 @@ def _layers(file: Any, keys: Sequence[str], path: Path) -> tuple[LayerSpectra, .
                 singular_values=parts["singular_values"],
                 eigenvalues=parts["eigenvalues"].view(np.complex64)[..., 0],
                 statistics=parts["statistics"],
+                stack=stacks[stack],
             )
         )
     return tuple(layers)
@@ -214,7 +233,7 @@ def cache_state(
         return "stale"
     present = contents(spectra)
     pairs = {(circuit, convention) for circuit in circuits for convention in conventions}
-    n_layers = int(spectra.metadata["n_layers"])
+    n_layers = sum(stack["n_layers"] for stack in stack_table(spectra.metadata).values())
     whole = all(len(spectra.select(*pair)) == n_layers for pair in pairs & present)
     return "whole" if whole and pairs <= present else "incomplete"
 
@@ -269,8 +288,8 @@ class UnfinishedSpectra:
         self.path = path
         self.folder = path.with_name(f".{path.stem}.unfinished")
         self.identity = dict(identity)
-        self.layers: dict[int, list[LayerSpectra]] = {}
-        self._recomputed: dict[int, dict[str, int]] = {}
+        self.layers: dict[tuple[str, int], list[LayerSpectra]] = {}
+        self._recomputed: dict[tuple[str, int], dict[str, int]] = {}
         for file in sorted(self.folder.glob("*.safetensors")):
             self._recover(file)
 
@@ -283,20 +302,19 @@ class UnfinishedSpectra:
         if any(spectra.metadata.get(key) != value for key, value in self.identity.items()):
             file.unlink(missing_ok=True)
             return
-        layer = spectra.layers[0].layer
-        self.layers[layer] = list(spectra.layers)
-        self._recomputed[layer] = json.loads(spectra.metadata["recomputed_heads"])
+        place = spectra.layers[0].place
+        self.layers[place] = list(spectra.layers)
+        self._recomputed[place] = json.loads(spectra.metadata["recomputed_heads"])
 
     def add(self, spectra: Sequence[LayerSpectra]) -> None:
         """Keep one finished layer. Raises SpectraFileError."""
-        layer = spectra[0].layer
+        stack, layer = place = spectra[0].place
         recomputed = {f"{s.circuit}.{s.convention}": s.n_recomputed for s in spectra}
         metadata = {**self.identity, "recomputed_heads": json.dumps(recomputed)}
-        write_spectra(
-            self.folder / f"{layer:05d}.safetensors", ModelSpectra(metadata, tuple(spectra))
-        )
-        self.layers[layer] = list(spectra)
-        self._recomputed[layer] = recomputed
+        name = f"{stack}{layer:05d}.safetensors"
+        write_spectra(self.folder / name, ModelSpectra(metadata, tuple(spectra)))
+        self.layers[place] = list(spectra)
+        self._recomputed[place] = recomputed
 
     @property
     def recomputed_heads(self) -> dict[str, int]:
@@ -309,7 +327,7 @@ class UnfinishedSpectra:
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the whole file and drop the unfinished layers. Raises SpectraFileError."""
-        layers = tuple(s for layer in sorted(self.layers) for s in self.layers[layer])
+        layers = tuple(s for place in sorted(self.layers) for s in self.layers[place])
         write_spectra(self.path, ModelSpectra(metadata, layers))
         self.discard()
 

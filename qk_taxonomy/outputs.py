@@ -52,15 +52,17 @@ _LABELS: dict[str, str] = {
 FigureProgress = Callable[[int, int, Path], None]
 
 
-def _stem(path: Path, circuit: Circuit, convention: Convention) -> str:
-    """The stem of a model's outputs: its name alone for the QK circuit as stored."""
-    if (circuit, convention) == (CIRCUITS[0], CONVENTIONS[0]):
-        return path.stem
-    return f"{path.stem}.{circuit}.{convention}"
+def _stem(name: str, circuit: Circuit, convention: Convention, stack: str = "") -> str:
+    """The stem of outputs: a name alone for the QK circuit as stored of a model of one stack."""
+    usual = (circuit, convention) == (CIRCUITS[0], CONVENTIONS[0])
+    parts = (name, stack, "" if usual else f"{circuit}.{convention}")
+    return ".".join(part for part in parts if part)
 
 
 def _title(spectra: ModelSpectra, path: Path, circuit: Circuit, convention: Convention) -> str:
-    return f"{path.stem} ({spectra.family}), {circuit.upper()} circuit, {convention} weights"
+    (stack,) = spectra.stacks
+    which = f"{path.stem}, {stack} stack" if stack else path.stem
+    return f"{which} ({spectra.family}), {circuit.upper()} circuit, {convention} weights"
 
 
 def _write(path: Path, data: bytes) -> Path:
@@ -82,16 +84,23 @@ def _png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _load_layers(path: Path, circuit: Circuit, convention: Convention) -> ModelSpectra:
-    """A file's spectra of one circuit and convention alone. Raises SpectraFileError if none."""
+def _load_stacks(path: Path, circuit: Circuit, convention: Convention) -> list[ModelSpectra]:
+    """A file's spectra of one circuit and convention, stack by stack.
+
+    Raises SpectraFileError if there are none.
+    """
     spectra = load_spectra(path)
-    layers = spectra.select(circuit, convention)
-    if not layers:
+    stacks = [
+        replace(spectra, layers=layers)
+        for stack in spectra.stacks
+        if (layers := spectra.select(circuit, convention, stack))
+    ]
+    if not stacks:
         raise SpectraFileError(
             f"{path} has no {circuit} {convention} spectra; add them with `qk-taxonomy download "
             f"--circuit {circuit} --convention {convention}`."
         )
-    return replace(spectra, layers=layers)
+    return stacks
 
 
 def _for_each(
@@ -148,22 +157,24 @@ def generate_cluster_figures(
 
     Reads ``<data_root>/data``; writes ``<data_root>/ESDs/<family>/<model>.png``, ``.csv`` (layer,
     head, class, umap_x, umap_y) and ``.classes.csv`` (class, heads, alpha, theta, jsd_nats,
-    share_beyond), the stem extended by circuit and convention where they are not ``qk`` and
-    ``raw``. Raises SpectraFileError where there are no spectra; PartialFailureError, after all
-    others are done, where models failed.
+    share_beyond), the stem extended by the stack where a model has several, and by circuit and
+    convention where they are not ``qk`` and ``raw``. Raises SpectraFileError where there are no
+    spectra; PartialFailureError, after all others are done, where models failed.
     """
 
     def make(path: Path) -> Iterator[Path]:
-        spectra = _load_layers(path, circuit, convention)
-        taxonomy = classify_heads(spectra.layers, n_clusters=n_clusters, n_bins=n_bins, seed=seed)
         folder = Path(data_root) / CLASS_FOLDER / path.parent.name
-        stem = _stem(path, circuit, convention)
-        heads, classes = _class_tables(taxonomy)
-        _write(folder / f"{stem}.csv", csv_bytes(heads))
-        _write(folder / f"{stem}.classes.csv", csv_bytes(classes))
-        with house_style():
-            fig = class_figure(taxonomy, _title(spectra, path, circuit, convention))
-            yield _write(folder / f"{stem}.png", _png(fig))
+        for spectra in _load_stacks(path, circuit, convention):
+            taxonomy = classify_heads(
+                spectra.layers, n_clusters=n_clusters, n_bins=n_bins, seed=seed
+            )
+            stem = _stem(path.stem, circuit, convention, spectra.stacks[0])
+            heads, classes = _class_tables(taxonomy)
+            _write(folder / f"{stem}.csv", csv_bytes(heads))
+            _write(folder / f"{stem}.classes.csv", csv_bytes(classes))
+            with house_style():
+                fig = class_figure(taxonomy, _title(spectra, path, circuit, convention))
+                yield _write(folder / f"{stem}.png", _png(fig))
 
     return _for_each(find_spectra(data_root, family), make, progress)
 
@@ -207,7 +218,10 @@ def generate_stat_boxplots(
     rows: dict[Path, list[dict[str, object]]] = {}
 
     def make(path: Path) -> Iterator[Path]:
-        spectra = _load_layers(path, circuit, convention)
+        for spectra in _load_stacks(path, circuit, convention):
+            yield from plot(path, spectra)
+
+    def plot(path: Path, spectra: ModelSpectra) -> Iterator[Path]:
         names = spectra.metadata["statistics"].split(",")
         folder = Path(data_root) / PLOT_FOLDER / path.parent.name
         layers = spectra.layers[first_layer(len(spectra.layers)) :]
@@ -218,12 +232,14 @@ def generate_stat_boxplots(
             trend = depth_trend(values)
             title = _title(spectra, path, circuit, convention)
             fig = _statistic_figure(name, [layer.layer for layer in layers], values, trend, title)
-            file = f"{_stem(path, circuit, convention)}_{name}_box.png"
+            stem = _stem(path.stem, circuit, convention, spectra.stacks[0])
+            file = f"{stem}_{name}_box.png"
             yield _write(folder / name / file, fig)
             rows.setdefault(folder, []).append(
                 {
                     "family": path.parent.name,
                     "model": path.stem,
+                    "stack": spectra.stacks[0],
                     "circuit": circuit,
                     "convention": convention,
                     "statistic": name,
@@ -241,7 +257,7 @@ def generate_stat_boxplots(
         return _for_each(find_spectra(data_root, family), make, progress)
     finally:
         for folder, table in rows.items():
-            label = _stem(Path("boxplots"), circuit, convention)
+            label = _stem("boxplots", circuit, convention)
             _write(folder / f"{label}.csv", csv_bytes(pd.DataFrame(table)))
 
 

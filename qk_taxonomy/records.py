@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Circuit = Literal["qk", "ov"]
 Convention = Literal["raw", "folded"]
-Packing = Literal["separate", "concatenated", "grouped"]
+Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
@@ -133,12 +133,20 @@ class Norm:
 
 @dataclass(frozen=True)
 class HeadGeometry:
-    """Numbers of heads and their dimensions in one attention layer."""
+    """Numbers of heads and their dimensions in one attention layer.
+
+    ``d_head``: of queries and keys; ``d_value``: of values. ``d_input``: of what the projections
+    read, which is ``d_model`` unless a layer reads more than the residual stream. ``d_rotary``: the
+    part of queries and keys that only tells positions, apart from ``d_head``.
+    """
 
     n_heads: int
     n_kv_heads: int
     d_head: int
+    d_value: int
     d_model: int
+    d_input: int
+    d_rotary: int = 0
 
     @property
     def group_size(self) -> int:
@@ -150,19 +158,30 @@ class HeadGeometry:
 class LayerPlan:
     """One attention layer to survey: small, picklable, the unit of work, progress and resuming.
 
-    ``tensors`` maps roles to stored tensors: ``q``, ``k``, ``v``, ``o`` or the fused ``qkv``, and
-    the gains ``input_norm``, ``q_norm``, ``k_norm``. ``scale`` multiplies the attention score.
+    ``tensors`` maps roles to stored tensors: the projections ``q``, ``k``, ``v``, ``o``, fused
+    ``qkv`` or ``kv``, the latent ones ``q_latent`` and ``kv_latent``, and the gains of ``norms``
+    under the same names: ``input_norm``, ``memory_norm`` (of what cross-attention looks at),
+    ``q_norm``, ``k_norm``, ``q_latent_norm``, ``kv_latent_norm``. ``scale`` multiplies the
+    attention score. ``gated``: each query head is followed by as many rows that gate its output.
+    ``cross``: keys and values read another stack's output. ``stack`` tells layers of one number
+    apart (encoder, decoder, ...); "" where a model has one stack.
     """
 
     layer: int
     geometry: HeadGeometry
     packing: Packing
-    transposed: bool
     scale: float
     tensors: Mapping[str, TensorInfo]
-    input_norm: Norm | None = None
-    q_norm: Norm | None = None
-    k_norm: Norm | None = None
+    norms: Mapping[str, Norm] = field(default_factory=dict)
+    transposed: bool = False
+    gated: bool = False
+    cross: bool = False
+    stack: str = ""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Stack and number, which no two layers of a model share."""
+        return self.stack, self.layer
 
     @property
     def n_bytes(self) -> int:
@@ -172,26 +191,34 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """All attention layers of a checkpoint, as read from its config and tensor names."""
+    """All attention layers of a checkpoint, as read from its config and tensor names.
+
+    ``skipped`` maps places, such as ``layers.3``, that have no attention of their own to what they
+    have instead; ``notes`` are sentences on what else a reader of the spectra must know.
+    """
 
     architecture: str
     model_type: str
     layers: tuple[LayerPlan, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
-    def geometry(self) -> HeadGeometry:
-        return self.layers[0].geometry
+    def stacks(self) -> dict[str, HeadGeometry]:
+        """The geometry of each stack, in the order of the architecture's row."""
+        return {plan.stack: plan.geometry for plan in reversed(self.layers)}
 
     @property
     def weights_dtype(self) -> str:
-        """The safetensors dtype of the projections."""
-        tensors = self.layers[0].tensors
-        return tensors["qkv" if "qkv" in tensors else "q"].dtype
+        """The stored dtypes of the projections, the queries' first."""
+        roles = ("q", "qkv", "k", "kv", "v", "o")
+        found = [p.tensors[role].dtype for role in roles for p in self.layers if role in p.tensors]
+        return ",".join(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, eq=False)
 class LayerSpectra:
-    """Spectra of one circuit in one convention, for every head of one layer.
+    """Spectra of one circuit in one convention, for every head of one layer of a stack.
 
     ``singular_values`` (n_heads, d_head), descending; ``eigenvalues`` (n_heads, d_head), complex;
     ``statistics`` (n_heads, n_statistics). ``n_recomputed`` counts the heads whose factors needed
@@ -205,6 +232,12 @@ class LayerSpectra:
     eigenvalues: NDArray[np.complexfloating] = field(repr=False)
     statistics: NDArray[np.floating] = field(repr=False)
     n_recomputed: int = 0
+    stack: str = ""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Stack and number, which no two layers of a model share."""
+        return self.stack, self.layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,12 +255,21 @@ class ModelSpectra:
     def model_id(self) -> str:
         return self.metadata["model_id"]
 
-    def select(self, circuit: Circuit, convention: Convention) -> tuple[LayerSpectra, ...]:
-        """The layers of one circuit in one convention, in order of their number."""
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Names of the model's stacks, in order; "" where it has one."""
+        return tuple(dict.fromkeys(layer.stack for layer in self.layers))
+
+    def select(
+        self, circuit: Circuit, convention: Convention, stack: str | None = None
+    ) -> tuple[LayerSpectra, ...]:
+        """The layers of one circuit in one convention, in order; of one stack, or None: of all."""
         return tuple(
             layer
             for layer in self.layers
-            if layer.circuit == circuit and layer.convention == convention
+            if layer.circuit == circuit
+            and layer.convention == convention
+            and stack in (None, layer.stack)
         )
 
 
@@ -243,5 +285,6 @@ class ModelResult:
     bytes_read: int = 0
     bytes_total: int = 0
     n_recomputed: int = 0
+    notes: tuple[str, ...] = ()
     error: str | None = None
     exception: Exception | None = field(default=None, compare=False, repr=False)

@@ -76,7 +76,9 @@ class TomlFile:
             wanted = allowed[key]
             accepted = (int, float) if wanted is float else wanted
             # bool is an int in Python, but `parameters = true` is a mistake.
-            if not isinstance(value, accepted) or (wanted is not bool and isinstance(value, bool)):
+            if not isinstance(value, accepted) or (
+                wanted not in (bool, object) and isinstance(value, bool)
+            ):
                 raise self.error(
                     f"wanted {_TOML_NAMES[wanted]}, found {value!r}.",
                     *keys,

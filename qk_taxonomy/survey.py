@@ -6,6 +6,7 @@ kilobytes of spectra. Finished layers are kept at once, so a survey that stops g
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from qk_taxonomy import __version__
-from qk_taxonomy.architectures import attention_layout, find_architecture, restrict
+from qk_taxonomy.architectures import attention_layout, named_architecture, restrict
 from qk_taxonomy.cache import (
     FORMAT,
     FORMAT_VERSION,
@@ -28,6 +29,7 @@ from qk_taxonomy.cache import (
     load_spectra,
     make_folder,
     spectra_path,
+    stack_table,
 )
 from qk_taxonomy.catalog import family_refs, find_family, load_families, model_ref
 from qk_taxonomy.checkpoints import open_checkpoint
@@ -117,7 +119,7 @@ def survey_layer(
             sigma = spectra.singular_values.cpu().numpy()
             if not sigma.max() ** 2 < np.finfo(np.float32).max:
                 raise SpectrumError(
-                    f"layer {plan.layer}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
+                    f"{_place(plan)}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
                     "whose square no spectra file holds. The weights may be damaged: compare the "
                     "file with the original.",
                     "left",
@@ -132,9 +134,14 @@ def survey_layer(
                     eigenvalues=spectra.eigenvalues.cpu().numpy(),
                     statistics=describe(sigma**2),
                     n_recomputed=spectra.n_recomputed,
+                    stack=plan.stack,
                 )
             )
     return results
+
+
+def _place(plan: LayerPlan) -> str:
+    return f"{plan.stack} layer {plan.layer}".strip()
 
 
 def _not_finite(plan: LayerPlan, tensors: Mapping[str, torch.Tensor], side: str) -> SpectrumError:
@@ -146,14 +153,21 @@ def _not_finite(plan: LayerPlan, tensors: Mapping[str, torch.Tensor], side: str)
     ]
     what = f"{', '.join(broken)} holds" if broken else "products of the weights overflow to"
     return SpectrumError(
-        f"layer {plan.layer}: {what} values that are not finite (NaN or infinity), so its heads "
+        f"{_place(plan)}: {what} values that are not finite (NaN or infinity), so its heads "
         "have no spectrum. The file may be damaged: compare it with the original.",
         side,
     )
 
 
 def _metadata(ref: ModelRef, checkpoint: Checkpoint, layout: AttentionLayout) -> dict[str, str]:
-    g = layout.geometry
+    g = layout.layers[0].geometry
+    stacks = {
+        name: {
+            "n_layers": sum(plan.stack == name for plan in layout.layers),
+            **dataclasses.asdict(geometry),
+        }
+        for name, geometry in layout.stacks.items()
+    }
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -166,6 +180,7 @@ def _metadata(ref: ModelRef, checkpoint: Checkpoint, layout: AttentionLayout) ->
         "n_kv_heads": str(g.n_kv_heads),
         "d_head": str(g.d_head),
         "d_model": str(g.d_model),
+        "stacks": json.dumps(stacks),
         "weights_dtype": layout.weights_dtype,
         "source": checkpoint.source,
         "statistics": ",".join(STATISTICS),
@@ -185,7 +200,9 @@ def _provenance(
             "conventions": list(conventions),
             "formula": FORMULA,
             "model_type": layout.model_type,
+            "notes": list(layout.notes),
             "recomputed_heads": recomputed,
+            "skipped_layers": dict(layout.skipped),
             "weights_bytes": sum(restrict(plan, circuits).n_bytes for plan in layout.layers),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         },
@@ -230,7 +247,8 @@ def survey_model(
     n_heads = sum(plan.geometry.n_heads for plan in plans)
     total = sum(info.n_bytes for info in checkpoint.tensors.values())
     if dry_run:
-        return ModelResult(ref.ref, "planned", str(path), len(plans), n_heads, n_bytes, total)
+        planned = ModelResult(ref.ref, "planned", str(path), len(plans), n_heads, n_bytes, total)
+        return dataclasses.replace(planned, notes=layout.notes)
     metadata = _metadata(ref, checkpoint, layout)
     asked = {
         "circuits": ",".join(circuits),
@@ -238,7 +256,7 @@ def survey_model(
         "forced": str(force),
     }
     unfinished = UnfinishedSpectra(path, {**metadata, **asked})
-    todo = [plan for plan in plans if plan.layer not in unfinished.layers]
+    todo = [plan for plan in plans if plan.place not in unfinished.layers]
     progress.start(ref, len(todo), sum(plan.n_bytes for plan in todo))
     start_threads()
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="qk-layer")
@@ -255,7 +273,7 @@ def survey_model(
         pool.shutdown(cancel_futures=True)
         for future, plan in futures.items():
             done = future.done() and not future.cancelled() and future.exception() is None
-            if done and plan.layer not in unfinished.layers:
+            if done and plan.place not in unfinished.layers:
                 unfinished.add(future.result())
     recomputed = unfinished.recomputed_heads
     metadata["provenance"] = _provenance(layout, circuits, conventions, recomputed)
@@ -269,6 +287,7 @@ def survey_model(
         bytes_read=sum(plan.n_bytes for plan in todo),
         bytes_total=total,
         n_recomputed=sum(recomputed.values()),
+        notes=layout.notes,
     )
 
 
@@ -284,7 +303,7 @@ def _state(
     conventions: Sequence[Convention],
 ) -> CacheState:
     """The state of a model's file. A folder's weights may have changed; a hub model is its id."""
-    row = None if ref.architecture is None else find_architecture({}, {}, ref.architecture).name
+    row = None if ref.architecture is None else named_architecture(ref.architecture).name
     return cache_state(
         path,
         ref.ref if local is None else local.model_id,
@@ -296,9 +315,10 @@ def _state(
 
 
 def _present(ref: ModelRef, path: Path) -> ModelResult:
-    metadata = load_spectra(path).metadata
-    layers, heads = int(metadata["n_layers"]), int(metadata["n_heads"])
-    return ModelResult(ref.ref, "present", str(path), layers, layers * heads)
+    stacks = stack_table(load_spectra(path).metadata).values()
+    layers = sum(stack["n_layers"] for stack in stacks)
+    heads = sum(stack["n_layers"] * stack["n_heads"] for stack in stacks)
+    return ModelResult(ref.ref, "present", str(path), layers, heads)
 
 
 def _with_present(

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, load_spectra
+from qk_taxonomy.cache import find_spectra, load_spectra, stack_table
 from qk_taxonomy.records import LayerSpectra, ModelSpectra
 
 
 def _layer_rows(spectra: ModelSpectra, layer: LayerSpectra, stem: str) -> pd.DataFrame:
     heads = np.arange(len(layer.statistics))
-    group = int(spectra.metadata["n_heads"]) // int(spectra.metadata["n_kv_heads"])
+    stack = stack_table(spectra.metadata)[layer.stack]
+    group = stack["n_heads"] // stack["n_kv_heads"]
     identity = {
         "family": spectra.family,
         "model": stem,
         "model_id": spectra.model_id,
         "revision": spectra.metadata["revision"],
+        "stack": layer.stack,
         "circuit": layer.circuit,
         "convention": layer.convention,
         "layer": layer.layer,
@@ -33,10 +35,11 @@ def _layer_rows(spectra: ModelSpectra, layer: LayerSpectra, stem: str) -> pd.Dat
 def head_table(
     data_root: str | Path = ".", families: str | Iterable[str] | None = None
 ) -> pd.DataFrame:
-    """One row a (family, model, revision, circuit, convention, layer, head) with all statistics.
+    """One row a (family, model, revision, stack, circuit, convention, layer, head), all statistics.
 
     data_root: the folder that holds ``data/``; families: only these, by a name or alias.
-    ``model`` is the file's stem, ``revision`` the resolved commit. Raises SpectraFileError where
+    ``model`` is the file's stem, ``revision`` the resolved commit, ``stack`` "" in a model that has
+    one. Raises SpectraFileError where
     there are no spectra.
     """
     tables: list[pd.DataFrame] = []

@@ -13,7 +13,34 @@ import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save_file
 
+from qk_taxonomy.architectures import architecture_table
+
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+
+#: Worst relative errors (of σ, of μ) by model, circuit and convention, for the summary.
+CONFORMANCE = pytest.StashKey[dict[str, dict[tuple[str, str], Any]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CONFORMANCE] = {}
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """One line on how near the spectra are to what the models compute."""
+    found = config.stash[CONFORMANCE]
+    if not found:
+        return
+    types = architecture_table().model_types.keys() & found.keys()
+    parts = []
+    for pair in next(iter(found.values())):
+        worst = np.max([errors[pair] for errors in found.values() if pair in errors], axis=0)
+        parts.append(f"{' '.join(pair)} σ {worst[0]:.1e} μ {worst[1]:.1e}")
+    terminalreporter.write_line(
+        f"conformance: {len(types)} architectures ({len(found)} models); "
+        f"worst relative error: {', '.join(parts)}"
+    )
 
 
 @pytest.fixture(autouse=True)

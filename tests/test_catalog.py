@@ -160,12 +160,7 @@ def test_references_to_single_models(tmp_path: Path) -> None:
         model_ref("someone/model", family_name="../theirs")
 
 
-def test_the_architecture_table_is_sound() -> None:
-    rows = architecture_table().rows
-    assert set(rows["gemma3"].tensors) == {"q", "k", "v", "o"}
-    assert rows["gemma3"].norms["input_norm"].norm.offset == 1.0
-    types = [name for row in rows.values() for name in row.model_types]
-    assert len(types) == len(set(types))
+def test_the_readme_lists_every_model_type() -> None:
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     listed = readme.partition("`model_type`s:")[2].partition("##")[0]
-    assert set(types) <= set(re.findall(r"[\w-]+", listed))
+    assert architecture_table().model_types.keys() <= set(re.findall(r"[\w-]+", listed))

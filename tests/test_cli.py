@@ -117,7 +117,7 @@ class TestShow:
         result = qk("show", file)
         assert result.exit_code == 0
         assert "6 layers × 12 heads" in result.output
-        assert len(result.output.splitlines()) == 13
+        assert len(result.output.splitlines()) == 14
         assert json.loads(qk("show", file, "--json").output)["architecture"] == "bert"
         assert "No ov raw spectra" in qk("show", file, "--circuit", "ov").output
 

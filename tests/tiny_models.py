@@ -1,128 +1,28 @@
-"""Tiny random models of every architecture, made by transformers, and where their parts are.
+"""Tiny random models of every architecture, and variants of them."""
 
-Nothing here comes from qk_taxonomy: a test that compares the two must know a model's modules
-independently of the package's own table.
-"""
+from dataclasses import replace
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from tiny_base import BLOCKS, GPT2_BLOCKS, GROUPED, QK_NORMS, SMALL, one
+from tiny_decoders import MODELS as DECODERS
+from tiny_decoders import VARIANTS as DECODER_VARIANTS
+from tiny_encoders import MODELS as ENCODERS
+from tiny_encoders import VARIANTS as ENCODER_VARIANTS
+from tiny_hybrids import MODELS as HYBRIDS
+from tiny_hybrids import VARIANTS as HYBRID_VARIANTS
 
-import torch
-import transformers
-from torch import nn
-
-SEED = 20240229
-
-
-def _own_scaling(attention: Any) -> float:
-    return float(attention.scaling)
-
-
-@dataclass(frozen=True)
-class TinyModel:
-    """A model type's config, small, and the names of the modules that attention runs through.
-
-    ``layers`` is relative to the base model, the other names to a layer. ``writer`` is the module
-    whose output joins the residual stream, where that is not the attention module itself.
-    ``norm`` is what a layer does to the residual stream before its attention. ``unsaid`` are keys
-    that the saved config.json leaves out, as some published ones do.
-    """
-
-    model_type: str
-    config: Mapping[str, Any]
-    layers: str = "layers"
-    attention: str = "self_attn"
-    writer: str | None = None
-    norm: Literal["rms", "layer"] | None = "rms"
-    qk_norms: tuple[str, ...] = ()
-    rotary: bool = True
-    scaling: Callable[[Any], float] = _own_scaling
-    auto_class: str = "AutoModelForCausalLM"
-    unsaid: tuple[str, ...] = ()
-
-    def but(self, *, auto_class: str | None = None, **config: Any) -> "TinyModel":
-        """The same model with other values in its config, or made by another auto class."""
-        changed = {**self.config, **config}
-        return replace(self, config=changed, auto_class=auto_class or self.auto_class)
-
-    def build(self, folder: Path) -> transformers.PreTrainedModel:
-        """The model with random parameters, saved to ``folder`` in float32, run in float64."""
-        config = transformers.AutoConfig.for_model(self.model_type, **self.config)
-        auto_class = getattr(transformers, self.auto_class)
-        model: transformers.PreTrainedModel = auto_class.from_config(
-            config, attn_implementation="eager"
-        )
-        randomise(model)
-        model.save_pretrained(folder)
-        self._leave_out(folder / "config.json")
-        return model.eval().double()
-
-    def layers_of(self, model: transformers.PreTrainedModel) -> nn.ModuleList:
-        found = model.base_model.get_submodule(self.layers)
-        assert isinstance(found, nn.ModuleList)
-        return found
-
-    def _leave_out(self, path: Path) -> None:
-        config = json.loads(path.read_text())
-        for table in (config, config.get("text_config", {})):
-            for key in self.unsaid:
-                table.pop(key, None)
-        path.write_text(json.dumps(config))
-
-
-@torch.no_grad()
-def randomise(model: nn.Module) -> None:
-    """Move every parameter away from its initial value, so that none can be left out unseen.
-
-    Vectors are added to, since a gain starts at 1 or, where the model adds the 1 itself, at 0.
-    """
-    generator = torch.Generator().manual_seed(SEED)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            parameter.copy_(noise * parameter.shape[-1] ** -0.5)
-        else:
-            parameter.add_(noise * 0.5)
-
-
-_SMALL = {
-    "vocab_size": 40,
-    "use_cache": False,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_BLOCKS = {
-    **_SMALL,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 128,
-}
-_GROUPED = {
-    **_BLOCKS,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-20,  # the oracle undoes query and key norms without knowing it
-}
-_GPT2_BLOCKS = {**_SMALL, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
-_QK_NORMS = ("q_norm", "k_norm")
 _GEMMA3_UNSAID = ("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar")
 
-_LLAMA = TinyModel("llama", {**_GROUPED, "head_dim": 6})
-_GEMMA = TinyModel("gemma", {**_GROUPED, "head_dim": 12})
+_LLAMA = one("llama", {**GROUPED, "head_dim": 6})
+_GEMMA = one("gemma", {**GROUPED, "head_dim": 12})
 _GEMMA2 = replace(_GEMMA, model_type="gemma2").but(
     query_pre_attn_scalar=23,
     attn_logit_softcapping=None,  # a capped score is not bilinear
 )
-_GEMMA3 = replace(_GEMMA2, model_type="gemma3_text", qk_norms=_QK_NORMS)
-_GPT2 = TinyModel("gpt2", _GPT2_BLOCKS, layers="h", attention="attn", norm="layer", rotary=False)
-_BERT = TinyModel(
+_GEMMA3 = replace(_GEMMA2, model_type="gemma3_text").but(stack={"qk_norms": QK_NORMS})
+_GPT2 = one("gpt2", GPT2_BLOCKS, layers="h", attention="attn", norm="layer", rotary=False)
+_BERT = one(
     "bert",
-    _BLOCKS,
+    BLOCKS,
     layers="encoder.layer",
     attention="attention.self",
     writer="attention.output.dense",
@@ -142,40 +42,40 @@ _MANY = {
 
 _ALL = (
     _LLAMA,
-    TinyModel("qwen2_moe", {**_GROUPED, **_MANY}),
-    TinyModel("qwen3_moe", {**_GROUPED, **_MANY, "head_dim": 6}, qk_norms=_QK_NORMS),
-    *(TinyModel(name, {**_GROUPED, "head_dim": 6}) for name in ("ernie4_5", "seed_oss")),
-    TinyModel("helium", {**_GROUPED, "head_dim": 8}),
-    TinyModel("smollm3", {**_GROUPED, "no_rope_layers": [1, 0]}),
-    TinyModel("granite", {**_GROUPED, "attention_multiplier": 0.3}),
-    TinyModel(
+    one("qwen2_moe", {**GROUPED, **_MANY}),
+    one("qwen3_moe", {**GROUPED, **_MANY, "head_dim": 6}, qk_norms=QK_NORMS),
+    *(one(name, {**GROUPED, "head_dim": 6}) for name in ("ernie4_5", "seed_oss")),
+    one("helium", {**GROUPED, "head_dim": 8}),
+    one("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
+    one("granite", {**GROUPED, "attention_multiplier": 0.3}),
+    one(
         "granitemoe",
-        {**_GROUPED, "attention_multiplier": 0.3, "num_local_experts": 2, **_EXPERTS},
+        {**GROUPED, "attention_multiplier": 0.3, "num_local_experts": 2, **_EXPERTS},
     ),
-    TinyModel("olmo", _GROUPED, norm="layer"),
-    TinyModel("olmo3", _GROUPED, norm=None, qk_norms=_QK_NORMS),
-    TinyModel("olmoe", {**_GROUPED, **_MANY}, qk_norms=_QK_NORMS),
-    TinyModel("starcoder2", _GROUPED, norm="layer"),
-    TinyModel("cohere", _GROUPED, norm="layer"),
-    TinyModel("cohere2", {**_GROUPED, "head_dim": 6}, norm="layer"),
-    TinyModel("stablelm", _GROUPED, norm="layer"),
-    TinyModel("nemotron", {**_GROUPED, "head_dim": 6}, norm="layer"),
-    TinyModel("phi3", _GROUPED),
+    one("olmo", GROUPED, norm="layer"),
+    one("olmo3", GROUPED, norm=None, qk_norms=QK_NORMS),
+    one("olmoe", {**GROUPED, **_MANY}, qk_norms=QK_NORMS),
+    one("starcoder2", GROUPED, norm="layer"),
+    one("cohere", GROUPED, norm="layer"),
+    one("cohere2", {**GROUPED, "head_dim": 6}, norm="layer"),
+    one("stablelm", GROUPED, norm="layer"),
+    one("nemotron", {**GROUPED, "head_dim": 6}, norm="layer"),
+    one("phi3", GROUPED),
     replace(_LLAMA, model_type="mistral"),
-    TinyModel(
+    one(
         "mixtral",
         {
-            **_GROUPED,
+            **GROUPED,
             "num_local_experts": 2,
             "experts_implementation": "eager",
         },  # others: no float64
     ),
-    TinyModel("qwen2", _GROUPED),
-    replace(_LLAMA, model_type="qwen3", qk_norms=_QK_NORMS),
+    one("qwen2", GROUPED),
+    replace(_LLAMA, model_type="qwen3").but(stack={"qk_norms": QK_NORMS}),
     _GEMMA,
     _GEMMA2,
     _GEMMA3,
-    TinyModel(
+    one(
         "gemma3",
         {
             "text_config": _GEMMA3.config,
@@ -190,17 +90,17 @@ _ALL = (
             "mm_tokens_per_image": 4,
         },
         layers="language_model.layers",
-        qk_norms=_QK_NORMS,
+        qk_norms=QK_NORMS,
         auto_class="AutoModelForImageTextToText",
     ),
-    TinyModel("olmo2", _GROUPED, norm=None, qk_norms=_QK_NORMS),
-    TinyModel("phi", {**_GROUPED, "partial_rotary_factor": 0.5}, norm="layer"),
-    TinyModel("gpt_neox", {**_BLOCKS, "rotary_pct": 0.5}, attention="attention", norm="layer"),
+    one("olmo2", GROUPED, norm=None, qk_norms=QK_NORMS),
+    one("phi", {**GROUPED, "partial_rotary_factor": 0.5}, norm="layer"),
+    one("gpt_neox", {**BLOCKS, "rotary_pct": 0.5}, attention="attention", norm="layer"),
     _GPT2,
-    TinyModel(
+    one(
         "gpt_neo",
         {
-            **_SMALL,
+            **SMALL,
             "hidden_size": 32,
             "num_layers": 2,
             "num_heads": 4,
@@ -213,16 +113,17 @@ _ALL = (
         rotary=False,
         scaling=lambda attention: 1.0,
     ),
-    replace(
-        _GPT2,
-        model_type="gptj",
-        config={**_GPT2_BLOCKS, "rotary_dim": 4},
-        rotary=True,
+    one(
+        "gptj",
+        {**GPT2_BLOCKS, "rotary_dim": 4},
+        layers="h",
+        attention="attn",
+        norm="layer",
         scaling=lambda attention: 1.0 / float(attention.scale_attn),
     ),
-    TinyModel(
+    one(
         "opt",
-        {**_BLOCKS, "ffn_dim": 24, "word_embed_proj_dim": 32},
+        {**BLOCKS, "ffn_dim": 24, "word_embed_proj_dim": 32},
         layers="decoder.layers",
         norm="layer",
         rotary=False,
@@ -230,9 +131,9 @@ _ALL = (
     _BERT,
     *(replace(_BERT, model_type=name) for name in ("camembert", "roberta", "xlm-roberta")),
     replace(_BERT, model_type="electra").but(embedding_size=16),
-    TinyModel(
+    one(
         "distilbert",
-        {**_SMALL, "dim": 32, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
+        {**SMALL, "dim": 32, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
         layers="transformer.layer",
         attention="attention",
         norm=None,
@@ -242,16 +143,19 @@ _ALL = (
 )
 
 #: One model for every model type.
-TINY_MODELS = {model.model_type: model for model in _ALL}
+TINY_MODELS = {m.model_type: m for m in (*_ALL, *DECODERS, *ENCODERS, *HYBRIDS)}
 
 #: Models whose config changes what the layer computes, or what its tensors are called.
 VARIANTS = {
+    **DECODER_VARIANTS,
+    **ENCODER_VARIANTS,
+    **HYBRID_VARIANTS,
     "gpt2-scaled-by-layer": _GPT2.but(scale_attn_by_inverse_layer_idx=True),
     "gpt2-unscaled": _GPT2.but(scale_attn_weights=False),
     "gpt2-scaled-by-layer-alone": _GPT2.but(
         scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True
     ),
-    "opt-post-norm": replace(TINY_MODELS["opt"], norm=None).but(do_layer_norm_before=False),
+    "opt-post-norm": TINY_MODELS["opt"].but(stack={"norm": None}, do_layer_norm_before=False),
     "gpt_neox-sequential": TINY_MODELS["gpt_neox"].but(use_parallel_residual=False),
     "llama-with-biases": _LLAMA.but(attention_bias=True),
     "llama-ungrouped": _LLAMA.but(num_key_value_heads=4),
@@ -261,7 +165,8 @@ VARIANTS = {
     "bert-with-cross-attention": _BERT.but(is_decoder=True, add_cross_attention=True),
     "gemma3-by-default": replace(
         TINY_MODELS["gemma3"].but(
-            text_config={k: v for k, v in _GEMMA3.config.items() if k not in _GEMMA3_UNSAID}
+            stack={"n_heads": 8},
+            text_config={k: v for k, v in _GEMMA3.config.items() if k not in _GEMMA3_UNSAID},
         ),
         unsaid=_GEMMA3_UNSAID,
     ),

@@ -3,44 +3,61 @@
 ``folded`` reads the residual stream as the input norm leaves it before its gain: the gain goes
 into the columns of W_Q, W_K and W_V, and for a LayerNorm, which subtracts the mean over d_model,
 each row of them is centred (gain first, so that W·diag(γ)·(I − 11ᵀ/d) is what remains). The gains
-of query and key norms go into the rows of W_Q and W_K, and the attention scale multiplies the
-QK circuit. W_O and any norm after it stay as stored. A layer without an input norm (post-norm
-models) has nothing to fold but the rest.
+of query and key norms go into the rows of W_Q and W_K (and a LayerNorm of a head centres them over
+the head), the gains of latent norms into what reads the latent vector, and the attention scale
+multiplies the QK circuit. W_O and any norm after it stay as stored. A layer without an input norm
+(post-norm models) has nothing to fold but the rest. Cross-attention reads queries from one stream
+and keys and values from another, each with its own norm.
 
-Rotary embeddings are left out: the circuit is the score of two tokens at one position, and what an
-extension of them (YaRN) multiplies scores by is not in the scale. Biases belong to neither
-convention: they add to a score terms that are linear in one token alone.
+What depends on more than two tokens' content is in neither convention. Positions: a rotary
+embedding is left out (the circuit is the score of two tokens at one position, without what YaRN or
+LongRoPE multiply it by), as are relative position terms and, in latent attention, the part of
+queries and keys that only tells positions. Biases: they add to a score terms that are linear in one
+token alone. Saturation: clipped queries, keys and values, or scores that are capped. Gates that
+multiply a head's output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
 
 from qk_taxonomy.circuits.heads import split_heads
-from qk_taxonomy.records import Circuit, Convention, LayerPlan, Norm
+from qk_taxonomy.records import Circuit, Convention, LayerPlan
 
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """One side of a circuit, ``diag(rows) · weights · diag(columns) · (I − 11ᵀ/d if centred)``.
+    """One side of a circuit: ``diag(rows) · C_e · weights · latent · diag(columns) · C_d``.
 
-    ``weights`` (heads, d_head, d_model) in any floating dtype; ``columns`` (d_model,) and ``rows``
-    (heads, d_head) in float64 or None. Kept apart so that a layer's weights are converted to
-    float64 in pieces and never as a whole.
+    ``weights`` (heads, d_head, d_model) in any floating dtype, or with ``latent`` (rank, d_model)
+    (heads, d_head, rank); ``columns`` (d_model,) and ``rows`` (heads, d_head) in float64 or None.
+    ``centred`` and ``rows_centred``: whether ``C_d`` and ``C_e``, which subtract means over d_model
+    and over d_head, apply. Kept apart so that a layer's weights are converted to float64 in pieces
+    and never as a whole.
     """
 
     weights: torch.Tensor
     columns: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     centred: bool = False
+    rows_centred: bool = False
+    latent: torch.Tensor | None = None
 
+    @property
+    def n_heads(self) -> int:
+        return self.weights.shape[0]
 
-def _gain(norm: Norm | None, stored: torch.Tensor | None) -> torch.Tensor | None:
-    return None if norm is None or stored is None else stored.double() + norm.offset
+    @property
+    def d_head(self) -> int:
+        return self.weights.shape[1]
+
+    @property
+    def d_model(self) -> int:
+        return (self.weights if self.latent is None else self.latent).shape[-1]
 
 
 def _rows(gain: torch.Tensor | None, heads: int, d_head: int) -> torch.Tensor | None:
@@ -48,8 +65,52 @@ def _rows(gain: torch.Tensor | None, heads: int, d_head: int) -> torch.Tensor | 
     if gain is None:
         return None
     if gain.numel() == d_head:
-        return repeat(gain, "d_head -> head d_head", head=heads)
-    return rearrange(gain, "(head d_head) -> head d_head", d_head=d_head)
+        return repeat(gain.flatten(), "d_head -> head d_head", head=heads)
+    return rearrange(gain.flatten(), "(head d_head) -> head d_head", d_head=d_head)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's stored tensors and what a convention folds into them."""
+
+    plan: LayerPlan
+    tensors: Mapping[str, torch.Tensor]
+    folded: bool
+
+    def gain(self, role: str) -> torch.Tensor | None:
+        """The gain of a norm, offset included, in float64; None where nothing is folded."""
+        norm = self.plan.norms.get(role)
+        if not self.folded or norm is None or role not in self.tensors:
+            return None
+        return self.tensors[role].double() + norm.offset
+
+    def centres(self, role: str) -> bool:
+        """Whether a norm subtracts the mean."""
+        norm = self.plan.norms.get(role)
+        return self.folded and norm is not None and norm.kind == "layer"
+
+    def latent(self, role: str) -> torch.Tensor | None:
+        """The projection to a latent vector, (rank, d_input), with its norm's gain."""
+        if role not in self.tensors:
+            return None
+        stored, gain = self.tensors[role], self.gain(f"{role}_norm")
+        if role == "kv_latent":
+            stored = stored[: stored.shape[0] - self.plan.geometry.d_rotary]
+        return stored if gain is None else stored.double() * gain[:, None]
+
+    def reader(
+        self, weights: torch.Tensor, *, norm: str, head_norm: str = "", latent: str = ""
+    ) -> Factor:
+        """A projection that reads the residual stream."""
+        heads, d_head = weights.shape[:2]
+        return Factor(
+            weights,
+            columns=self.gain(norm),
+            rows=_rows(self.gain(head_norm), heads, d_head),
+            centred=self.centres(norm),
+            rows_centred=self.centres(head_norm),
+            latent=self.latent(latent),
+        )
 
 
 def circuit_factors(
@@ -60,21 +121,26 @@ def circuit_factors(
 ) -> tuple[Factor, Factor, float]:
     """Left and right factor and scale of a layer's circuits: ``circuit = leftᵀ · right · scale``.
 
-    QK: left W_Q (n_heads, d_head, d_model), right W_K (n_kv_heads, ...). OV: left W_Oᵀ, right W_V.
+    QK: left W_Q (n_heads, d_head, d_input), right W_K (n_kv_heads, ...). OV: left W_Oᵀ (n_heads,
+    d_value, d_model), right W_V; of an input that is wider than the residual stream, OV reads the
+    residual stream, which comes first.
     """
+    layer = _Layer(plan, tensors, convention == "folded")
     heads = split_heads(plan, tensors)
-    left, right = (heads["q"], heads["k"]) if circuit == "qk" else (heads["o"], heads["v"])
-    if convention == "raw":
-        return Factor(left), Factor(right), 1.0
-    g = plan.geometry
-    columns = _gain(plan.input_norm, tensors.get("input_norm"))
-    centred = plan.input_norm is not None and plan.input_norm.kind == "layer"
+    memory = "memory_norm" if plan.cross else "input_norm"
     if circuit == "ov":
-        return Factor(left), Factor(right, columns=columns, centred=centred), 1.0
-    q_gain = _rows(_gain(plan.q_norm, tensors.get("q_norm")), g.n_heads, g.d_head)
-    k_gain = _rows(_gain(plan.k_norm, tensors.get("k_norm")), g.n_kv_heads, g.d_head)
+        right = layer.reader(heads["v"], norm=memory, latent="kv_latent")
+        return Factor(heads["o"]), _first_columns(right, plan.geometry.d_model), 1.0
     return (
-        Factor(left, columns=columns, rows=q_gain, centred=centred),
-        Factor(right, columns=columns, rows=k_gain, centred=centred),
-        plan.scale,
+        layer.reader(heads["q"], norm="input_norm", head_norm="q_norm", latent="q_latent"),
+        layer.reader(heads["k"], norm=memory, head_norm="k_norm", latent="kv_latent"),
+        plan.scale if layer.folded else 1.0,
     )
+
+
+def _first_columns(factor: Factor, d_model: int) -> Factor:
+    """A factor that reads the first ``d_model`` of its inputs alone."""
+    if factor.d_model == d_model:
+        return factor
+    columns = None if factor.columns is None else factor.columns[:d_model]
+    return replace(factor, weights=factor.weights[..., :d_model], columns=columns)

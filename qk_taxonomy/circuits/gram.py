@@ -130,22 +130,29 @@ class _Pieces:
     def __init__(self, factor: Factor, heads: slice, side: str, width: int) -> None:
         # Detached, so that a Parameter leaves no graph behind in the scratch.
         self.weights = factor.weights[heads].detach()
+        self.d_model = factor.d_model
+        self.latent = None if factor.latent is None else factor.latent.detach()
         self.columns = factor.columns
         self.side, self.width = side, width
         self.mean = self._mean() if factor.centred else None
 
+    def _stored(self, start: int) -> torch.Tensor:
+        if self.latent is None:
+            stored = self.weights[..., start : start + self.width]
+            piece = _scratch(self.side, stored.numel(), stored.device)
+            return piece.view(stored.shape).copy_(stored)
+        return self.weights.double() @ self.latent[:, start : start + self.width].double()
+
     def _scaled(self, start: int) -> torch.Tensor:
-        stored = self.weights[..., start : start + self.width]
-        piece = _scratch(self.side, stored.numel(), stored.device).view(stored.shape).copy_(stored)
+        piece = self._stored(start)
         return (
             piece if self.columns is None else piece.mul_(self.columns[start : start + self.width])
         )
 
     def _mean(self) -> torch.Tensor:
-        d_model = self.weights.shape[-1]
-        starts = range(0, d_model, self.width)
+        starts = range(0, self.d_model, self.width)
         totals = torch.stack([self._scaled(start).sum(-1, keepdim=True) for start in starts])
-        return totals.sum(0) / d_model
+        return totals.sum(0) / self.d_model
 
     def at(self, start: int) -> torch.Tensor:
         """The piece that begins at column ``start``."""
@@ -164,8 +171,8 @@ class _Task:
 
 def _products(left: Factor, right: Factor, task: _Task, cross: bool) -> Grams:
     """Products of a task's heads, in one pass over the columns."""
-    group = left.weights.shape[0] // right.weights.shape[0]
-    n_kv, (e, d_model) = task.kv_heads.stop - task.kv_heads.start, right.weights.shape[1:]
+    group = left.n_heads // right.n_heads
+    n_kv, e, d_model = task.kv_heads.stop - task.kv_heads.start, right.d_head, right.d_model
     first = task.kv_heads.start * group + task.members.start
     last = (task.kv_heads.stop - 1) * group + task.members.stop
     n_left = last - first
@@ -188,27 +195,22 @@ def _products(left: Factor, right: Factor, task: _Task, cross: bool) -> Grams:
             if product is not None:
                 by_group = rearrange(a, "(kv_head member) e c -> kv_head member e c", kv_head=n_kv)
                 product[block] += (b[:, None] @ by_group.mT).flatten(0, 1)
-    heads = slice(first, last)
-    rows_a = None if left.rows is None else left.rows[heads]
-    rows_b = None if right.rows is None else right.rows[task.kv_heads]
+    fold_a = functools.partial(_fold_rows, left, slice(first, last))
+    fold_b = functools.partial(_fold_rows, right, task.kv_heads)
     if product is not None:
-        by_member = None if rows_b is None else rows_b.repeat_interleave(n_left // n_kv, dim=0)
-        product = _scale_rows(product, by_member, rows_a)
-    return Grams(
-        left=_scale_rows(gram_a, rows_a, rows_a),
-        right=_scale_rows(gram_b, rows_b, rows_b),
-        cross=product,
-    )
+        by_member = functools.partial(fold_b, members=n_left // n_kv)
+        product = by_member(fold_a(product.mT).mT)
+    return Grams(left=fold_a(fold_a(gram_a).mT), right=fold_b(fold_b(gram_b).mT), cross=product)
 
 
-def _scale_rows(
-    product: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None
+def _fold_rows(
+    factor: Factor, heads: slice, product: torch.Tensor, members: int = 1
 ) -> torch.Tensor:
-    """``diag(rows) · product · diag(columns)``."""
-    if rows is not None:
-        product = product * rows[..., :, None]
-    if columns is not None:
-        product = product * columns[..., None, :]
+    """``diag(rows) · C_e · product`` of some heads, each repeated for its group's ``members``."""
+    if factor.rows_centred:
+        product = product - product.mean(-2, keepdim=True)
+    if factor.rows is not None:
+        product = product * factor.rows[heads].repeat_interleave(members, dim=0)[..., None]
     return product
 
 
@@ -227,9 +229,9 @@ def _tasks(n_heads: int, n_kv_heads: int, threads: int) -> list[_Task]:
 
 def layer_grams(left: Factor, right: Factor, *, cross: bool) -> Grams:
     """Gram matrices of every head of a layer, and with ``cross`` the products B Aᵀ."""
-    small = left.weights.numel() <= _WORTH_THREADS
+    small = left.n_heads * left.d_head * left.d_model <= _WORTH_THREADS
     threads = 1 if small else n_threads(left.weights.device)
-    tasks = _tasks(left.weights.shape[0], right.weights.shape[0], threads)
+    tasks = _tasks(left.n_heads, right.n_heads, threads)
     parts = in_threads(lambda task: _products(left, right, task, cross), tasks, threads)
     products = [part.cross for part in parts if part.cross is not None]
     whole_groups = [p.right for p, task in zip(parts, tasks, strict=True) if not task.members.start]
@@ -242,6 +244,6 @@ def layer_grams(left: Factor, right: Factor, *, cross: bool) -> Grams:
 
 def dense_head(factor: Factor, head: int) -> torch.Tensor:
     """One head of a factor, everything folded in: (d_head, d_model) float64."""
-    pieces = _Pieces(factor, slice(head, head + 1), "dense", factor.weights.shape[-1])
-    dense = pieces.at(0)[0]
-    return dense.clone() if factor.rows is None else dense * factor.rows[head][:, None]
+    heads = slice(head, head + 1)
+    dense = _Pieces(factor, heads, "dense", factor.d_model).at(0)
+    return _fold_rows(factor, heads, dense)[0].clone()

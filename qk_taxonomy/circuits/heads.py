@@ -1,7 +1,8 @@
 """From stored projections to heads: every packing ends in the same axes.
 
-``q``, ``k``, ``v``: (heads, d_head, d_model), and ``o``, transposed so that it has the same axes,
-(n_heads, d_head, d_model): row ``i`` of head ``h`` is what the head's ``i``-th value writes.
+``q``, ``k``: (heads, d_head, d_input), ``v``: (heads, d_value, d_input), and ``o``, transposed so
+that it has the same axes, (n_heads, d_value, d_model): row ``i`` of head ``h`` is what the head's
+``i``-th value writes. Projections of latent attention read a latent vector instead of the input.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import torch
 from einops import rearrange
 
 from qk_taxonomy.records import HeadGeometry, LayerPlan
+
+#: CodeGen's fused projection is in four blocks, one a core of the TPU it was trained on.
+N_BLOCKS = 4
 
 _ROWS = "(head d_head) d_model -> head d_head d_model"
 _COLUMNS = "d_model (head d_head) -> head d_head d_model"
@@ -26,6 +30,12 @@ def _split_fused(qkv: torch.Tensor, plan: LayerPlan) -> dict[str, torch.Tensor]:
             role: rearrange(part, _ROWS, d_head=g.d_head)
             for role, part in zip("qkv", qkv.split(sizes), strict=True)
         }
+    if plan.packing == "blocks":
+        parts = rearrange(
+            qkv, "(block part head d_head) d_model -> part (block head) d_head d_model",
+            block=N_BLOCKS, part=3, d_head=g.d_head,
+        )  # fmt: skip
+        return {"q": parts[0], "v": parts[1], "k": parts[2]}
     grouped = rearrange(
         qkv, "(kv_head slot d_head) d_model -> kv_head slot d_head d_model",
         kv_head=g.n_kv_heads, d_head=g.d_head,
@@ -39,6 +49,17 @@ def _split_fused(qkv: torch.Tensor, plan: LayerPlan) -> dict[str, torch.Tensor]:
     }
 
 
+def _split_latent(tensors: Mapping[str, torch.Tensor], g: HeadGeometry) -> dict[str, torch.Tensor]:
+    """Keys and values of every head from the latent vector, and queries without positions."""
+    heads = {}
+    if "q" in tensors:
+        rows = rearrange(tensors["q"], "(head row) d_in -> head row d_in", head=g.n_heads)
+        heads["q"] = rows[:, : g.d_head]
+    rows = rearrange(tensors["kv"], "(head row) d_in -> head row d_in", head=g.n_heads)
+    heads["k"], heads["v"] = rows.split([g.d_head, g.d_value], dim=1)
+    return heads
+
+
 def split_heads(plan: LayerPlan, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The projections of one layer by head: q, k, v, o as far as ``tensors`` has them.
 
@@ -47,13 +68,17 @@ def split_heads(plan: LayerPlan, tensors: Mapping[str, torch.Tensor]) -> dict[st
     """
     g: HeadGeometry = plan.geometry
     heads: dict[str, torch.Tensor] = {}
-    for role in ("q", "k", "v"):
-        if role in tensors:
-            stored = tensors[role].mT if plan.transposed else tensors[role]
-            heads[role] = rearrange(stored, _ROWS, d_head=g.d_head)
-    if "qkv" in tensors:
+    if plan.packing == "latent":
+        heads |= _split_latent(tensors, g)
+    elif plan.packing == "separate":
+        for role, size in (("q", g.d_head), ("k", g.d_head), ("v", g.d_value)):
+            if role in tensors:
+                stored = tensors[role].mT if plan.transposed else tensors[role]
+                rows = 2 * size if plan.gated and role == "q" else size
+                heads[role] = rearrange(stored, _ROWS, d_head=rows)[:, :size]
+    elif "qkv" in tensors:
         heads |= _split_fused(tensors["qkv"].mT if plan.transposed else tensors["qkv"], plan)
     if "o" in tensors:
         stored = tensors["o"].mT if plan.transposed else tensors["o"]
-        heads["o"] = rearrange(stored, _COLUMNS, d_head=g.d_head)
+        heads["o"] = rearrange(stored, _COLUMNS, d_head=g.d_value)
     return heads

@@ -55,16 +55,18 @@ class CircuitSpectra:
     n_recomputed: int
 
 
-def _check_factors(left: torch.Tensor, right: torch.Tensor) -> None:
-    if left.ndim != 3 or right.ndim != 3 or left.shape[1:] != right.shape[1:]:
+def _check_factors(left: Factor, right: Factor) -> None:
+    found = f"found {tuple(left.weights.shape)} and {tuple(right.weights.shape)}"
+    flat = left.weights.ndim != 3 or right.weights.ndim != 3
+    if flat or (left.d_head, left.d_model) != (right.d_head, right.d_model):
         raise ShapeError(
-            "Wanted w_q (n_heads, d_head, d_model) and w_k (n_kv_heads, d_head, d_model), found "
-            f"{tuple(left.shape)} and {tuple(right.shape)}."
+            f"Wanted w_q (n_heads, d_head, d_model) and w_k (n_kv_heads, d_head, d_model), {found}."
         )
-    if 0 in left.shape or 0 in right.shape or left.shape[0] % right.shape[0]:
+    shapes = (*left.weights.shape, *right.weights.shape)
+    if 0 in shapes or left.n_heads % right.n_heads:
         raise ShapeError(
             "The number of query heads must be a positive multiple of the number of key-value "
-            f"heads, found {tuple(left.shape)} and {tuple(right.shape)}."
+            f"heads, {found}."
         )
 
 
@@ -91,14 +93,14 @@ def circuit_spectra(
 ) -> CircuitSpectra:
     """Spectra of ``leftᵀ · right · scale`` for every head of a layer.
 
-    left: weights (n_heads, d_head, d_model); right: weights (n_kv_heads, d_head, d_model); query
+    left: (n_heads, d_head, d_model); right: (n_kv_heads, d_head, d_model); query
     head ``h`` goes with key-value head ``h // (n_heads / n_kv_heads)``.
 
     Every σ ≥ 1e-6·σ₁ is within 1e-5 relative of a float64 dense SVD; every eigenvalue within 1e-4
     of the head's largest modulus. Raises ShapeError, and SpectrumError where weights are not
     finite.
     """
-    _check_factors(left.weights, right.weights)
+    _check_factors(left, right)
     grams = layer_grams(left, right, cross=eigenvalues)
     _check_finite(grams)
     values, n_recomputed = _singular_values(left, right, grams)

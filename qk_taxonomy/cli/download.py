@@ -47,6 +47,8 @@ def print_results(results: Sequence[ModelResult]) -> None:
         )
     console().print(table)
     for result in results:
+        for note in result.notes:
+            click.echo(f"Note: {result.model}: {note}.", err=True)
         if result.error is not None:
             click.echo(f"Error: {result.model}: {result.error}", err=True)
         if result.exception is not None and click.get_current_context().meta.get("debug"):

@@ -34,7 +34,7 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
     """Show a spectra file: where it comes from, and each layer's medians over heads."""
     from rich.table import Table
 
-    from qk_taxonomy.cache import contents, load_spectra
+    from qk_taxonomy.cache import contents, load_spectra, stack_table
     from qk_taxonomy.tables import layer_summary
 
     spectra = load_spectra(file)
@@ -47,11 +47,14 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
     out = console()
     out.print(m["model_id"], style="bold")
     out.print(f"family {m['family']}, revision {m['revision']}")
-    out.print(
-        f"{m['architecture']}: {m['n_layers']} layers × {m['n_heads']} heads "
-        f"({m['n_kv_heads']} key-value), d_head {m['d_head']}, d_model {m['d_model']}, "
-        f"{m['weights_dtype']}, from {m['source']}"
-    )
+    out.print(f"{m['architecture']}, {m['weights_dtype']}, from {m['source']}")
+    for name, g in stack_table(m).items():
+        out.print(
+            f"{name + ': ' if name else ''}{g['n_layers']} layers × {g['n_heads']} heads "
+            f"({g['n_kv_heads']} key-value), d_head {g['d_head']}, d_model {g['d_model']}"
+        )
+    for note in json.loads(m.get("provenance", "{}")).get("notes", ()):
+        out.print(f"Note: {note}.")
     pairs = sorted(contents(spectra))
     out.print(
         f"holds {', '.join(f'{c} {v}' for c, v in pairs)}; made by qk-taxonomy {m['tool_version']}"
@@ -60,12 +63,16 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
     if not layers:
         out.print(f"No {circuit} {convention} spectra in this file.")
         return
-    summary = layer_summary(layers, m["statistics"].split(","))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = [column for column in _COLUMNS if column in summary]
-    for column in ("layer", *columns):
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in summary.to_dict("records"):
-        table.add_row(str(row["layer"]), *(f"{row[column]:.4g}" for column in columns))
-    out.print(f"\nMedians over heads of λ = σ², {circuit} circuit, {convention}:")
-    out.print(table)
+    for stack in spectra.stacks:
+        summary = layer_summary(
+            spectra.select(circuit, convention, stack), m["statistics"].split(",")
+        )
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        columns = [column for column in _COLUMNS if column in summary]
+        for column in ("layer", *columns):
+            table.add_column(column.replace("_", " "), justify="right")
+        for row in summary.to_dict("records"):
+            table.add_row(str(row["layer"]), *(f"{row[column]:.4g}" for column in columns))
+        where = f"{stack} stack, " if stack else ""
+        out.print(f"\nMedians over heads of λ = σ², {where}{circuit} circuit, {convention}:")
+        out.print(table)

@@ -1,0 +1,382 @@
+"""Layouts: every attention layer of a checkpoint, planned from its config and its tensors' names.
+
+Nothing here reads weights: names and shapes are enough. Where a config and the shapes disagree the
+model is refused, naming both; where the config says nothing the shapes decide.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qk_taxonomy.architectures.geometry import check_shapes, head_geometry
+from qk_taxonomy.architectures.table import (
+    Architecture,
+    Stack,
+    StackRow,
+    architecture_table,
+    lookup,
+    named_architecture,
+)
+from qk_taxonomy.errors import LayoutError
+from qk_taxonomy.records import (
+    AttentionLayout,
+    Circuit,
+    HeadGeometry,
+    LayerPlan,
+    TensorInfo,
+)
+
+#: The gains and projections each circuit is made of, as roles of a plan's tensors.
+_LATENT = frozenset({"q_latent", "kv_latent", "kv", "q_latent_norm", "kv_latent_norm"})
+_ROLES: dict[Circuit, frozenset[str]] = {
+    "qk": _LATENT | {"q", "k", "qkv", "input_norm", "memory_norm", "q_norm", "k_norm"},
+    "ov": (_LATENT - {"q_latent", "q_latent_norm"})
+    | {"v", "o", "qkv", "input_norm", "memory_norm"},
+}
+
+Tensors = Mapping[str, TensorInfo]
+
+
+def attention_layout(
+    config: Mapping[str, Any], tensors: Tensors, architecture: str | None = None
+) -> AttentionLayout:
+    """Plan every attention layer of a checkpoint from its config and its tensors' names and shapes.
+
+    ``architecture`` names a row of the table where the config does not. Raises LayoutError where
+    no row describes the model, a layer or tensor is missing, or a shape contradicts the config.
+    """
+    if architecture is not None:
+        return _layout(named_architecture(architecture), config, tensors)
+    model_type = config.get("model_type")
+    if model_type is None:
+        return _recognised(config, tensors)
+    table = architecture_table()
+    if model_type in table.without_attention:
+        raise LayoutError(
+            f"A {model_type} model has no attention heads ({table.without_attention[model_type]}), "
+            "so there is nothing to survey."
+        )
+    row = table.model_types.get(model_type) if isinstance(model_type, str) else None
+    if row is None:
+        raise _unknown(model_type, config, tensors)
+    return _layout(row, config, tensors)
+
+
+def restrict(plan: LayerPlan, circuits: Sequence[Circuit]) -> LayerPlan:
+    """The plan with only the tensors that ``circuits`` need: what crosses the network."""
+    roles = frozenset().union(*(_ROLES[circuit] for circuit in circuits))
+    tensors = {role: info for role, info in plan.tensors.items() if role in roles}
+    return replace(plan, tensors=tensors)
+
+
+def _recognised(config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
+    """The layout of a config without a ``model_type``, where the tensors fit one row alone."""
+    found = []
+    for row in architecture_table().rows.values():
+        if row.model_types and not row.wraps:
+            try:
+                found.append(_layout(row, config, tensors))
+            except LayoutError:
+                continue
+    if len(found) == 1:
+        note = f"config.json names no model_type; the tensors are those of {found[0].architecture}"
+        return replace(found[0], notes=(note, *found[0].notes))
+    raise LayoutError(
+        "config.json names no model_type, and the names and shapes of the tensors fit "
+        + (
+            f"several architectures ({', '.join(layout.architecture for layout in found)}), which "
+            "compute different things. Say which one it is with --architecture."
+            if found
+            else f"no architecture of the table. {_how_to_add(tensors)}"
+        )
+    )
+
+
+def _unknown(model_type: Any, config: Mapping[str, Any], tensors: Tensors) -> LayoutError:
+    known = ", ".join(sorted(architecture_table().model_types))
+    code = (
+        " (config.json names code of its own under auto_map, which is never run)"
+        if "auto_map" in config
+        else ""
+    )
+    return LayoutError(
+        f"The architecture {model_type!r} is not in the table{code}, so nothing was computed. "
+        f"The table has {known}. {_how_to_add(tensors)}"
+    )
+
+
+def _how_to_add(tensors: Tensors) -> str:
+    attention = [name for name in tensors if re.search(r"att|query|q_proj", name)] or list(tensors)
+    names = ", ".join(attention[:8]) or "none"
+    return (
+        f"Tensors found: {names}{', ...' if len(attention) > 8 else ''}. If it is a known "
+        "architecture under another name, say which with --architecture; otherwise add a row to "
+        "catalog/architectures.toml of a checkout (README, 'Adding a model, a family, an "
+        "architecture')."
+    )
+
+
+def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
+    model_type = str(config.get("model_type", row.name))
+    notes = [row.note] if row.note else []
+    prefixes: Sequence[str] = ("",)
+    if row.wraps is not None:
+        nested = config.get(row.wraps)
+        config = {**(row.config or {}), **(nested if isinstance(nested, Mapping) else {})}
+        prefixes, name = row.prefixes, row.name
+        inner = config.get("model_type")
+        held = architecture_table().model_types.get(inner) if isinstance(inner, str) else None
+        if held is None or held.wraps is not None:
+            raise LayoutError(
+                f"A {name} model holds another under {row.wraps} of config.json, whose "
+                f"architecture {inner!r} is not in the table, so nothing was computed."
+            )
+        row = held
+        notes += [row.note] if row.note else []
+    stacks = [_StackPlans(stack, stack.config(config), tensors, prefixes) for stack in row.stacks]
+    found = [stack for stack in stacks if stack.numbers]
+    if not found:
+        raise stacks[0].nothing(row.name)
+    plans = [plan for stack in found for plan in stack.plans(row.name)]
+    notes += [note for stack in found for note in stack.notes]
+    notes += [f"there is no {s.row.name} in this checkpoint" for s in stacks if s not in found]
+    skipped = {place: why for stack in found for place, why in stack.skipped.items()}
+    return AttentionLayout(
+        row.name, model_type, tuple(plans), skipped, (*notes, *_summary(skipped))
+    )
+
+
+def _summary(skipped: Mapping[str, str]) -> list[str]:
+    """One sentence a reason, naming the places that share it."""
+    reasons: dict[str, list[str]] = {}
+    for place, reason in skipped.items():
+        reasons.setdefault(reason, []).append(place)
+    return [
+        f"{len(places)} without attention of their own ({reason}): {', '.join(places)}"
+        for reason, places in reasons.items()
+    ]
+
+
+def _whole_number(config: Mapping[str, Any], keys: Iterable[str]) -> int | None:
+    """The first of ``keys`` that the config has. Raises LayoutError where it is not a count."""
+    for key in keys:
+        value = lookup(config, key)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise LayoutError(f"config.json says {key} = {value!r}; a positive number is wanted.")
+        return value
+    return None
+
+
+@dataclass
+class _StackPlans:
+    """The layers of one stack in one checkpoint."""
+
+    row: StackRow
+    config: Mapping[str, Any]
+    tensors: Tensors
+    prefixes: Sequence[str]
+    notes: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def _any(self) -> Stack:
+        """The stack as the config alone decides it, whatever single layers have."""
+        return self.row.resolve(self.config, lambda name: False)
+
+    @functools.cached_property
+    def _found(self) -> tuple[str, list[int]]:
+        """Where the layers stand, and their numbers: the first pattern that occurs."""
+        for prefix in self.prefixes:
+            for pattern in self.row.patterns:
+                numbers = _layer_numbers(prefix + pattern, self.tensors, self._any.tensors["o"])
+                if numbers:
+                    return prefix + pattern, numbers
+        return "", []
+
+    @property
+    def numbers(self) -> list[int]:
+        return self._found[1]
+
+    def nothing(self, name: str) -> LayoutError:
+        example = self.prefixes[0] + self.row.patterns[0].format(i=0) + self._any.tensors["o"]
+        return LayoutError(
+            f"No layer of a {name} model is in this checkpoint: wanted tensors such as {example}. "
+            f"{_how_to_add(self.tensors)}"
+        )
+
+    def plans(self, name: str) -> list[LayerPlan]:
+        """The stack's plans in order; fills ``notes`` and ``skipped``."""
+        for refusal in self._any.refuse:
+            value = lookup(self.config, refusal.key)
+            if value is not None and value != refusal.unless:
+                raise LayoutError(
+                    f"config.json says {refusal.key} = {value!r}: {refusal.reason}, which the "
+                    f"table's row {name} does not describe, so nothing was computed."
+                )
+        plans = []
+        for number in self._own_layers():
+            try:
+                plans.append(self._plan(name, number))
+            except LayoutError as err:
+                raise LayoutError(f"{self._place(number)}: {err}") from err
+        first = plans[0]
+        for plan in plans:
+            heads = plan.geometry.n_heads, plan.geometry.n_kv_heads
+            if heads != (first.geometry.n_heads, first.geometry.n_kv_heads):
+                raise LayoutError(
+                    f"{self._place(plan.layer)} has {heads[0]} query and {heads[1]} key-value "
+                    f"heads, {self._place(first.layer)} {first.geometry.n_heads} and "
+                    f"{first.geometry.n_kv_heads}; one number for a whole stack is wanted."
+                )
+        return plans
+
+    def _place(self, number: int) -> str:
+        return f"{self.row.name} layer {number}".strip()
+
+    def _own_layers(self) -> list[int]:
+        """Numbers of the layers to survey. Raises LayoutError where one is missing."""
+        pattern, numbers = self._found
+        stack = self._any
+        n_layers = _whole_number(self.config, stack.keys["n_layers"]) or max(numbers) + 1
+        if stack.shared_by is not None:
+            sharing = _whole_number(self.config, [stack.shared_by]) or n_layers
+            if sharing > len(numbers):
+                self.notes.append(
+                    f"{sharing} layers share the weights of {len(numbers)}, surveyed once"
+                )
+        extra = [number for number in numbers if number >= n_layers]
+        allowed = lookup(self.config, stack.extra_layers) if stack.extra_layers else 0
+        if extra and len(extra) <= (allowed or 0):
+            self.notes.append(
+                f"layers beyond {n_layers - 1}, which predict further tokens, are left out"
+            )
+            numbers = numbers[: -len(extra)]
+        elif extra:
+            raise LayoutError(
+                f"config.json gives {n_layers} layers and the checkpoint holds layer {extra[-1]} "
+                f"({pattern.format(i=extra[-1])}). Is it the config of this model?"
+            )
+        for number in sorted(set(range(n_layers)) - set(numbers)):
+            self.skipped[self._key(number)] = self._instead(pattern, number, n_layers)
+        return numbers
+
+    def _key(self, number: int) -> str:
+        return f"{self.row.name}.layers.{number}".lstrip(".")
+
+    def _instead(self, pattern: str, number: int, n_layers: int) -> str:
+        """What a layer has instead of attention. Raises LayoutError where it has nothing."""
+        prefix = pattern.format(i=number)
+        for part, reason in self._any.without_attention.items():
+            if any(name.startswith(prefix + part) for name in self.tensors):
+                return reason
+        raise LayoutError(
+            f"config.json gives {n_layers} layers and the checkpoint holds {len(self.numbers)} of "
+            f"them ({pattern}): {self._place(number)} is missing. Are all files of the model there?"
+        )
+
+    def _plan(self, name: str, number: int) -> LayerPlan:
+        prefix = self._found[0].format(i=number)
+        stack = self.row.resolve(self.config, lambda tensor: prefix + tensor in self.tensors)
+        names = {role: prefix + tensor for role, tensor in stack.tensors.items()}
+        for role, norm in stack.norms.items():
+            if norm.gain is not None:
+                # The norm of what cross-attention looks at stands outside the layer.
+                names[role] = norm.gain if role == "memory_norm" else prefix + norm.gain
+        found = {role: self._tensor(tensor) for role, tensor in names.items()}
+        geometry = head_geometry(
+            stack,
+            found,
+            n_heads=_whole_number(self.config, stack.keys["n_heads"]),
+            n_kv_heads=_whole_number(self.config, stack.keys["n_kv_heads"]),
+            d_head=_whole_number(self.config, stack.keys["d_head"]),
+        )
+        plan = LayerPlan(
+            layer=number,
+            geometry=geometry,
+            packing=stack.packing,
+            scale=_scale(name, stack.scale, self.config, number, geometry),
+            tensors=found,
+            norms={role: norm.norm for role, norm in stack.norms.items()},
+            transposed=stack.transposed,
+            gated=stack.gated,
+            cross=stack.cross,
+            stack=self.row.name,
+        )
+        check_shapes(plan)
+        return plan
+
+    def _tensor(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
+            raise LayoutError(f"The tensor {name} is missing from the checkpoint.")
+        return self.tensors[name]
+
+
+def _layer_numbers(pattern: str, tensors: Tensors, anchor: str) -> list[int]:
+    before, after = pattern.split("{i}")
+    name = re.compile(re.escape(before) + r"(\d+)" + re.escape(after + anchor))
+    return sorted(int(match[1]) for match in map(name.fullmatch, tensors) if match)
+
+
+def _scale(
+    name: str,
+    powers: Mapping[str, float],
+    config: Mapping[str, Any],
+    layer: int,
+    geometry: HeadGeometry,
+) -> float:
+    known = {
+        "d_head": geometry.d_head,
+        "d_query": geometry.d_head + geometry.d_rotary,
+        "d_model_per_head": geometry.d_model / geometry.n_heads,
+        "layer_number": layer + 1,
+    }
+    scale = 1.0
+    for quantity, power in powers.items():
+        value: Any
+        if quantity in known:
+            value = known[quantity]
+        elif quantity in _DERIVED:
+            value = _DERIVED[quantity](config)
+        else:
+            value = float(quantity) if quantity.isdecimal() else lookup(config, quantity)
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise LayoutError(
+                f"The attention scale of {name} needs {quantity}, a positive number; "
+                f"config.json has {value!r}."
+            )
+        scale *= float(value) ** power
+    return scale
+
+
+def _yarn_temperature(config: Mapping[str, Any], key: str) -> float:
+    """0.1 · ``key`` · ln(factor) + 1, where a config extends its positions by YaRN; else 1.
+
+    Peng et al. (2023), https://arxiv.org/abs/2309.00071, equation 22, as transformers applies it.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    weight, factor = rope.get(key), rope.get("factor", 1.0)
+    if kind == "default" or not weight or factor <= 1:
+        return 1.0
+    return 0.1 * float(weight) * math.log(factor) + 1.0
+
+
+def _position_terms(config: Mapping[str, Any]) -> float:
+    """Terms of DeBERTa's score: content to content, and those of ``pos_att_type``."""
+    kinds = config.get("pos_att_type") or ()
+    kinds = kinds.split("|") if isinstance(kinds, str) else kinds
+    return 1.0 + sum(kind.strip().lower() in ("c2p", "p2c") for kind in kinds)
+
+
+#: Quantities of a scale that are worked out from a config.
+_DERIVED: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "yarn_temperature": functools.partial(_yarn_temperature, key="mscale_all_dim"),
+    "score_terms": _position_terms,
+}
