@@ -24,7 +24,7 @@ PACKINGS: tuple[Packing, ...] = get_args(Packing)
 
 @dataclass(frozen=True)
 class PackagedFolder:
-    """A checkpoint folder that an installable Python distribution carries."""
+    """A checkpoint folder or file that an installable Python distribution carries."""
 
     distribution: str
     module: str
@@ -92,11 +92,15 @@ class TensorInfo:
     update: LowRankUpdate | None = None
 
     @property
+    def companions(self) -> tuple[TensorInfo, ...]:
+        """Other stored tensors that this one is made with."""
+        scale = (self.scale.tensor,) if self.scale else ()
+        return (*scale, self.update.a, self.update.b) if self.update else scale
+
+    @property
     def n_bytes(self) -> int:
-        """Bytes of the tensor and of all that it is made with."""
-        parts = [self.scale.tensor] if self.scale else []
-        parts += [self.update.a, self.update.b] if self.update else []
-        return self.end - self.start + sum(part.n_bytes for part in parts)
+        """Bytes of the tensor and its companions."""
+        return self.end - self.start + sum(other.n_bytes for other in self.companions)
 
 
 @dataclass(frozen=True)

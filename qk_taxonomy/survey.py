@@ -245,7 +245,7 @@ def survey_model(
     checkpoint.check_readable(info for plan in plans for info in plan.tensors.values())
     n_bytes = sum(plan.n_bytes for plan in plans)
     n_heads = sum(plan.geometry.n_heads for plan in plans)
-    total = sum(info.n_bytes for info in checkpoint.tensors.values())
+    total = checkpoint.n_bytes
     if dry_run:
         planned = ModelResult(ref.ref, "planned", str(path), len(plans), n_heads, n_bytes, total)
         return dataclasses.replace(planned, notes=layout.notes)

@@ -270,6 +270,19 @@ def test_a_base_in_a_torch_file(make_folder: MakeFolder, tmp_path: Path) -> None
     assert_merged(adapter, merged(llama_tensors(), llama_factors()))
 
 
+def test_a_base_in_float8(make_folder: MakeFolder, tmp_path: Path) -> None:
+    base, wanted = make_folder(), llama_tensors()
+    weights = {name: torch.from_numpy(array) for name, array in wanted.items()}
+    weights[f"{Q0}.weight"] = weights[f"{Q0}.weight"].to(torch.float8_e4m3fn)
+    wanted[f"{Q0}.weight"] = weights[f"{Q0}.weight"].float().numpy() * np.float32(0.5)
+    weights[f"{Q0}.weight_scale"] = torch.tensor(0.5)
+    save_file(weights, base / "model.safetensors")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    assert_merged(adapter, merged(wanted, llama_factors()))
+    n_bytes = open_checkpoint(str(adapter)).tensors[f"{Q0}.weight"].n_bytes
+    assert n_bytes == 32 * 24 + 4 + 4 * RANK * (32 + 24)
+
+
 @pytest.mark.usefixtures("hub_cache")
 class TestOnTheHub:
     def test_adapter_and_base_at_their_commits(

@@ -169,6 +169,8 @@ def test_real_models(package: str, folder: str) -> None:
             read += 1
     assert read >= len(wanted) - 1
     assert checkpoint.config["num_hidden_layers"] == 12
+    size = (path / "pytorch_model.bin").stat().st_size
+    assert 0.99 * size < checkpoint.n_bytes < size  # the tied embedding is one
 
 
 def test_spectra_of_a_real_model(tmp_path: Path) -> None:

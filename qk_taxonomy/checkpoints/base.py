@@ -45,6 +45,16 @@ class Checkpoint(ABC):
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         """Bytes [start, end) of a file. Raises CheckpointError where they cannot be had."""
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors, those stored once under several names counted once."""
+        stored = {
+            (part.file, part.start, part.end)
+            for info in self.tensors.values()
+            for part in (info, *info.companions)
+        }
+        return sum(end - start for _, start, end in stored)
+
     def check_readable(self, infos: Iterable[TensorInfo]) -> None:
         """Raises CheckpointError for the first tensor that :meth:`read` would refuse."""
         for info in infos:

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from qk_taxonomy.errors import CheckpointError
 
-# A tensor takes some 30: enough for 70,000 of them, and some seconds at most.
+# A tensor takes some 30: enough for 65,000 of them, and some seconds at most.
 _MOST_STEPS = 1 << 21
 
 _DICT = "collections OrderedDict"

@@ -25,7 +25,7 @@ from qk_taxonomy.records import TensorInfo
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 
-# 70,000 tensors; the largest files of real models describe some thousands.
+# 65,000 tensors; the largest files of real models describe some thousands.
 _LONGEST_PICKLE = 16 << 20
 _LONGEST_DESCRIPTION = 32 << 20
 
