@@ -661,6 +661,7 @@ class TestHostileFiles:
 
 
 @pytest.mark.usefixtures("_untouched")
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 class TestDamagedFiles:
     """Wherever a file is cut or changed: a CheckpointError, or tensors as they are described."""
 
