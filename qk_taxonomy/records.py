@@ -17,14 +17,17 @@ Circuit = Literal["qk", "ov"]
 Convention = Literal["raw", "folded"]
 Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 
+ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
+
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
+CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 
 
 @dataclass(frozen=True)
 class PackagedFolder:
-    """A checkpoint folder or file that an installable Python distribution carries."""
+    """A checkpoint folder (or file) that an installable Python distribution carries."""
 
     distribution: str
     module: str
@@ -32,14 +35,34 @@ class PackagedFolder:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """Training checkpoints that a model's authors publish as revisions of a hub repository.
+
+    ``revisions`` are in order of training; ``repository`` is None where they are revisions of the
+    model's own; ``note`` says what the list leaves out.
+    """
+
+    revisions: tuple[str, ...]
+    repository: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelEntry:
-    """One model of the catalogue. ``parameters`` counts all weights of the model."""
+    """One model of the catalogue. ``parameters`` counts all weights of the model.
+
+    ``hub`` is False for a model that only its ``package`` carries; ``architecture`` names the row
+    of the architecture table where the checkpoint itself does not say.
+    """
 
     id: str
     parameters: int
     license: str
     gated: bool = False
+    hub: bool = True
     package: PackagedFolder | None = None
+    architecture: str | None = None
+    checkpoints: Checkpoints | None = None
 
     @property
     def name(self) -> str:
@@ -59,6 +82,19 @@ class Family:
     aliases: tuple[str, ...] = ()
     gated: bool = False
     url: str | None = None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two models of one architecture that differ by training: ``treatment`` came from ``control``,
+    or both from one base. Both are ids of the catalogue.
+    """
+
+    name: str
+    kind: ContrastKind
+    treatment: str
+    control: str
+    note: str | None = None
 
 
 @dataclass(frozen=True)
