@@ -174,7 +174,7 @@ class TestWrongCalls:
         [
             (["download"], 2, "Name a --family or a --model"),
             (["download", "--family", "pithia"], 2, "Did you mean pythia"),
-            (["download", "--model", "/nowhere"], 1, "There is no folder /nowhere"),
+            (["download", "--model", "/nowhere"], 1, "There is no folder or file /nowhere"),
             (["download", "--model", "/etc", "--family-name", "../x"], 2, "cannot name a file"),
             (["download", "--family", "minilm", "--jobs", "0"], 2, "not in the range"),
             (["download", "--family", "minilm", "--catalog", "nowhere"], 2, "not a folder"),

@@ -263,8 +263,10 @@ class _StackPlans:
                 f"config.json gives {n_layers} layers and the checkpoint holds layer {extra[-1]} "
                 f"({pattern.format(i=extra[-1])}). Is it the config of this model?"
             )
-        for number in sorted(set(range(n_layers)) - set(numbers)):
-            self.skipped[self._key(number)] = self._instead(pattern, number, n_layers)
+        own = set(numbers)
+        for number in range(n_layers):
+            if number not in own:
+                self.skipped[self._key(number)] = self._instead(pattern, number, n_layers)
         return numbers
 
     def _key(self, number: int) -> str:

@@ -26,7 +26,13 @@ def _open_path(
     revision: str | None = None,
     source: str | None = None,
 ) -> Checkpoint:
-    """A folder or file on disk, by what it is."""
+    """A folder or file on disk, by what it is; a folder may hold one GGUF model and no config."""
+    if not (path / "config.json").exists():
+        from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint, find_gguf
+
+        file = find_gguf(path)
+        if file is not None:
+            return GgufCheckpoint(file, model_id=model_id, revision=revision, source=source)
     return LocalCheckpoint(path, model_id=model_id, revision=revision, source=source)
 
 
@@ -78,7 +84,7 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint by hub id, local folder or file; nothing but names and shapes is read.
 
-    A file is read alone, with the config.json beside it. A LoRA adapter is opened on the base that
+    A .safetensors or .bin file is read with the config.json beside it, a .gguf file alone. A LoRA adapter is opened on the base that
     its config names. ``package``: an installable Python distribution that carries the model, taken
     when it is installed and no revision is asked for. ``api``: a configured
     ``huggingface_hub.HfApi`` (endpoint, token). Raises CheckpointError.
@@ -92,7 +98,7 @@ def open_checkpoint(
         if revision is not None:
             raise CheckpointError(f"{ref} is local, and has no revision {revision!r}.")
         if not path.exists():
-            raise CheckpointError(f"There is no folder {ref}, and no file of that name.")
+            raise CheckpointError(f"There is no folder or file {ref}.")
         return _on_its_base(_open_path(path), api)
     try:
         return _on_its_base(open_hub(ref, revision, api), api)
