@@ -84,10 +84,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a checkpoint by hub id, local folder or file; nothing but names and shapes is read.
 
-    A .safetensors or .bin file is read with the config.json beside it, a .gguf file alone. A LoRA adapter is opened on the base that
-    its config names. ``package``: an installable Python distribution that carries the model, taken
-    when it is installed and no revision is asked for. ``api``: a configured
-    ``huggingface_hub.HfApi`` (endpoint, token). Raises CheckpointError.
+    A .safetensors or .bin file is read with the config.json beside it, a .gguf file alone. A LoRA
+    adapter is opened on the base that its config names. ``package``: an installable Python
+    distribution that carries the model, taken when it is installed and no revision is asked for.
+    ``api``: a configured ``huggingface_hub.HfApi`` (endpoint, token). Raises CheckpointError.
     """
     if package is not None and revision is None:
         packaged = _packaged(package, ref)
