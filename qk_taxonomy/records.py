@@ -111,7 +111,11 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A stored tensor: safetensors dtype, shape, and its bytes ``[start, end)`` in a file."""
+    """A stored tensor: safetensors dtype, shape, and its bytes ``[start, end)`` in a file.
+
+    ``stride`` counts elements; None where they lie in order, without gaps. ``scale`` and ``update``
+    are what the stored numbers are multiplied by, and what is then added to them.
+    """
 
     name: str
     dtype: str
@@ -119,10 +123,44 @@ class TensorInfo:
     file: str
     start: int
     end: int
+    stride: tuple[int, ...] | None = None
+    scale: BlockScale | None = None
+    update: LowRankUpdate | None = None
+
+    @property
+    def companions(self) -> tuple[TensorInfo, ...]:
+        """Other stored tensors that this one is made with."""
+        scale = (self.scale.tensor,) if self.scale else ()
+        return (*scale, self.update.a, self.update.b) if self.update else scale
 
     @property
     def n_bytes(self) -> int:
-        return self.end - self.start
+        """Bytes of the tensor and its companions."""
+        return self.end - self.start + sum(other.n_bytes for other in self.companions)
+
+
+@dataclass(frozen=True)
+class BlockScale:
+    """Factors of a quantised tensor: entry i, j of ``tensor`` multiplies block i, j of it.
+
+    ``block``: entries a block has along each axis; the last one of an axis may be cut.
+    """
+
+    tensor: TensorInfo
+    block: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LowRankUpdate:
+    """A LoRA update ``factor · B · A``, with A (rank, in) and B (out, rank).
+
+    ``transposed``: the tensor it is added to is stored (in, out).
+    """
+
+    a: TensorInfo
+    b: TensorInfo
+    factor: float
+    transposed: bool
 
 
 @dataclass(frozen=True)

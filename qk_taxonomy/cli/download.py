@@ -62,7 +62,8 @@ def print_results(results: Sequence[ModelResult]) -> None:
     "models",
     multiple=True,
     metavar="REF",
-    help="Survey this model: a hub id (org/name) or a local folder (repeatable).",
+    help="Survey this model: a hub id (org/name), a local folder, a .gguf or .bin file "
+    "(repeatable).",
 )
 @click.option("--family-name", metavar="NAME", help="File the --model results under this family.")
 @click.option(
