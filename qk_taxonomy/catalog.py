@@ -301,6 +301,7 @@ def family_refs(family: Family, models: Iterable[str] | None = None) -> tuple[Mo
             family=family.name,
             name=check_file_name(model.name, "model name"),
             package=model.package,
+            hub=model.hub,
             architecture=model.architecture,
         )
         for model in chosen
@@ -345,6 +346,7 @@ def model_ref(
         name=check_file_name(name, "model name"),
         revision=revision,
         package=model.package if model else None,
+        hub=model is None or model.hub,
         architecture=architecture or (model.architecture if model else None),
     )
 

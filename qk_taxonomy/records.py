@@ -106,6 +106,7 @@ class ModelRef:
     name: str
     revision: str | None = None
     package: PackagedFolder | None = None
+    hub: bool = True
     architecture: str | None = None
 
 

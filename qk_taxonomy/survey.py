@@ -292,7 +292,7 @@ def survey_model(
 
 
 def _open(ref: ModelRef, api: HfApi | None) -> Checkpoint:
-    return open_checkpoint(ref.ref, ref.revision, package=ref.package, api=api)
+    return open_checkpoint(ref.ref, ref.revision, package=ref.package, hub=ref.hub, api=api)
 
 
 def _state(

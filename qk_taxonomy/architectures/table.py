@@ -6,6 +6,7 @@ is left open until they are known: :meth:`StackRow.resolve` then gives the :clas
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -326,8 +327,10 @@ def named_architecture(name: str) -> Architecture:
     table = architecture_table()
     found = table.rows.get(name) or table.model_types.get(name)
     if found is None:
+        known = sorted({*table.rows, *table.model_types})
+        near = difflib.get_close_matches(name, known, n=3) or known
         raise LayoutError(
-            f"There is no architecture {name!r} in the table; it has "
-            f"{', '.join(sorted(table.model_types))}."
+            f"There is no architecture {name!r} in the table; it has {', '.join(near[:8])}"
+            f"{', ...' if len(known) > len(near) else ''}."
         )
     return found

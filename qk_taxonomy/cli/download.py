@@ -101,7 +101,7 @@ def download(
     refs = [ref for name in families for ref in family_refs(find_family(name, known))]
     refs += [model_ref(ref, family_name=family_name, families=known) for ref in models]
     refs = [
-        dataclasses.replace(ref, revision=revision, architecture=architecture)
+        dataclasses.replace(ref, revision=revision, architecture=architecture or ref.architecture)
         for ref in refs
         for revision in revisions or (None,)
     ]
