@@ -1,7 +1,229 @@
 """Tiny decoders with fused projections, and ones known by other names."""
 
-from tiny_base import TinyModel
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-MODELS: tuple[TinyModel, ...] = ()
+import torch
+from einops import rearrange
+from safetensors.torch import load_file, save_file
+from tiny_base import BLOCKS, GPT2_BLOCKS, GROUPED, QK_NORMS, SMALL, TinyModel, one
+from transformers import PreTrainedModel
 
-VARIANTS: dict[str, TinyModel] = {}
+_QK_LAYERNORMS = ("q_layernorm", "k_layernorm")
+_EXPERTS = {
+    "num_local_experts": 2,
+    "num_experts_per_tok": 1,
+    "experts_implementation": "eager",  # others: no float64
+}
+
+Tensors = dict[str, torch.Tensor]
+Pack = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+
+def _concatenated(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, n_kv: int) -> torch.Tensor:
+    return torch.cat([q, k, v])
+
+
+def _grouped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, n_kv: int) -> torch.Tensor:
+    parts = [rearrange(part, "(head row) ... -> head row ...", head=n_kv) for part in (q, k, v)]
+    return torch.cat(parts, dim=1).flatten(0, 1)
+
+
+def _published(
+    model_type: str,
+    config: Mapping[str, Any],
+    *,
+    layers: tuple[str, str],
+    names: Mapping[str, str],
+    qkv: str | None = None,
+    pack: Pack = _concatenated,
+    made_as: str = "llama",
+    said: Mapping[str, Any],
+) -> TinyModel:
+    """A model whose code transformers lacks: another one's weights under its names and config.
+
+    ``layers`` begin the names of layers, with the head and without; ``names`` are parts of names
+    and what takes their place; ``qkv`` is what q, k and v are packed in, named as ``names`` leave
+    them. ``said`` is its config.json.
+    """
+
+    def rewrite(model: PreTrainedModel, folder: Path) -> Path:
+        found: Tensors = {}
+        for name, tensor in load_file(folder / "model.safetensors").items():
+            for old, new in names.items():
+                name = name.replace(old, new)
+            name = re.sub(r"^model\.layers\.", layers[0], name)
+            found[re.sub(r"^layers\.", layers[1], name)] = tensor
+        if qkv is not None:
+            for name in [name for name in found if ".q_proj." in name]:
+                parts = [found.pop(name.replace("q_proj", f"{role}_proj")) for role in "qkv"]
+                packed = pack(*parts, model.config.num_key_value_heads)
+                found[re.sub(r"[^.]*\.q_proj", qkv, name)] = packed
+        save_file(found, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type, **said}))
+        return folder
+
+    return replace(one(model_type, config), made_as=made_as, rewrite=rewrite)
+
+
+_FALCON = one(
+    "falcon",
+    {**BLOCKS, "multi_query": True, "bias": True},
+    layers="h",
+    attention="self_attention",
+    norm="layer",
+    scaling=lambda attention: float(attention.inv_norm_factor),
+)
+_MANY_KEYS = {"new_decoder_architecture": True, "num_kv_heads": 2}
+_GPT_BIGCODE = one(
+    "gpt_bigcode", GPT2_BLOCKS, layers="h", attention="attn", norm="layer", rotary=False
+)
+_MPT = one(
+    "mpt",
+    {
+        **SMALL,
+        "d_model": 32,
+        "n_heads": 4,
+        "n_layers": 2,
+        "max_seq_len": 128,
+        # Scores are float32, which large terms of position would round.
+        "attn_config": {"clip_qkv": 1e30, "alibi_bias_max": 64},
+    },
+    layers="blocks",
+    attention="attn",
+    norm="layer",
+    rotary=False,
+    scaling=lambda attention: float(attention.softmax_scale),
+)
+_PERSIMMON = one(
+    "persimmon", {**BLOCKS, "layer_norm_eps": 1e-20}, norm="layer", qk_norms=_QK_LAYERNORMS
+)
+_SAID = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+_CHATGLM = _published(
+    "chatglm",
+    {**GROUPED, "head_dim": 6, "attention_bias": True},
+    layers=("transformer.encoder.layers.", "encoder.layers."),
+    names={"o_proj": "dense", "self_attn": "self_attention"},
+    qkv="self_attention.query_key_value",
+    said={
+        "num_layers": 2,
+        "num_attention_heads": 4,
+        "hidden_size": 32,
+        "kv_channels": 6,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "rmsnorm": True,
+    },
+)
+
+MODELS: tuple[TinyModel, ...] = (
+    one("exaone4", {**GROUPED, "head_dim": 6}, norm=None, qk_norms=QK_NORMS),
+    *(one(name, {**GROUPED, "head_dim": 8}) for name in ("glm", "glm4")),
+    one(
+        "gpt_oss",
+        {
+            **GROUPED,
+            **_EXPERTS,
+            "head_dim": 6,
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+        },
+    ),
+    _FALCON,
+    _GPT_BIGCODE,
+    one(
+        "bloom",
+        {**SMALL, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+        layers="h",
+        attention="self_attention",
+        writer="self_attention.dense",  # the module itself adds the residual stream
+        norm="layer",
+        rotary=False,
+        scaling=lambda attention: float(attention.inv_norm_factor),
+    ),
+    _MPT,
+    one(
+        "dbrx",
+        {
+            **SMALL,
+            "d_model": 32,
+            "n_heads": 4,
+            "n_layers": 2,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 1e30, "rope_theta": 1e4},
+            "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 2, "moe_top_k": 1},
+        },
+        layers="blocks",
+        attention="norm_attn_norm.attn",
+        norm="layer",
+    ),
+    one(
+        "codegen",
+        {**GPT2_BLOCKS, "n_head": 8, "rotary_dim": 2},
+        layers="h",
+        attention="attn",
+        norm="layer",
+        scaling=lambda attention: 1.0 / float(attention.scale_attn),
+        n_heads=8,
+    ),
+    _PERSIMMON,
+    _published(
+        "internlm2",
+        {**GROUPED, "attention_bias": True},
+        layers=("model.layers.", "layers."),
+        names={
+            "self_attn.o_proj": "attention.wo",
+            "input_layernorm": "attention_norm",
+        },
+        qkv="attention.wqkv",
+        pack=_grouped,
+        said={**_SAID, "num_key_value_heads": 2},
+    ),
+    _CHATGLM,
+    _published(
+        "baichuan",
+        GROUPED | {"num_key_value_heads": 4},
+        layers=("model.layers.", "layers."),
+        names={},
+        qkv="self_attn.W_pack",
+        said=_SAID,
+    ),
+    _published(
+        "qwen",
+        {**GROUPED, "num_key_value_heads": 4, "head_dim": 6, "attention_bias": True},
+        layers=("transformer.h.", "h."),
+        names={"self_attn.o_proj": "attn.c_proj", "input_layernorm": "ln_1"},
+        qkv="attn.c_attn",
+        said={**_SAID, "kv_channels": 6},
+    ),
+    _published(
+        "exaone",
+        {**GROUPED, "head_dim": 6},
+        layers=("transformer.h.", "h."),
+        names={"o_proj": "out_proj", "self_attn": "attn.attention", "input_layernorm": "ln_1"},
+        said={"num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6},
+    ),
+)
+
+VARIANTS: dict[str, TinyModel] = {
+    "falcon-ungrouped": _FALCON.but(multi_query=False, parallel_attn=False, alibi=True),
+    "falcon-grouped": _FALCON.but(**_MANY_KEYS),
+    "falcon-grouped-one-norm": _FALCON.but(**_MANY_KEYS, num_ln_in_parallel_attn=1),
+    "gpt_bigcode-ungrouped": _GPT_BIGCODE.but(multi_query=False),
+    "gpt_bigcode-unscaled": _GPT_BIGCODE.but(scale_attn_weights=False),
+    "persimmon-without-norms": _PERSIMMON.but(stack={"qk_norms": ()}, qk_layernorm=False),
+    "phi-with-norms": one(
+        "phi",
+        {**GROUPED, "partial_rotary_factor": 0.5, "qk_layernorm": True, "layer_norm_eps": 1e-20},
+        norm="layer",
+        qk_norms=_QK_LAYERNORMS,
+    ),
+    "cohere-with-norms": one(
+        "cohere",
+        {**GROUPED, "use_qk_norm": True, "layer_norm_eps": 1e-20},
+        norm="layer",
+        qk_norms=QK_NORMS,
+    ),
+}
