@@ -25,7 +25,7 @@ from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, LayerSpectra
 from qk_taxonomy.survey import survey_model
 
-# Into a layer that begins with a norm go vectors so long that the norm's epsilon is lost in them.
+# Vectors so long that the epsilon of a norm is lost in them, and terms of position in their scores.
 LOUD = 1e6
 
 PAIRS = [(circuit, convention) for circuit in CIRCUITS for convention in CONVENTIONS]
@@ -96,8 +96,8 @@ def _silence(part: slice) -> Callable[..., torch.Tensor]:
 
 
 def _length(norm: str | None, width: int) -> float:
-    """How much longer a normed basis vector is (for a LayerNorm: than itself centred)."""
-    return {None: 1.0, "rms": width**0.5, "layer": width / (width - 1) ** 0.5}[norm]
+    """How much longer a loud basis vector, once normed, is than one of length 1 (once centred)."""
+    return {None: LOUD, "rms": width**0.5, "layer": width / (width - 1) ** 0.5}[norm]
 
 
 def observe(
@@ -117,8 +117,7 @@ def observe(
     norm, memory_norm = (stack.norm, stack.memory_norm) if folded else (None, None)
     basis = torch.cat([torch.zeros(1, width), torch.eye(width)]).double()
     basis = basis.repeat(stack.n_heads, 2, 1)
-    tokens = (LOUD if norm else 1.0) * basis
-    memory = (LOUD if memory_norm else 1.0) * basis
+    tokens = LOUD * basis
     n_tokens = tokens.shape[1]
 
     scores, written = [], []
@@ -150,9 +149,9 @@ def observe(
         entrance = layer.get_submodule(stack.entrance) if folded else attention
         hooks.enter_context(_feed(entrance, tokens))
         if stack.cross and folded and stack.memory is not None:
-            hooks.enter_context(_feed(model.base_model.get_submodule(stack.memory), memory))
+            hooks.enter_context(_feed(model.base_model.get_submodule(stack.memory), tokens))
         elif stack.cross:
-            hooks.enter_context(_feed_memory(attention, memory))
+            hooks.enter_context(_feed_memory(attention, tokens))
         for name in stack.qk_norms:
             hook = _only_gain if folded else _no_norm
             hooks.enter_context(attention.get_submodule(name).register_forward_hook(hook))

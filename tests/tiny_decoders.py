@@ -90,8 +90,7 @@ _MPT = one(
         "n_heads": 4,
         "n_layers": 2,
         "max_seq_len": 128,
-        # Scores are float32, which large terms of position would round.
-        "attn_config": {"clip_qkv": 1e30, "alibi_bias_max": 64},
+        "attn_config": {"clip_qkv": 1e30},
     },
     layers="blocks",
     attention="attn",
