@@ -47,11 +47,11 @@ class _SeenEnoughError(Exception):
 
 
 def _feed(module: nn.Module, tokens: torch.Tensor, keyword: str = "hidden_states") -> Any:
-    """Make ``module`` read ``tokens`` instead of what it is given."""
+    """Make ``module`` read ``tokens`` instead of what it is given, once or several times over."""
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if keyword == "hidden_states" and args:
-            return (tokens, *args[1:]), kwargs
+            return tuple(tokens if arg is args[0] else arg for arg in args), kwargs
         return args, {**kwargs, keyword: tokens}
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)

@@ -70,6 +70,26 @@ def _published(
     return replace(one(model_type, config), made_as=made_as, rewrite=rewrite)
 
 
+_SHARED = {
+    "num_experts": 2,
+    "n_routed_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 24,
+    "experts_implementation": "eager",
+}
+_GLM4_MOE = one(
+    "glm4_moe",
+    {**GROUPED, **_SHARED, "head_dim": 6, "attention_bias": True, "use_qk_norm": True},
+    qk_norms=QK_NORMS,
+)
+_LONG_QK_NORMS = ("query_layernorm", "key_layernorm")
+
+
+def _by_d_head(attention: Any) -> float:
+    """The scale of attention of four heads that does not name it."""
+    return float((attention.split_size // 4) ** -0.5)
+
+
 _FALCON = one(
     "falcon",
     {**BLOCKS, "multi_query": True, "bias": True},
@@ -168,6 +188,104 @@ MODELS: tuple[TinyModel, ...] = (
         n_heads=8,
     ),
     _PERSIMMON,
+    *(
+        one(name, {**GROUPED, "head_dim": 6})
+        for name in (
+            "arcee",
+            "cwm",
+            "hyperclovax",
+            "internlm3",
+            "iquestcoder",
+            "ministral",
+            "ministral3",
+        )
+    ),
+    one(
+        "ernie4_5_moe",
+        {
+            **GROUPED,
+            **_EXPERTS,
+            "moe_k": 1,
+            "moe_num_experts": 2,
+            "moe_intermediate_size": 24,
+            "use_bias": True,
+        },
+    ),
+    one("solar_open", {**GROUPED, **_SHARED, "head_dim": 6}),
+    one(
+        "llama4_text",
+        {
+            **GROUPED,
+            **_EXPERTS,
+            "head_dim": 6,
+            "no_rope_layers": [1, 1],
+            "intermediate_size_mlp": 24,
+        },
+        qk_norms=("qk_norm",),
+    ),
+    one("granitemoeshared", {**GROUPED, **_EXPERTS, "attention_multiplier": 0.3}),
+    one("jais2", {**GROUPED, "head_dim": 6}, norm="layer"),
+    one("phimoe", {**GROUPED, **_EXPERTS, "attention_bias": True}, norm="layer"),
+    one(
+        "vaultgemma",
+        {**GROUPED, "head_dim": 12, "query_pre_attn_scalar": 23, "attn_logit_softcapping": None},
+    ),
+    *(
+        one(name, {**GROUPED, **_SHARED, "head_dim": 6}, qk_norms=QK_NORMS)
+        for name in ("dots1", "exaone_moe", "hy_v3", "kolibri1", "mellum")
+    ),
+    one("afmoe", {**GROUPED, **_SHARED, "head_dim": 6}, qk_norms=QK_NORMS, gated=True),
+    one("apertus", {**GROUPED, "head_dim": 6}, qk_norms=QK_NORMS),
+    one("flex_olmo", {**GROUPED, **_SHARED}, norm=None, qk_norms=QK_NORMS),
+    one("minimax_m2", {**GROUPED, **_EXPERTS, "head_dim": 6}, qk_norms=QK_NORMS),
+    one("nanochat", {**GROUPED, "head_dim": 6}, qk_norms=QK_NORMS),
+    _GLM4_MOE,
+    one("hunyuan_v1_dense", {**GROUPED, "head_dim": 6}, qk_norms=_LONG_QK_NORMS),
+    one(
+        "hunyuan_v1_moe",
+        {**GROUPED, **_SHARED, "moe_topk": 1, "head_dim": 6},
+        qk_norms=_LONG_QK_NORMS,
+    ),
+    one(
+        "xglm",
+        {**SMALL, "d_model": 32, "ffn_dim": 24, "num_layers": 2, "attention_heads": 4},
+        norm="layer",
+        rotary=False,
+    ),
+    one("biogpt", BLOCKS, norm="layer", rotary=False),
+    one(
+        "gpt_neox_japanese",
+        BLOCKS,
+        attention="attention",
+        norm="layer",
+        scaling=lambda attention: 1.0 / float(attention.norm_factor),
+    ),
+    one(
+        "openai-gpt",
+        GPT2_BLOCKS,
+        layers="h",
+        attention="attn",
+        norm=None,
+        rotary=False,
+        scaling=_by_d_head,
+    ),
+    one(
+        "imagegpt",
+        GPT2_BLOCKS,
+        layers="h",
+        attention="attn",
+        rotary=False,
+        scaling=_by_d_head,
+        auto_class="AutoModelForCausalImageModeling",
+    ),
+    one(
+        "ctrl",
+        {**GPT2_BLOCKS, "dff": 24},
+        layers="h",
+        attention="multi_head_attention",
+        norm="layer",
+        rotary=False,
+    ),
     _published(
         "internlm2",
         {**GROUPED, "attention_bias": True},
@@ -212,6 +330,17 @@ VARIANTS: dict[str, TinyModel] = {
     "falcon-grouped-one-norm": _FALCON.but(**_MANY_KEYS, num_ln_in_parallel_attn=1),
     "gpt_bigcode-ungrouped": _GPT_BIGCODE.but(multi_query=False),
     "gpt_bigcode-unscaled": _GPT_BIGCODE.but(scale_attn_weights=False),
+    "glm4_moe-without-norms": _GLM4_MOE.but(stack={"qk_norms": ()}, use_qk_norm=False),
+    "llama4_text-without-norms": one(
+        "llama4_text",
+        {
+            **GROUPED,
+            **_EXPERTS,
+            "no_rope_layers": [1, 0],
+            "intermediate_size_mlp": 24,
+            "use_qk_norm": False,
+        },
+    ),
     "persimmon-without-norms": _PERSIMMON.but(stack={"qk_norms": ()}, qk_layernorm=False),
     "phi-with-norms": one(
         "phi",
