@@ -142,7 +142,7 @@ def observe(
             return forward(*args, **kwargs)
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        written.append(output[0] if isinstance(output, tuple) else output)
+        written.append(output[0] if isinstance(output, tuple | list) else output)
         raise _SeenEnoughError
 
     with ExitStack() as hooks:
@@ -162,6 +162,9 @@ def observe(
         hooks.enter_context(patch.object(attention, "forward", watched))
         hooks.enter_context(writer.register_forward_hook(keep))
         hooks.enter_context(torch.no_grad())
+        # Constants that a model makes on its way are of the default dtype.
+        hooks.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float64)
         with suppress(_SeenEnoughError):
             model(**tiny.inputs(stack.n_heads, n_tokens))
 

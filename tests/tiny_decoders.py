@@ -73,6 +73,7 @@ def _published(
 _SHARED = {
     "num_experts": 2,
     "n_routed_experts": 2,
+    "n_shared_experts": 1,
     "num_experts_per_tok": 1,
     "moe_intermediate_size": 24,
     "experts_implementation": "eager",
@@ -82,6 +83,7 @@ _GLM4_MOE = one(
     {**GROUPED, **_SHARED, "head_dim": 6, "attention_bias": True, "use_qk_norm": True},
     qk_norms=QK_NORMS,
 )
+_LLAMA4 = {**GROUPED, **_EXPERTS, "head_dim": 6, "intermediate_size_mlp": 24}
 _LONG_QK_NORMS = ("query_layernorm", "key_layernorm")
 
 
@@ -214,14 +216,9 @@ MODELS: tuple[TinyModel, ...] = (
     one("solar_open", {**GROUPED, **_SHARED, "head_dim": 6}),
     one(
         "llama4_text",
-        {
-            **GROUPED,
-            **_EXPERTS,
-            "head_dim": 6,
-            "no_rope_layers": [1, 1],
-            "intermediate_size_mlp": 24,
-        },
+        {**_LLAMA4, "no_rope_layers": [1, 1]},
         qk_norms=("qk_norm",),
+        auto_class="AutoModel",
     ),
     one("granitemoeshared", {**GROUPED, **_EXPERTS, "attention_multiplier": 0.3}),
     one("jais2", {**GROUPED, "head_dim": 6}, norm="layer"),
@@ -276,7 +273,7 @@ MODELS: tuple[TinyModel, ...] = (
         attention="attn",
         rotary=False,
         scaling=_by_d_head,
-        auto_class="AutoModelForCausalImageModeling",
+        auto_class="AutoModelForImageClassification",
     ),
     one(
         "ctrl",
@@ -333,13 +330,8 @@ VARIANTS: dict[str, TinyModel] = {
     "glm4_moe-without-norms": _GLM4_MOE.but(stack={"qk_norms": ()}, use_qk_norm=False),
     "llama4_text-without-norms": one(
         "llama4_text",
-        {
-            **GROUPED,
-            **_EXPERTS,
-            "no_rope_layers": [1, 0],
-            "intermediate_size_mlp": 24,
-            "use_qk_norm": False,
-        },
+        {**_LLAMA4, "no_rope_layers": [1, 0], "use_qk_norm": False},
+        layers="model.layers",
     ),
     "persimmon-without-norms": _PERSIMMON.but(stack={"qk_norms": ()}, qk_layernorm=False),
     "phi-with-norms": one(
