@@ -95,6 +95,10 @@ def _silence(part: slice) -> Callable[..., torch.Tensor]:
     return hook
 
 
+def _open(gate: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(gate)
+
+
 def _length(norm: str | None, width: int) -> float:
     """How much longer a loud basis vector, once normed, is than one of length 1 (once centred)."""
     return {None: LOUD, "rms": width**0.5, "layer": width / (width - 1) ** 0.5}[norm]
@@ -138,7 +142,8 @@ def observe(
             patches.enter_context(patch.object(nn.functional, "softmax", softmax))
             patches.enter_context(patch.object(torch, "softmax", softmax))
             if stack.gated:
-                patches.enter_context(patch.object(torch, "sigmoid", torch.ones_like))
+                patches.enter_context(patch.object(torch, "sigmoid", _open))
+                patches.enter_context(patch.object(torch.Tensor, "sigmoid", _open))
             return forward(*args, **kwargs)
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:

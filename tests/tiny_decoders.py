@@ -37,27 +37,28 @@ def _published(
     model_type: str,
     config: Mapping[str, Any],
     *,
-    layers: tuple[str, str],
-    names: Mapping[str, str],
+    prefixes: tuple[str, str] = ("model.layers.", "layers."),
+    names: Mapping[str, str] | None = None,
     qkv: str | None = None,
     pack: Pack = _concatenated,
     made_as: str = "llama",
     said: Mapping[str, Any],
+    **stack: Any,
 ) -> TinyModel:
     """A model whose code transformers lacks: another one's weights under its names and config.
 
-    ``layers`` begin the names of layers, with the head and without; ``names`` are parts of names
-    and what takes their place; ``qkv`` is what q, k and v are packed in, named as ``names`` leave
-    them. ``said`` is its config.json.
+    ``prefixes`` begin the names of layers, with the head and without; ``names`` are parts of names
+    and what takes their place; ``qkv`` is what q, k and v are packed in, with the name of its
+    module. ``said`` is its config.json.
     """
 
     def rewrite(model: PreTrainedModel, folder: Path) -> Path:
         found: Tensors = {}
         for name, tensor in load_file(folder / "model.safetensors").items():
-            for old, new in names.items():
+            for old, new in (names or {}).items():
                 name = name.replace(old, new)
-            name = re.sub(r"^model\.layers\.", layers[0], name)
-            found[re.sub(r"^layers\.", layers[1], name)] = tensor
+            name = re.sub(r"^model\.layers\.", prefixes[0], name)
+            found[re.sub(r"^layers\.", prefixes[1], name)] = tensor
         if qkv is not None:
             for name in [name for name in found if ".q_proj." in name]:
                 parts = [found.pop(name.replace("q_proj", f"{role}_proj")) for role in "qkv"]
@@ -67,7 +68,7 @@ def _published(
         (folder / "config.json").write_text(json.dumps({"model_type": model_type, **said}))
         return folder
 
-    return replace(one(model_type, config), made_as=made_as, rewrite=rewrite)
+    return replace(one(model_type, config, **stack), made_as=made_as, rewrite=rewrite)
 
 
 _SHARED = {
@@ -84,6 +85,7 @@ _GLM4_MOE = one(
     qk_norms=QK_NORMS,
 )
 _LLAMA4 = {**GROUPED, **_EXPERTS, "head_dim": 6, "intermediate_size_mlp": 24}
+_GRANITE = {**GROUPED, **_EXPERTS, "attention_multiplier": 0.3}
 _LONG_QK_NORMS = ("query_layernorm", "key_layernorm")
 
 
@@ -124,22 +126,79 @@ _PERSIMMON = one(
     "persimmon", {**BLOCKS, "layer_norm_eps": 1e-20}, norm="layer", qk_norms=_QK_LAYERNORMS
 )
 _SAID = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
-_CHATGLM = _published(
-    "chatglm",
-    {**GROUPED, "head_dim": 6, "attention_bias": True},
-    layers=("transformer.encoder.layers.", "encoder.layers."),
-    names={"o_proj": "dense", "self_attn": "self_attention"},
-    qkv="self_attention.query_key_value",
-    said={
-        "num_layers": 2,
-        "num_attention_heads": 4,
-        "hidden_size": 32,
-        "kv_channels": 6,
-        "multi_query_attention": True,
-        "multi_query_group_num": 2,
-        "rmsnorm": True,
-    },
-)
+_SAID_GROUPED = {**_SAID, "num_key_value_heads": 2}
+
+
+def _as_refined_web(
+    model_type: str, said: Mapping[str, Any], config: Mapping[str, Any]
+) -> TinyModel:
+    """Falcon as it was first published."""
+    said = {"n_layer": 2, "n_head": 4, "hidden_size": 32, **said}
+    made = _FALCON.but(**config)
+    published = _published(model_type, made.config, made_as="falcon", said=said)
+    return replace(published, stacks=made.stacks)
+
+
+def _bailing(model_type: str) -> TinyModel:
+    with_norms = model_type.endswith("v2")
+    return _published(
+        model_type,
+        {**GROUPED, "head_dim": 6},
+        made_as="qwen3" if with_norms else "llama",
+        names={
+            "o_proj": "dense",
+            "q_norm": "query_layernorm",
+            "k_norm": "key_layernorm",
+            "self_attn": "attention",
+        },
+        qkv="attention.query_key_value",
+        said={**_SAID_GROUPED, "head_dim": 6, "use_qk_norm": with_norms},
+        qk_norms=QK_NORMS if with_norms else (),
+    )
+
+
+def _hf_olmo(
+    said: Mapping[str, Any], *, made_as: str, names: Mapping[str, str], **stack: Any
+) -> TinyModel:
+    return _published(
+        "hf_olmo",
+        GROUPED,
+        made_as=made_as,
+        prefixes=("model.transformer.blocks.", "transformer.blocks."),
+        names={"self_attn.o_proj": "attn_out", **names},
+        qkv="att_proj",
+        said={
+            "n_layers": 2,
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "d_model": 32,
+            "attention_layer_norm": False,
+            **said,
+        },
+        **stack,
+    )
+
+
+def _chatglm(config: Mapping[str, Any], said: Mapping[str, Any], **other: Any) -> TinyModel:
+    return _published(
+        "chatglm",
+        {**GROUPED, "head_dim": 8, "attention_bias": True, **config},
+        prefixes=("transformer.encoder.layers.", "encoder.layers."),
+        names={"o_proj": "dense", "self_attn": "self_attention"},
+        qkv="self_attention.query_key_value",
+        said={
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "hidden_size": 32,
+            "kv_channels": 8,
+            "multi_query_attention": True,
+            "multi_query_group_num": 2,
+            "rmsnorm": True,
+            **said,
+        },
+        **other,
+    )
+
 
 MODELS: tuple[TinyModel, ...] = (
     one("exaone4", {**GROUPED, "head_dim": 6}, norm=None, qk_norms=QK_NORMS),
@@ -195,7 +254,6 @@ MODELS: tuple[TinyModel, ...] = (
         for name in (
             "arcee",
             "cwm",
-            "hyperclovax",
             "internlm3",
             "iquestcoder",
             "ministral",
@@ -220,7 +278,9 @@ MODELS: tuple[TinyModel, ...] = (
         qk_norms=("qk_norm",),
         auto_class="AutoModel",
     ),
-    one("granitemoeshared", {**GROUPED, **_EXPERTS, "attention_multiplier": 0.3}),
+    one("hyperclovax", {**GROUPED, "head_dim": 6, "attention_multiplier": 0.3}),
+    one("granitemoeshared", _GRANITE),
+    *(one(name, _GRANITE, gated=True) for name in ("granite_swa", "granitemoe_swa")),
     one("jais2", {**GROUPED, "head_dim": 6}, norm="layer"),
     one("phimoe", {**GROUPED, **_EXPERTS, "attention_bias": True}, norm="layer"),
     one(
@@ -283,31 +343,41 @@ MODELS: tuple[TinyModel, ...] = (
         norm="layer",
         rotary=False,
     ),
+    *(
+        _published(name, {**GROUPED, "attention_bias": True}, said=_SAID_GROUPED)
+        for name in ("aquila", "deepseek", "internlm", "minicpm", "xverse")
+    ),
+    *(
+        _published(name, GROUPED, made_as="starcoder2", said=_SAID_GROUPED, norm="layer")
+        for name in ("orion", "stablelm_epoch")
+    ),
+    _as_refined_web("RefinedWeb", {"n_head_kv": 2}, _MANY_KEYS),
+    _as_refined_web("RefinedWebModel", {"multi_query": True}, {}),
+    _hf_olmo({"layer_norm_type": "default"}, made_as="olmo", names={}, norm="layer"),
+    _bailing("bailing_moe"),
+    _bailing("bailing_moe_v2"),
     _published(
         "internlm2",
         {**GROUPED, "attention_bias": True},
-        layers=("model.layers.", "layers."),
         names={
             "self_attn.o_proj": "attention.wo",
             "input_layernorm": "attention_norm",
         },
         qkv="attention.wqkv",
         pack=_grouped,
-        said={**_SAID, "num_key_value_heads": 2},
+        said=_SAID_GROUPED,
     ),
-    _CHATGLM,
+    _chatglm({}, {}),
     _published(
         "baichuan",
         GROUPED | {"num_key_value_heads": 4},
-        layers=("model.layers.", "layers."),
-        names={},
         qkv="self_attn.W_pack",
         said=_SAID,
     ),
     _published(
         "qwen",
         {**GROUPED, "num_key_value_heads": 4, "head_dim": 6, "attention_bias": True},
-        layers=("transformer.h.", "h."),
+        prefixes=("transformer.h.", "h."),
         names={"self_attn.o_proj": "attn.c_proj", "input_layernorm": "ln_1"},
         qkv="attn.c_attn",
         said={**_SAID, "kv_channels": 6},
@@ -315,7 +385,7 @@ MODELS: tuple[TinyModel, ...] = (
     _published(
         "exaone",
         {**GROUPED, "head_dim": 6},
-        layers=("transformer.h.", "h."),
+        prefixes=("transformer.h.", "h."),
         names={"o_proj": "out_proj", "self_attn": "attn.attention", "input_layernorm": "ln_1"},
         said={"num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6},
     ),
@@ -339,6 +409,13 @@ VARIANTS: dict[str, TinyModel] = {
         {**GROUPED, "partial_rotary_factor": 0.5, "qk_layernorm": True, "layer_norm_eps": 1e-20},
         norm="layer",
         qk_norms=_QK_LAYERNORMS,
+    ),
+    "chatglm-ungrouped": _chatglm(
+        {"num_key_value_heads": 4}, {"multi_query_attention": False}, pack=_grouped
+    ),
+    "chatglm-layer-norm": _chatglm({}, {"rmsnorm": False}, made_as="starcoder2", norm="layer"),
+    "hf_olmo-rms-norm": _hf_olmo(
+        {"layer_norm_type": "rms"}, made_as="llama", names={"input_layernorm": "attn_norm"}
     ),
     "cohere-with-norms": one(
         "cohere",
