@@ -271,6 +271,7 @@ MODELS: tuple[TinyModel, ...] = (
             "use_bias": True,
         },
     ),
+    one("flint", {**GROUPED, **_SHARED, "head_dim": 8}, qk_norms=QK_NORMS),
     one("solar_open", {**GROUPED, **_SHARED, "head_dim": 6}),
     one(
         "llama4_text",
