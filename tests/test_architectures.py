@@ -143,12 +143,62 @@ def test_values_that_a_config_may_leave_out() -> None:
     assert plan.scale == 256**-0.5
 
 
-def test_attention_that_a_row_does_not_describe_is_refused() -> None:
-    config, shapes = llama(model_type="stablelm", qk_layernorm=True)
-    with pytest.raises(LayoutError, match="qk_layernorm = True: every head has"):
-        attention_layout(config, infos(shapes))
-    plain = attention_layout(config | {"qk_layernorm": False}, infos(shapes))
-    assert plain.architecture == "stablelm"
+@pytest.mark.parametrize(
+    ("model_type", "output", "said", "message"),
+    [
+        (
+            "mpt",
+            "transformer.blocks.0.attn.out_proj.weight",
+            {"attn_config": {"qk_ln": True}},
+            "attn_config.qk_ln = True: a LayerNorm over all heads mixes them",
+        ),
+        (
+            "mpt",
+            "transformer.blocks.0.attn.out_proj.weight",
+            {"attn_config": {"qk_ln": False, "softmax_scale": 0.1}},
+            "attn_config.softmax_scale = 0.1",
+        ),
+        (
+            "codegen",
+            "transformer.h.0.attn.out_proj.weight",
+            {"head_dim": 256},
+            "CodeGen2's projections are in eight blocks",
+        ),
+        (
+            "hf_olmo",
+            "model.transformer.blocks.0.attn_out.weight",
+            {"attention_layer_norm": True},
+            "a LayerNorm over all heads mixes them",
+        ),
+        (
+            "stablelm",
+            "model.layers.0.self_attn.o_proj.weight",
+            {"qk_layernorm": True},
+            "every head has a LayerNorm tensor of its own",
+        ),
+    ],
+)
+def test_attention_that_a_row_does_not_describe_is_refused(
+    model_type: str, output: str, said: dict[str, Any], message: str
+) -> None:
+    tensors = infos({output: (8, 8)})
+    with pytest.raises(LayoutError, match=message):
+        attention_layout({"model_type": model_type, **said}, tensors)
+    with pytest.raises(LayoutError, match="is missing from the checkpoint"):
+        attention_layout({"model_type": model_type}, tensors)
+
+
+@pytest.mark.parametrize("n_next", [None, 1])
+def test_layers_that_predict_further_tokens_are_left_out(n_next: int | None) -> None:
+    config, shapes = llama(model_type="glm4_moe")
+    config["num_hidden_layers"] -= 1
+    if n_next is None:
+        with pytest.raises(LayoutError, match="layers and the checkpoint holds layer"):
+            attention_layout(config, infos(shapes))
+    else:
+        layout = attention_layout(config | {"num_nextn_predict_layers": n_next}, infos(shapes))
+        assert [plan.layer for plan in layout.layers] == list(range(config["num_hidden_layers"]))
+        assert "predict further tokens" in layout.notes[0]
 
 
 def test_head_counts_that_the_config_leaves_out_are_those_of_the_shapes() -> None:

@@ -56,7 +56,7 @@ _VARIANT_OPTIONS = {"when": dict, "has": str} | {
 _ROW_ONLY = {"model_types": list, "extends": str, "stacks": dict, "unbuildable": str, "note": str}
 _WRAPPER_KEYS = {"model_types": list, "wraps": str, "prefixes": list}
 _WRAPPER_OPTIONS = {"config": dict, "note": str, "unbuildable": str}
-_REFUSE_KEYS = {"key": str, "unless": object, "reason": str}
+_REFUSE_KEYS = {"key": str, "reason": str}
 _CONFIG_KEYS = {"n_layers": list, "n_heads": list, "n_kv_heads": list, "d_head": list}
 
 
@@ -292,8 +292,8 @@ class _Reader:
     def _refusals(self, table: Mapping[str, Any], place: tuple[str, ...]) -> tuple[Refusal, ...]:
         refusals = []
         for entry in table.get("refuse", ()):
-            self.file.check(entry, (*place, "refuse"), _REFUSE_KEYS, {})
-            refusals.append(Refusal(entry["key"], entry["unless"], entry["reason"]))
+            self.file.check(entry, (*place, "refuse"), _REFUSE_KEYS, {"unless": object})
+            refusals.append(Refusal(entry["key"], entry.get("unless"), entry["reason"]))
         return tuple(refusals)
 
 
