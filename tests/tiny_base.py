@@ -28,7 +28,8 @@ class TinyStack:
     ``layers`` is relative to the base model, the other names to a layer; a layer without a module
     ``attention`` has none. ``writer`` is the module whose output joins the residual stream, where
     that is not the attention module itself; ``entrance`` the one that the residual stream enters,
-    where that is not the layer; ``norm`` what happens to it before the attention. ``memory`` is the
+    where that is not the layer; ``norm`` what happens to it before the attention, except in layers
+    of ``unnormed``. ``memory`` is the
     module of the base model through which what cross-attention looks at passes, and
     ``memory_norm`` what it does. ``silent``: parts of modules' outputs that tell positions only.
     """
@@ -39,6 +40,7 @@ class TinyStack:
     writer: str | None = None
     entrance: str = ""
     norm: Literal["rms", "layer"] | None = "rms"
+    unnormed: tuple[int, ...] = ()
     cross: bool = False
     memory: str | None = None
     memory_norm: Literal["rms", "layer"] | None = None
@@ -80,9 +82,10 @@ def rotary_text(batch: int, n_tokens: int) -> dict[str, Any]:
 class TinyModel:
     """A model type's config, small, its stacks, and how to run it.
 
-    ``zero`` names parameters, by the end of their names, that are relative position terms and
-    nothing else. ``unsaid`` are keys that the saved config.json leaves out, as some published ones
-    do. ``rewrite`` saves the model in ``folder`` anew as another program would have, and gives the
+    ``zero`` names parameters and buffers, by the end of their names, that tell positions and
+    nothing else. ``still`` does what else it takes for positions to tell nothing. ``unsaid`` are keys that the saved config.json leaves out, as some published ones
+    do. ``made_as`` is the model type that transformers builds, where it does not know this one.
+    ``rewrite`` saves the model in ``folder`` anew as another program would have, and gives the
     path to survey.
     """
 
@@ -92,8 +95,10 @@ class TinyModel:
     inputs: Callable[[int, int], dict[str, Any]] = rotary_text
     auto_class: str = "AutoModelForCausalLM"
     zero: tuple[str, ...] = ()
+    still: Callable[[transformers.PreTrainedModel], None] | None = None
     unsaid: tuple[str, ...] = ()
     said_architecture: str | None = None
+    made_as: str | None = None
     rewrite: Callable[[transformers.PreTrainedModel, Path], Path] | None = None
 
     def but(
@@ -113,16 +118,18 @@ class TinyModel:
 
     def build(self, folder: Path) -> tuple[transformers.PreTrainedModel, Path]:
         """The model with random parameters, run in float64, and where it is saved in float32."""
-        config = transformers.AutoConfig.for_model(self.model_type, **self.config)
+        config = transformers.AutoConfig.for_model(self.made_as or self.model_type, **self.config)
         auto_class = getattr(transformers, self.auto_class)
         model: transformers.PreTrainedModel = auto_class.from_config(
             config, attn_implementation="eager"
         )
         randomise(model)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
                 if name.endswith(self.zero):
-                    parameter.zero_()
+                    tensor.zero_()
+            if self.still is not None:
+                self.still(model)
         model.save_pretrained(folder)
         self._leave_out(folder / "config.json")
         saved = folder if self.rewrite is None else self.rewrite(model, folder)

@@ -286,9 +286,11 @@ class _StackPlans:
         stack = self.row.resolve(self.config, lambda tensor: prefix + tensor in self.tensors)
         names = {role: prefix + tensor for role, tensor in stack.tensors.items()}
         for role, norm in stack.norms.items():
-            if norm.gain is not None:
-                # The norm of what cross-attention looks at stands outside the layer.
-                names[role] = norm.gain if role == "memory_norm" else prefix + norm.gain
+            # The norm of what cross-attention looks at stands outside the layer.
+            places = self.prefixes if role == "memory_norm" else (prefix,)
+            gains = [place + gain for place in places for gain in norm.gains]
+            if gains:
+                names[role] = next((gain for gain in gains if gain in self.tensors), gains[0])
         found = {role: self._tensor(tensor) for role, tensor in names.items()}
         geometry = head_geometry(
             stack,
