@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_base import BLOCKS, TinyModel, one
+from tiny_base import BLOCKS, SMALL, TinyModel, TinyStack, one, text
 from transformers import PreTrainedModel
 
 _MASKED = "AutoModelForMaskedLM"
@@ -111,8 +111,137 @@ _ENCODERS = (
     one("eurobert", {**BLOCKS, "num_key_value_heads": 2}, auto_class=_MASKED),
 )
 
-MODELS: tuple[TinyModel, ...] = _ENCODERS
+
+def _translation(batch: int, n_tokens: int) -> dict[str, Any]:
+    """Token ids for an encoder and for a decoder."""
+    inputs = text(batch, n_tokens)
+    return {
+        **inputs,
+        "decoder_input_ids": inputs["input_ids"],
+        "decoder_attention_mask": inputs["attention_mask"],
+    }
+
+
+def _speech(batch: int, n_tokens: int) -> dict[str, Any]:
+    """Forty frames of eight mel bins for an encoder, token ids for a decoder."""
+    return {
+        "input_features": torch.zeros(batch, 8, 40, dtype=torch.float64),
+        "decoder_input_ids": text(batch, n_tokens)["input_ids"],
+    }
+
+
+def _turned_speech(batch: int, n_tokens: int) -> dict[str, Any]:
+    """Speech with frames before mel bins."""
+    inputs = _speech(batch, n_tokens)
+    return {**inputs, "input_features": inputs["input_features"].mT}
+
+
+_T5_STACK = TinyStack(
+    name="encoder",
+    layers="encoder.block",
+    attention="layer.0.SelfAttention",
+    scaling=lambda attention: 1.0,
+)
+_T5_STACKS = (
+    _T5_STACK,
+    replace(_T5_STACK, name="decoder", layers="decoder.block"),
+    replace(
+        _T5_STACK,
+        name="cross",
+        layers="decoder.block",
+        attention="layer.1.EncDecAttention",
+        entrance="layer.1",
+        cross=True,
+        memory="encoder.final_layer_norm",
+        memory_norm="rms",
+    ),
+)
+_T5 = TinyModel(
+    "t5",
+    {
+        **SMALL,
+        "d_model": 32,
+        "d_kv": 6,
+        "d_ff": 24,
+        "num_layers": 2,
+        "num_decoder_layers": 3,
+        "num_heads": 4,
+        "decoder_start_token_id": 0,
+    },
+    _T5_STACKS,
+    inputs=_translation,
+    auto_class="AutoModelForSeq2SeqLM",
+    zero=("relative_attention_bias.weight",),
+)
+
+_BART_STACK = TinyStack(name="encoder", layers="encoder.layers", norm=None)
+_BART_STACKS = (
+    _BART_STACK,
+    replace(_BART_STACK, name="decoder", layers="decoder.layers", n_heads=2),
+    replace(
+        _BART_STACK,
+        name="cross",
+        layers="decoder.layers",
+        attention="encoder_attn",
+        entrance="encoder_attn",
+        n_heads=2,
+        cross=True,
+    ),
+)
+_MBART_STACKS = (
+    *(replace(stack, norm="layer") for stack in _BART_STACKS[:2]),
+    replace(
+        _BART_STACKS[2],
+        norm="layer",
+        entrance="encoder_attn_layer_norm",
+        memory="encoder.layer_norm",
+        memory_norm="layer",
+    ),
+)
+_BART = TinyModel(
+    "bart",
+    {
+        **SMALL,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24,
+        "max_position_embeddings": 128,
+        "decoder_start_token_id": 0,
+        "forced_eos_token_id": None,
+    },
+    _BART_STACKS,
+    inputs=_translation,
+    auto_class="AutoModelForSeq2SeqLM",
+)
+_MBART = replace(_BART, model_type="mbart", stacks=_MBART_STACKS)
+
+_SEQUENCES = (
+    *(replace(_T5, model_type=name) for name in ("mt5", "t5", "umt5")),
+    replace(_T5, model_type="switch_transformers").but(
+        num_experts=2, num_sparse_encoder_layers=0, num_sparse_decoder_layers=0
+    ),
+    *(
+        replace(_BART, model_type=name)
+        for name in ("bart", "blenderbot-small", "marian", "mvp", "plbart")
+    ),
+    *(replace(_MBART, model_type=name) for name in ("blenderbot", "m2m_100", "mbart", "pegasus")),
+    replace(
+        _MBART, model_type="whisper", inputs=_speech, auto_class="AutoModelForSpeechSeq2Seq"
+    ).but(num_mel_bins=8, max_source_positions=20),
+    replace(
+        _MBART, model_type="speech_to_text", inputs=_turned_speech, auto_class="AutoModelForSpeechSeq2Seq"
+    ).but(input_feat_per_channel=8, max_source_positions=40),
+)
+
+MODELS: tuple[TinyModel, ...] = (*_ENCODERS, *_SEQUENCES)
 
 VARIANTS: dict[str, TinyModel] = {
     "deberta-absolute": _DEBERTA.but(relative_attention=False),
+    "t5-encoder-alone": replace(
+        _T5, stacks=_T5_STACKS[:1], inputs=text, auto_class="AutoModelForTextEncoding"
+    ),
 }
