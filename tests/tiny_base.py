@@ -137,7 +137,7 @@ class TinyModel:
 
     def _leave_out(self, path: Path) -> None:
         config = json.loads(path.read_text())
-        for table in (config, config.get("text_config", {})):
+        for table in (config, config.get("text_config", {}), config.get("vision_config", {})):
             for key in self.unsaid:
                 table.pop(key, None)
         path.write_text(json.dumps(config))

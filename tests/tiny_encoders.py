@@ -90,20 +90,12 @@ _ENCODERS = (
     _MODERNBERT,
     replace(_MODERNBERT, model_type="modernbert-decoder", auto_class="AutoModelForCausalLM"),
     _ESM,
-    *(
-        replace(_BERT, model_type=name)
-        for name in ("data2vec-text", "ernie", "layoutlm")
-    ),
+    *(replace(_BERT, model_type=name) for name in ("data2vec-text", "ernie", "layoutlm")),
     replace(_BERT, model_type="rembert").but(stack=_UNSAID_SCALE),
     replace(_BERT, model_type="splinter", auto_class="AutoModelForQuestionAnswering"),
     replace(_BERT, model_type="xmod").but(languages=["en_XX"], default_language="en_XX"),
-    replace(_BERT, model_type="roformer", still=_first_position).but(
-        stack=_UNSAID_SCALE
-    ),
-    *(
-        replace(_PRE_NORM, model_type=name)
-        for name in ("roberta-prelayernorm", "xlm-roberta-xl")
-    ),
+    replace(_BERT, model_type="roformer", still=_first_position).but(stack=_UNSAID_SCALE),
+    *(replace(_PRE_NORM, model_type=name) for name in ("roberta-prelayernorm", "xlm-roberta-xl")),
     replace(_PRE_NORM, model_type="megatron-bert").but(stack=_UNSAID_SCALE),
     one("nomic_bert", BLOCKS, norm=None, auto_class=_MASKED),
     _GTE,
@@ -233,14 +225,193 @@ _SEQUENCES = (
         _MBART, model_type="whisper", inputs=_speech, auto_class="AutoModelForSpeechSeq2Seq"
     ).but(num_mel_bins=8, max_source_positions=20),
     replace(
-        _MBART, model_type="speech_to_text", inputs=_turned_speech, auto_class="AutoModelForSpeechSeq2Seq"
+        _MBART,
+        model_type="speech_to_text",
+        inputs=_turned_speech,
+        auto_class="AutoModelForSpeechSeq2Seq",
     ).but(input_feat_per_channel=8, max_source_positions=40),
 )
 
-MODELS: tuple[TinyModel, ...] = (*_ENCODERS, *_SEQUENCES)
+
+def _image(batch: int, n_tokens: int) -> dict[str, Any]:
+    """Blank images of 16 × 16 pixels; the layers looked at are fed other tokens than theirs."""
+    return {"pixel_values": torch.zeros(batch, 3, 16, 16, dtype=torch.float64)}
+
+
+def _image_of_as_many(batch: int, n_tokens: int) -> dict[str, Any]:
+    """Blank images of one patch of 2 × 2 pixels a token, less one."""
+    return {"pixel_values": torch.zeros(batch, 3, 10, 26, dtype=torch.float64)}
+
+
+def _video(batch: int, n_tokens: int) -> dict[str, Any]:
+    return {"pixel_values": torch.zeros(batch, 2, 3, 16, 16, dtype=torch.float64)}
+
+
+def _sound(batch: int, n_tokens: int) -> dict[str, Any]:
+    return {"input_values": torch.zeros(batch, 64, dtype=torch.float64)}
+
+
+def _spectrogram(batch: int, n_tokens: int) -> dict[str, Any]:
+    return {"input_values": torch.zeros(batch, 16, 16, dtype=torch.float64)}
+
+
+def _captioned(batch: int, n_tokens: int) -> dict[str, Any]:
+    return {**text(batch, n_tokens), **_image(batch, n_tokens)}
+
+
+def _patches(batch: int, n_tokens: int) -> dict[str, Any]:
+    """Images as patches of 8 × 8 pixels."""
+    return {
+        "pixel_values": torch.zeros(batch, n_tokens, 3 * 8 * 8, dtype=torch.float64),
+        "pixel_attention_mask": torch.ones(batch, n_tokens, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[2, n_tokens // 2]] * batch),
+    }
+
+
+def _captioned_patches(batch: int, n_tokens: int) -> dict[str, Any]:
+    return {**text(batch, n_tokens), **_patches(batch, n_tokens)}
+
+
+_IMAGE = {
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 8,
+}
+_CLASSIFIER = "AutoModelForImageClassification"
+_VIT = TinyModel(
+    "vit",
+    {**_IMAGE, "qkv_bias": True},
+    (TinyStack(attention="attention", norm="layer"),),
+    inputs=_image,
+    auto_class=_CLASSIFIER,
+)
+_IN_ENCODER = {"layers": "encoder.layer"}
+_BERT_LIKE = {
+    **_IN_ENCODER,
+    "attention": "attention.attention",
+    "writer": "attention.output.dense",
+}
+_BIASED_BY_POSITION = {
+    "inputs": _image_of_as_many,
+    "zero": ("relative_position_bias_table",),
+}
+_BEIT = replace(_VIT, model_type="beit", **_BIASED_BY_POSITION).but(
+    image_size=(10, 26), patch_size=2, use_relative_position_bias=True
+)
+
+_TOWER = TinyStack(layers="encoder.layers", norm="layer", scaling=lambda attention: attention.scale)
+_TEXT_TOWER = replace(_TOWER, name="text", layers="text_model.encoder.layers")
+_IMAGE_TOWER = replace(
+    _TOWER, name="vision", layers="vision_model.encoder.layers", n_heads=2, d_input=24
+)
+_VISION = {**_IMAGE, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+_CLIP = TinyModel(
+    "clip",
+    {"text_config": BLOCKS, "vision_config": _VISION, "projection_dim": 8},
+    (_TEXT_TOWER, _IMAGE_TOWER),
+    inputs=_captioned,
+    auto_class="AutoModel",
+)
+_IMAGE_ALONE = replace(
+    _VIT, model_type="clip_vision_model", stacks=(_TOWER,), auto_class="AutoModel"
+)
+
+_WAV2VEC2 = TinyModel(
+    "wav2vec2",
+    {
+        **BLOCKS,
+        "conv_dim": [8],
+        "conv_kernel": [4],
+        "conv_stride": [2],
+        "num_feat_extract_layers": 1,
+        "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2,
+        "do_stable_layer_norm": False,
+    },
+    (TinyStack(layers="encoder.layers", attention="attention", norm=None),),
+    inputs=_sound,
+    auto_class="AutoModelForCTC",
+)
+
+_IMAGES_AND_SOUNDS = (
+    *(replace(_VIT, model_type=name) for name in ("ijepa", "vit", "vit_msn")),
+    replace(_VIT, model_type="deit", auto_class="AutoModelForMaskedImageModeling"),
+    replace(_VIT, model_type="vit_mae", auto_class="AutoModelForPreTraining").but(
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    ),
+    *(
+        replace(_VIT, model_type=name).but(stack=_IN_ENCODER)
+        for name in ("dinov2", "dinov2_with_registers")
+    ),
+    replace(_VIT, model_type="dinov3_vit", zero=("inv_freq",), auto_class="AutoModel").but(
+        stack={"layers": "layer"}
+    ),
+    _BEIT,
+    replace(_BEIT, model_type="data2vec-vision").but(stack={**_BERT_LIKE, **_UNSAID_SCALE}),
+    replace(_VIT, model_type="yolos", auto_class="AutoModelForObjectDetection").but(
+        stack=_BERT_LIKE, image_size=[16, 16]
+    ),
+    replace(
+        _VIT, model_type="videomae", inputs=_video, auto_class="AutoModelForVideoClassification"
+    ).but(stack=_BERT_LIKE, num_frames=2),
+    replace(
+        _VIT, model_type="vivit", inputs=_video, auto_class="AutoModelForVideoClassification"
+    ).but(num_frames=2, tubelet_size=[2, 8, 8]),
+    replace(
+        _VIT,
+        model_type="audio-spectrogram-transformer",
+        inputs=_spectrogram,
+        auto_class="AutoModelForAudioClassification",
+    ).but(max_length=16, num_mel_bins=16, frequency_stride=8, time_stride=8),
+    _CLIP,
+    *(replace(_CLIP, model_type=name) for name in ("metaclip_2", "siglip")),
+    replace(_CLIP, model_type="siglip2", inputs=_captioned_patches),
+    replace(
+        _CLIP,
+        model_type="chinese_clip",
+        stacks=(
+            replace(_BERT.stacks[0], name="text", layers="text_model.encoder.layer"),
+            _IMAGE_TOWER,
+        ),
+    ),
+    _IMAGE_ALONE,
+    replace(_IMAGE_ALONE, model_type="siglip_vision_model"),
+    replace(_IMAGE_ALONE, model_type="siglip2_vision_model", inputs=_patches),
+    one(
+        "clip_text_model",
+        BLOCKS,
+        rotary=False,
+        layers="encoder.layers",
+        norm="layer",
+        scaling=lambda attention: attention.scale,
+        auto_class="AutoModel",
+    ),
+    *(
+        replace(_WAV2VEC2, model_type=name)
+        for name in ("data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2")
+    ),
+)
+
+MODELS: tuple[TinyModel, ...] = (*_ENCODERS, *_SEQUENCES, *_IMAGES_AND_SOUNDS)
 
 VARIANTS: dict[str, TinyModel] = {
     "deberta-absolute": _DEBERTA.but(relative_attention=False),
+    "wav2vec2-pre-norm": _WAV2VEC2.but(stack={"norm": "layer"}, do_stable_layer_norm=True),
+    "siglip-by-default": replace(
+        _CLIP.but(
+            text_config={**BLOCKS, "hidden_size": 24, "num_attention_heads": 12},
+            vision_config={**_VISION, "num_attention_heads": 12},
+            stack={"n_heads": 12, "d_input": 24},
+        ),
+        model_type="siglip",
+        unsaid=("num_attention_heads", "num_hidden_layers"),
+    ),
     "t5-encoder-alone": replace(
         _T5, stacks=_T5_STACKS[:1], inputs=text, auto_class="AutoModelForTextEncoding"
     ),

@@ -75,7 +75,7 @@ def restrict(plan: LayerPlan, circuits: Sequence[Circuit]) -> LayerPlan:
 
 
 def _recognised(config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
-    """The layout of a config without a ``model_type``, where the tensors fit one row alone."""
+    """The layout of a config without a ``model_type``, where all rows that fit agree on it."""
     found = []
     for row in architecture_table().rows.values():
         if row.model_types and not row.wraps:
@@ -83,7 +83,7 @@ def _recognised(config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
                 found.append(_layout(row, config, tensors))
             except LayoutError:
                 continue
-    if len(found) == 1:
+    if found and all(layout.layers == found[0].layers for layout in found):
         note = f"config.json names no model_type; the tensors are those of {found[0].architecture}"
         return replace(found[0], notes=(note, *found[0].notes))
     raise LayoutError(
