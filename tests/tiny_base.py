@@ -83,10 +83,10 @@ class TinyModel:
     """A model type's config, small, its stacks, and how to run it.
 
     ``zero`` names parameters and buffers, by the end of their names, that tell positions and
-    nothing else. ``still`` does what else it takes for positions to tell nothing. ``unsaid`` are keys that the saved config.json leaves out, as some published ones
-    do. ``made_as`` is the model type that transformers builds, where it does not know this one.
-    ``rewrite`` saves the model in ``folder`` anew as another program would have, and gives the
-    path to survey.
+    nothing else. ``still`` does what else it takes for positions to tell nothing. ``unsaid`` are
+    keys that the saved config.json leaves out, as some published ones do. ``made_as`` is the model
+    type that transformers builds, where it does not know this one. ``rewrite`` saves the model in
+    ``folder`` anew as another program would have, and gives the path to survey.
     """
 
     model_type: str

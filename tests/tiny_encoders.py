@@ -308,6 +308,7 @@ _IMAGE_TOWER = replace(
     _TOWER, name="vision", layers="vision_model.encoder.layers", n_heads=2, d_input=24
 )
 _VISION = {**_IMAGE, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+_DOZEN = {"num_attention_heads": 12, "num_hidden_layers": 12}
 _CLIP = TinyModel(
     "clip",
     {"text_config": BLOCKS, "vision_config": _VISION, "projection_dim": 8},
@@ -405,12 +406,12 @@ VARIANTS: dict[str, TinyModel] = {
     "wav2vec2-pre-norm": _WAV2VEC2.but(stack={"norm": "layer"}, do_stable_layer_norm=True),
     "siglip-by-default": replace(
         _CLIP.but(
-            text_config={**BLOCKS, "hidden_size": 24, "num_attention_heads": 12},
-            vision_config={**_VISION, "num_attention_heads": 12},
+            text_config={**BLOCKS, "hidden_size": 24, **_DOZEN},
+            vision_config={**_VISION, **_DOZEN},
             stack={"n_heads": 12, "d_input": 24},
         ),
         model_type="siglip",
-        unsaid=("num_attention_heads", "num_hidden_layers"),
+        unsaid=tuple(_DOZEN),
     ),
     "t5-encoder-alone": replace(
         _T5, stacks=_T5_STACKS[:1], inputs=text, auto_class="AutoModelForTextEncoding"
