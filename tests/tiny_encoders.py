@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_base import BLOCKS, SMALL, TinyModel, TinyStack, one, text
+from tiny_base import BLOCKS, GROUPED, SMALL, TinyModel, TinyStack, one, text
 from transformers import PreTrainedModel
 
 _MASKED = "AutoModelForMaskedLM"
@@ -62,6 +62,7 @@ _MODERNBERT = one(
     scaling=lambda attention: attention.head_dim**-0.5,
     auto_class=_MASKED,
 )
+_XMOD = replace(_BERT, model_type="xmod").but(languages=["en_XX"], default_language="en_XX")
 _GTE = one("gte", BLOCKS, norm=None, auto_class=_MASKED)
 _ESM = replace(_PRE_NORM, model_type="esm", zero=("inv_freq",)).but(
     position_embedding_type="rotary", mask_token_id=3, stack=_UNSAID_SCALE
@@ -93,7 +94,7 @@ _ENCODERS = (
     *(replace(_BERT, model_type=name) for name in ("data2vec-text", "ernie", "layoutlm")),
     replace(_BERT, model_type="rembert").but(stack=_UNSAID_SCALE),
     replace(_BERT, model_type="splinter", auto_class="AutoModelForQuestionAnswering"),
-    replace(_BERT, model_type="xmod").but(languages=["en_XX"], default_language="en_XX"),
+    _XMOD,
     replace(_BERT, model_type="roformer", still=_first_position).but(stack=_UNSAID_SCALE),
     *(replace(_PRE_NORM, model_type=name) for name in ("roberta-prelayernorm", "xlm-roberta-xl")),
     replace(_PRE_NORM, model_type="megatron-bert").but(stack=_UNSAID_SCALE),
@@ -120,6 +121,13 @@ def _speech(batch: int, n_tokens: int) -> dict[str, Any]:
         "input_features": torch.zeros(batch, 8, 40, dtype=torch.float64),
         "decoder_input_ids": text(batch, n_tokens)["input_ids"],
     }
+
+
+def _waves(batch: int, n_tokens: int) -> dict[str, Any]:
+    """A thousand samples for an encoder, token ids for a decoder."""
+    speech = _speech(batch, n_tokens)
+    del speech["input_features"]
+    return {"input_values": torch.zeros(batch, 1000, dtype=torch.float64), **speech}
 
 
 def _turned_speech(batch: int, n_tokens: int) -> dict[str, Any]:
@@ -211,6 +219,13 @@ _BART = TinyModel(
 )
 _MBART = replace(_BART, model_type="mbart", stacks=_MBART_STACKS)
 
+_GEMMA = {
+    **GROUPED,
+    "head_dim": 6,
+    "query_pre_attn_scalar": 23,
+    "attn_logit_softcapping": None,  # a capped score is not bilinear
+}
+
 _SEQUENCES = (
     *(replace(_T5, model_type=name) for name in ("mt5", "t5", "umt5")),
     replace(_T5, model_type="switch_transformers").but(
@@ -224,6 +239,53 @@ _SEQUENCES = (
     replace(
         _MBART, model_type="whisper", inputs=_speech, auto_class="AutoModelForSpeechSeq2Seq"
     ).but(num_mel_bins=8, max_source_positions=20),
+    TinyModel(
+        "t5gemma",
+        {
+            **SMALL,
+            "encoder": _GEMMA,
+            "decoder": {**_GEMMA, "num_hidden_layers": 3, "num_attention_heads": 2, "head_dim": 12},
+        },
+        (
+            TinyStack(name="encoder", layers="encoder.layers"),
+            TinyStack(name="decoder", layers="decoder.layers", n_heads=2),
+            TinyStack(
+                name="cross",
+                layers="decoder.layers",
+                attention="cross_attn",
+                entrance="pre_cross_attn_layernorm",
+                n_heads=2,
+                cross=True,
+                memory="encoder.norm",
+                memory_norm="rms",
+            ),
+        ),
+        inputs=_translation,
+        auto_class="AutoModelForSeq2SeqLM",
+        zero=("inv_freq",),
+    ),
+    replace(  # transformers cannot run one whose encoder has another number of heads
+        _MBART,
+        model_type="moonshine",
+        stacks=(
+            _MBART_STACKS[0],
+            replace(_MBART_STACKS[1], n_heads=4),
+            replace(_MBART_STACKS[2], n_heads=4, entrance="post_attention_layernorm"),
+        ),
+        inputs=_waves,
+        auto_class="AutoModelForSpeechSeq2Seq",
+        zero=("inv_freq",),
+        config={
+            **SMALL,
+            "hidden_size": 32,
+            "intermediate_size": 24,
+            "encoder_num_hidden_layers": 2,
+            "decoder_num_hidden_layers": 3,
+            "encoder_num_attention_heads": 4,
+            "decoder_num_attention_heads": 4,
+            "max_position_embeddings": 128,
+        },
+    ),
     replace(
         _MBART,
         model_type="speech_to_text",
@@ -403,6 +465,7 @@ MODELS: tuple[TinyModel, ...] = (*_ENCODERS, *_SEQUENCES, *_IMAGES_AND_SOUNDS)
 
 VARIANTS: dict[str, TinyModel] = {
     "deberta-absolute": _DEBERTA.but(relative_attention=False),
+    "xmod-pre-norm": _XMOD.but(stack={"norm": "layer", "entrance": "attention"}, pre_norm=True),
     "wav2vec2-pre-norm": _WAV2VEC2.but(stack={"norm": "layer"}, do_stable_layer_norm=True),
     "siglip-by-default": replace(
         _CLIP.but(
