@@ -93,6 +93,30 @@ _ENCODERS = (
     _ESM,
     *(replace(_BERT, model_type=name) for name in ("data2vec-text", "ernie", "layoutlm")),
     replace(_BERT, model_type="rembert").but(stack=_UNSAID_SCALE),
+    replace(_BERT, model_type="roc_bert"),
+    replace(_BERT, model_type="tapas").but(stack=_UNSAID_SCALE),
+    replace(_BERT, model_type="bert-generation", auto_class="AutoModelForCausalLM"),
+    replace(_BERT, model_type="big_bird").but(attention_type="original_full", stack=_UNSAID_SCALE),
+    replace(_BERT, model_type="dpr", auto_class="AutoModel").but(
+        stack={"layers": "bert_model.encoder.layer"}
+    ),
+    replace(_BERT, model_type="markuplm", auto_class="AutoModelForTokenClassification"),
+    replace(_BERT, model_type="visual_bert", auto_class="AutoModelForPreTraining").but(
+        stack=_UNSAID_SCALE
+    ),
+    *(
+        one(
+            name,
+            {**SMALL, "emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 128},
+            layers="attentions",
+            attention="",
+            norm=None,
+            rotary=False,
+            auto_class=_MASKED,
+            scaling=lambda attention: (attention.dim // attention.n_heads) ** -0.5,
+        )
+        for name in ("flaubert", "xlm")
+    ),
     replace(_BERT, model_type="splinter", auto_class="AutoModelForQuestionAnswering"),
     _XMOD,
     replace(_BERT, model_type="roformer", still=_first_position).but(stack=_UNSAID_SCALE),
@@ -264,6 +288,18 @@ _SEQUENCES = (
         auto_class="AutoModelForSeq2SeqLM",
         zero=("inv_freq",),
     ),
+    replace(
+        _MBART,
+        model_type="nllb-moe",
+        stacks=(
+            *_MBART_STACKS[:2],
+            replace(
+                _MBART_STACKS[2],
+                attention="cross_attention",
+                entrance="cross_attention_layer_norm",
+            ),
+        ),
+    ).but(num_experts=2),
     replace(  # transformers cannot run one whose encoder has another number of heads
         _MBART,
         model_type="moonshine",
@@ -432,8 +468,18 @@ _IMAGES_AND_SOUNDS = (
         inputs=_spectrogram,
         auto_class="AutoModelForAudioClassification",
     ).but(max_length=16, num_mel_bins=16, frequency_stride=8, time_stride=8),
+    replace(_VIT, model_type="vilt", inputs=_captioned, auto_class="AutoModel").but(
+        **SMALL, max_position_embeddings=128, stack={**_BERT_LIKE, **_UNSAID_SCALE}
+    ),
+    replace(_VIT, model_type="dpt", auto_class="AutoModelForDepthEstimation").but(
+        stack=_BERT_LIKE, backbone_out_indices=[0, 0, 1, 1], is_hybrid=False
+    ),
     _CLIP,
-    *(replace(_CLIP, model_type=name) for name in ("metaclip_2", "siglip")),
+    *(replace(_CLIP, model_type=name) for name in ("clipseg", "metaclip_2", "siglip")),
+    *(
+        replace(_CLIP, model_type=name, auto_class="AutoModelForZeroShotObjectDetection")
+        for name in ("owlv2", "owlvit")
+    ),
     replace(_CLIP, model_type="siglip2", inputs=_captioned_patches),
     replace(
         _CLIP,

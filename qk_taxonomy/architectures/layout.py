@@ -144,7 +144,9 @@ def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> A
         raise stacks[0].nothing(row.name)
     plans = [plan for stack in found for plan in stack.plans(row.name)]
     notes += [note for stack in found for note in stack.notes]
-    notes += [f"there is no {s.row.name} stack in this checkpoint" for s in stacks if s not in found]
+    notes += [
+        f"there is no {s.row.name} stack in this checkpoint" for s in stacks if s not in found
+    ]
     skipped = {place: why for stack in found for place, why in stack.skipped.items()}
     return AttentionLayout(
         row.name, model_type, tuple(plans), skipped, (*notes, *_summary(skipped))
