@@ -69,6 +69,8 @@ def test_a_row_that_says_it_cannot_be_built_is_right(row: Any) -> None:
         pytest.param("gemma", {"input_norm": Norm("rms")}, "ov", "folded", id="offset-of-a-gain"),
         pytest.param("qwen3", {"k_norm": None}, "qk", "folded", id="gain-of-a-key-norm"),
         pytest.param("llama", {"scale": 1.0}, "qk", "folded", id="scale"),
+        pytest.param("t5", {"memory_norm": None}, "ov", "folded", id="norm-of-a-memory"),
+        pytest.param("t5", {"cross": False}, "qk", "folded", id="what-cross-attention-reads"),
     ],
 )
 def test_a_wrong_reading_of_the_weights_is_noticed(

@@ -406,6 +406,7 @@ _IMAGE_TOWER = replace(
     _TOWER, name="vision", layers="vision_model.encoder.layers", n_heads=2, d_input=24
 )
 _VISION = {**_IMAGE, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+_AIMV2 = {"attention": "attention", "norm": "rms"}
 _DOZEN = {"num_attention_heads": 12, "num_hidden_layers": 12}
 _CLIP = TinyModel(
     "clip",
@@ -489,6 +490,8 @@ _IMAGES_AND_SOUNDS = (
             _IMAGE_TOWER,
         ),
     ),
+    replace(_CLIP, model_type="aimv2").but(stack=_AIMV2),
+    replace(_IMAGE_ALONE, model_type="aimv2_vision_model").but(stack=_AIMV2),
     _IMAGE_ALONE,
     replace(_IMAGE_ALONE, model_type="siglip_vision_model"),
     replace(_IMAGE_ALONE, model_type="siglip2_vision_model", inputs=_patches),
