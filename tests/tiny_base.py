@@ -28,10 +28,10 @@ class TinyStack:
     ``layers`` is relative to the base model, the other names to a layer; a layer without a module
     ``attention`` has none. ``writer`` is the module whose output joins the residual stream, where
     that is not the attention module itself; ``entrance`` the one that the residual stream enters,
-    where that is not the layer; ``norm`` what happens to it before the attention, except in layers
-    of ``unnormed``. ``memory`` is the
-    module of the base model through which what cross-attention looks at passes, and
-    ``memory_norm`` what it does. ``silent``: parts of modules' outputs that tell positions only.
+    where that is not the layer; ``norm`` what happens to it before the attention, except in the
+    layers ``unnormed``. ``memory`` is the module of the base model through which what
+    cross-attention looks at passes, and ``memory_norm`` what it does. ``silent``: parts of modules'
+    outputs that tell positions only.
     """
 
     name: str = ""

@@ -22,15 +22,24 @@ def _first_position(model: PreTrainedModel) -> None:
     table[:, table.shape[1] // 2 :] = 1.0
 
 
+def _rename(folder: Path, pattern: str, new: str) -> Path:
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {re.sub(pattern, new, name): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / "model.safetensors")
+    return folder
+
+
 def _as_new(model: PreTrainedModel, folder: Path) -> Path:
     """Save a gte model the way its repositories do, which bring their own code."""
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "new", "architectures": ["NewModel"], "pack_qkv": True}
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = load_file(folder / "model.safetensors")
-    renamed = {re.sub("^gte", "new", name): tensor for name, tensor in tensors.items()}
-    save_file(renamed, folder / "model.safetensors")
-    return folder
+    return _rename(folder, "^gte", "new")
+
+
+def _with_weights(model: PreTrainedModel, folder: Path) -> Path:
+    """Call an ESM's gains what the published ones are called."""
+    return _rename(folder, "LayerNorm.gamma$", "LayerNorm.weight")
 
 
 def _by_head_size(attention: Any) -> float:
@@ -506,14 +515,16 @@ _IMAGES_AND_SOUNDS = (
     ),
     *(
         replace(_WAV2VEC2, model_type=name)
-        for name in ("data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2")
+        for name in ("hubert", "unispeech", "unispeech-sat", "wav2vec2")
     ),
+    replace(_WAV2VEC2, model_type="data2vec-audio").but(do_stable_layer_norm=True),
 )
 
 MODELS: tuple[TinyModel, ...] = (*_ENCODERS, *_SEQUENCES, *_IMAGES_AND_SOUNDS)
 
 VARIANTS: dict[str, TinyModel] = {
     "deberta-absolute": _DEBERTA.but(relative_attention=False),
+    "esm-as-published": replace(_ESM, rewrite=_with_weights),
     "xmod-pre-norm": _XMOD.but(stack={"norm": "layer", "entrance": "attention"}, pre_norm=True),
     "wav2vec2-pre-norm": _WAV2VEC2.but(stack={"norm": "layer"}, do_stable_layer_norm=True),
     "siglip-by-default": replace(
