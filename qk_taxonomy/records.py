@@ -247,7 +247,10 @@ class AttentionLayout:
     @property
     def stacks(self) -> dict[str, HeadGeometry]:
         """The geometry of each stack, in the order of the architecture's row."""
-        return {plan.stack: plan.geometry for plan in reversed(self.layers)}
+        found: dict[str, HeadGeometry] = {}
+        for plan in self.layers:
+            found.setdefault(plan.stack, plan.geometry)
+        return found
 
     @property
     def weights_dtype(self) -> str:

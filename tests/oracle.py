@@ -118,7 +118,8 @@ def observe(
     layer = stack.layers_of(model)[index]
     attention = layer.get_submodule(stack.attention)
     folded = convention == "folded"
-    norm, memory_norm = (stack.norm, stack.memory_norm) if folded else (None, None)
+    norm = stack.norm if folded and index not in stack.unnormed else None
+    memory_norm = stack.memory_norm if folded else None
     basis = torch.cat([torch.zeros(1, width), torch.eye(width)]).double()
     basis = basis.repeat(stack.n_heads, 2, 1)
     tokens = LOUD * basis

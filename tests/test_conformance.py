@@ -80,6 +80,8 @@ def test_a_row_that_says_it_cannot_be_built_is_right(row: Any) -> None:
             "gguf-gemma3", {"q_norm": Norm("rms", 1.0)}, "qk", "folded", id="query-gain-twice"
         ),
         pytest.param("gguf-gptneox", {"packing": "grouped"}, "qk", "raw", id="packing-converted"),
+        pytest.param("t5", {"memory_norm": None}, "ov", "folded", id="norm-of-a-memory"),
+        pytest.param("t5", {"cross": False}, "qk", "folded", id="what-cross-attention-reads"),
     ],
 )
 def test_a_wrong_reading_of_the_weights_is_noticed(

@@ -28,9 +28,10 @@ class TinyStack:
     ``layers`` is relative to the base model, the other names to a layer; a layer without a module
     ``attention`` has none. ``writer`` is the module whose output joins the residual stream, where
     that is not the attention module itself; ``entrance`` the one that the residual stream enters,
-    where that is not the layer; ``norm`` what happens to it before the attention. ``memory`` is the
-    module of the base model through which what cross-attention looks at passes, and
-    ``memory_norm`` what it does. ``silent``: parts of modules' outputs that tell positions only.
+    where that is not the layer; ``norm`` what happens to it before the attention, except in the
+    layers ``unnormed``. ``memory`` is the module of the base model through which what
+    cross-attention looks at passes, and ``memory_norm`` what it does. ``silent``: parts of modules'
+    outputs that tell positions only.
     """
 
     name: str = ""
@@ -39,6 +40,7 @@ class TinyStack:
     writer: str | None = None
     entrance: str = ""
     norm: Literal["rms", "layer"] | None = "rms"
+    unnormed: tuple[int, ...] = ()
     cross: bool = False
     memory: str | None = None
     memory_norm: Literal["rms", "layer"] | None = None
@@ -80,11 +82,11 @@ def rotary_text(batch: int, n_tokens: int) -> dict[str, Any]:
 class TinyModel:
     """A model type's config, small, its stacks, and how to run it.
 
-    ``zero`` names parameters, by the end of their names, that are relative position terms and
-    nothing else. ``unsaid`` are keys that the saved config.json leaves out, as some published ones
-    do. ``made_as`` is the model type that transformers builds, where it does not know this one.
-    ``rewrite`` saves the model in ``folder`` anew as another program would have, and gives the
-    path to survey.
+    ``zero`` names parameters and buffers, by the end of their names, that tell positions and
+    nothing else. ``still`` does what else it takes for positions to tell nothing. ``unsaid`` are
+    keys that the saved config.json leaves out, as some published ones do. ``made_as`` is the model
+    type that transformers builds, where it does not know this one. ``rewrite`` saves the model in
+    ``folder`` anew as another program would have, and gives the path to survey.
     """
 
     model_type: str
@@ -93,6 +95,7 @@ class TinyModel:
     inputs: Callable[[int, int], dict[str, Any]] = rotary_text
     auto_class: str = "AutoModelForCausalLM"
     zero: tuple[str, ...] = ()
+    still: Callable[[transformers.PreTrainedModel], None] | None = None
     unsaid: tuple[str, ...] = ()
     said_architecture: str | None = None
     made_as: str | None = None
@@ -122,9 +125,11 @@ class TinyModel:
         )
         randomise(model)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
                 if name.endswith(self.zero):
-                    parameter.zero_()
+                    tensor.zero_()
+            if self.still is not None:
+                self.still(model)
         model.save_pretrained(folder)
         self._leave_out(folder / "config.json")
         saved = folder if self.rewrite is None else self.rewrite(model, folder)
@@ -132,7 +137,7 @@ class TinyModel:
 
     def _leave_out(self, path: Path) -> None:
         config = json.loads(path.read_text())
-        for table in (config, config.get("text_config", {})):
+        for table in (config, config.get("text_config", {}), config.get("vision_config", {})):
             for key in self.unsaid:
                 table.pop(key, None)
         path.write_text(json.dumps(config))

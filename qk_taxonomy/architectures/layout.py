@@ -76,7 +76,7 @@ def restrict(plan: LayerPlan, circuits: Sequence[Circuit]) -> LayerPlan:
 
 
 def _recognised(config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
-    """The layout of a config without a ``model_type``, where the tensors fit one row alone."""
+    """The layout of a config without a ``model_type``, where all rows that fit agree on it."""
     found = []
     for row in architecture_table().rows.values():
         if row.model_types and not row.wraps:
@@ -84,7 +84,7 @@ def _recognised(config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
                 found.append(_layout(row, config, tensors))
             except LayoutError:
                 continue
-    if len(found) == 1:
+    if found and all(layout.layers == found[0].layers for layout in found):
         note = f"config.json names no model_type; the tensors are those of {found[0].architecture}"
         return replace(found[0], notes=(note, *found[0].notes))
     raise LayoutError(
@@ -147,7 +147,9 @@ def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> A
         raise stacks[0].nothing(row.name)
     plans = [plan for stack in found for plan in stack.plans(row.name)]
     notes += [note for stack in found for note in stack.notes]
-    notes += [f"there is no {s.row.name} in this checkpoint" for s in stacks if s not in found]
+    notes += [
+        f"there is no {s.row.name} stack in this checkpoint" for s in stacks if s not in found
+    ]
     skipped = {place: why for stack in found for place, why in stack.skipped.items()}
     return AttentionLayout(
         row.name, model_type, tuple(plans), skipped, (*notes, *_summary(skipped))
@@ -291,9 +293,11 @@ class _StackPlans:
         stack = self.row.resolve(self.config, lambda tensor: prefix + tensor in self.tensors)
         names = {role: prefix + tensor for role, tensor in stack.tensors.items()}
         for role, norm in stack.norms.items():
-            if norm.gain is not None:
-                # The norm of what cross-attention looks at stands outside the layer.
-                names[role] = norm.gain if role == "memory_norm" else prefix + norm.gain
+            # The norm of what cross-attention looks at stands outside the layer.
+            places = self.prefixes if role == "memory_norm" else (prefix,)
+            gains = [place + gain for place in places for gain in norm.gains]
+            if gains:
+                names[role] = next((gain for gain in gains if gain in self.tensors), gains[0])
         found = {role: self._tensor(tensor) for role, tensor in names.items()}
         geometry = head_geometry(
             stack,

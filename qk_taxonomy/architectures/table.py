@@ -31,6 +31,7 @@ _PROJECTIONS: dict[Packing, tuple[frozenset[str], ...]] = {
 NORM_ROLES = ("input_norm", "memory_norm", "q_norm", "k_norm", "q_latent_norm", "kv_latent_norm")
 
 _NORM_OPTIONS = {"kind": str, "gain": str, "offset": float}
+_MEMORY_NORM_OPTIONS = _NORM_OPTIONS | {"gain": list}
 _STACK_KEYS = {"layers": list, "packing": str, "tensors": dict}
 _STACK_OPTIONS = {
     "transposed": bool,
@@ -62,10 +63,10 @@ _CONFIG_KEYS = {"n_layers": list, "n_heads": list, "n_kv_heads": list, "d_head":
 
 @dataclass(frozen=True)
 class NormRow:
-    """A norm of the table: its record, and the name of its gain (None: it has no gain)."""
+    """A norm of the table: its record, and names of its gain, if it has one; one must occur."""
 
     norm: Norm
-    gain: str | None
+    gains: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -281,12 +282,15 @@ class _Reader:
         norms = {}
         for role in NORM_ROLES:
             entry = table.get(role, {"kind": "none"})
-            self.file.check(entry, (*place, role), {"kind": str}, _NORM_OPTIONS)
+            options = _MEMORY_NORM_OPTIONS if role == "memory_norm" else _NORM_OPTIONS
+            self.file.check(entry, (*place, role), {"kind": str}, options)
             kind = entry["kind"]
             if kind not in ("rms", "layer", "none"):
                 raise self.file.error("wanted 'rms', 'layer' or 'none'.", *place, role, "kind")
             if kind != "none":
-                norms[role] = NormRow(Norm(kind, entry.get("offset", 0.0)), entry.get("gain"))
+                gain = entry.get("gain", ())
+                gains = (gain,) if isinstance(gain, str) else tuple(gain)
+                norms[role] = NormRow(Norm(kind, entry.get("offset", 0.0)), gains)
         return norms
 
     def _refusals(self, table: Mapping[str, Any], place: tuple[str, ...]) -> tuple[Refusal, ...]:
