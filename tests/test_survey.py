@@ -146,9 +146,10 @@ class TestResuming:
 
     def test_layers_under_way_when_one_fails_are_kept(self, make_folder: MakeFolder) -> None:
         tensors = llama_tensors(n_layers=6)
-        tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = np.inf
+        # The last to begin: by then all others are under way.
+        tensors["model.layers.5.self_attn.q_proj.weight"][0, 0] = np.inf
         folder = make_folder(tensors=tensors, config=LLAMA_CONFIG | {"num_hidden_layers": 6})
-        with pytest.raises(SpectrumError, match=r"layer 0: .*q_proj\.weight holds"):
+        with pytest.raises(SpectrumError, match=r"layer 5: .*q_proj\.weight holds"):
             survey_folder(folder, jobs=6)
         assert len(list(Path("data/tiny/.tiny.unfinished").glob("0*.safetensors"))) == 5
 
