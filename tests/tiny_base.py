@@ -82,7 +82,8 @@ class TinyModel:
 
     ``zero`` names parameters, by the end of their names, that are relative position terms and
     nothing else. ``unsaid`` are keys that the saved config.json leaves out, as some published ones
-    do. ``rewrite`` saves the model in ``folder`` anew as another program would have, and gives the
+    do. ``made_as`` is the model type that transformers builds, where it does not know this one.
+    ``rewrite`` saves the model in ``folder`` anew as another program would have, and gives the
     path to survey.
     """
 
@@ -94,6 +95,7 @@ class TinyModel:
     zero: tuple[str, ...] = ()
     unsaid: tuple[str, ...] = ()
     said_architecture: str | None = None
+    made_as: str | None = None
     rewrite: Callable[[transformers.PreTrainedModel, Path], Path] | None = None
 
     def but(
@@ -113,7 +115,7 @@ class TinyModel:
 
     def build(self, folder: Path) -> tuple[transformers.PreTrainedModel, Path]:
         """The model with random parameters, run in float64, and where it is saved in float32."""
-        config = transformers.AutoConfig.for_model(self.model_type, **self.config)
+        config = transformers.AutoConfig.for_model(self.made_as or self.model_type, **self.config)
         auto_class = getattr(transformers, self.auto_class)
         model: transformers.PreTrainedModel = auto_class.from_config(
             config, attn_implementation="eager"
