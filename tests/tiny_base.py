@@ -26,7 +26,7 @@ class TinyStack:
     """One stack of layers, and the names of the modules that its attention runs through.
 
     ``layers`` is relative to the base model, the other names to a layer; a layer without a module
-    ``attention`` has none. ``writer`` is the module whose output joins the residual stream, where
+    ``attention``, or whose module of that name lacks a module ``has``, has none. ``writer`` is the module whose output joins the residual stream, where
     that is not the attention module itself; ``entrance`` the one that the residual stream enters,
     where that is not the layer; ``norm`` what happens to it before the attention. ``memory`` is the
     module of the base model through which what cross-attention looks at passes, and
@@ -36,6 +36,7 @@ class TinyStack:
     name: str = ""
     layers: str = "layers"
     attention: str = "self_attn"
+    has: str = ""
     writer: str | None = None
     entrance: str = ""
     norm: Literal["rms", "layer"] | None = "rms"
@@ -59,8 +60,9 @@ class TinyStack:
         seen: dict[int, int] = {}
         for number, layer in enumerate(self.layers_of(model)):
             modules = dict(layer.named_modules())
-            if self.attention in modules:
-                seen.setdefault(id(modules[self.attention]), number)
+            if f"{self.attention}.{self.has}".rstrip(".") in modules:
+                first = next(modules[self.attention].parameters())
+                seen.setdefault(id(first), number)
         return list(seen.values())
 
 

@@ -87,6 +87,51 @@ def _predict_further_tokens(model: PreTrainedModel, folder: Path) -> Path:
 
 _DEEPSEEK = _latent("deepseek_v3")
 
+_MAMBA = {
+    "use_mamba_kernels": False,
+    "mamba_d_state": 4,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_chunk_size": 8,
+}
+_TYPES = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+_FOUR = {**GROUPED, "num_hidden_layers": 4, "head_dim": 6}
+_DELTA = {
+    **_EXPERTS,
+    "layer_types": _TYPES,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_LFM2 = one(
+    "lfm2",
+    {
+        **_FOUR,
+        **_EXPERTS,
+        "norm_eps": 1e-20,
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "num_dense_layers": 1,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 16,
+    },
+    qk_norms=("q_layernorm", "k_layernorm"),
+)
+_ZAMBA = {
+    **BLOCKS,
+    "num_hidden_layers": 6,
+    "num_key_value_heads": 4,
+    "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid", "hybrid"],
+    "n_mamba_heads": 4,
+    "mamba_d_state": 4,
+    "use_mamba_kernels": False,
+}
+
 MODELS: tuple[TinyModel, ...] = (
     _DEEPSEEK,
     _latent("deepseek_v2"),
@@ -101,6 +146,63 @@ MODELS: tuple[TinyModel, ...] = (
     _latent("glm_moe_dsa"),
     replace(
         _latent("kimi_k2", rope_parameters=_YARN), made_as="deepseek_v3", rewrite=_resaved(_kimi)
+    ),
+    one(
+        "jamba",
+        {**_FOUR, **_MAMBA, **_EXPERTS, "attn_layer_period": 2, "attn_layer_offset": 1}
+        | {"num_experts": 2, "num_experts_per_tok": 1, "mamba_dt_rank": 2},
+    ),
+    one("bamba", {**_FOUR, **_MAMBA, "attn_layer_indices": [1, 3], "attention_bias": True}),
+    one(
+        "granitemoehybrid",
+        {**_FOUR, **_MAMBA, **_EXPERTS, "layer_types": _TYPES, "attention_multiplier": 0.3}
+        | {"num_local_experts": 2, "num_experts_per_tok": 1},
+    ),
+    one(
+        "falcon_h1",
+        {**_FOUR, **_MAMBA, "mamba_d_ssm": 64, "key_multiplier": 0.4},
+        scaling=lambda attention: float(attention.scaling * attention.key_multiplier),
+    ),
+    one(
+        "nemotron_h",
+        {**_FOUR, **_EXPERTS, "layers_block_type": ["mamba", "attention", "moe", "mlp"]}
+        | {"ssm_state_size": 4, "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1},
+        attention="mixer",
+        has="q_proj",
+    ),
+    one(
+        "zamba2",
+        {**_ZAMBA, "num_mem_blocks": 2, "mamba_ngroups": 1, "chunk_size": 8},
+        attention="shared_transformer.self_attn",
+        entrance="shared_transformer.input_layernorm",
+        d_input=64,
+    ),
+    one(
+        "zamba",
+        {**_ZAMBA, "mamba_dt_rank": 2},
+        attention="shared_transf.self_attn",
+        entrance="shared_transf.input_layernorm",
+        d_input=64,
+    ),
+    *(
+        one(name, {**_FOUR, **_DELTA}, qk_norms=QK_NORMS, gated=True)
+        for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+    ),
+    one("olmo_hybrid", {**_FOUR, **_DELTA}, norm=None, qk_norms=QK_NORMS),
+    one(
+        "minimax",
+        {**_FOUR, **_EXPERTS, "layer_types": _TYPES, "num_local_experts": 2}
+        | {"num_experts_per_tok": 1, "block_size": 8},
+        has="q_proj",
+    ),
+    _LFM2,
+    replace(_LFM2, model_type="lfm2_moe"),
+    one(
+        "recurrent_gemma",
+        {**_FOUR, "num_key_value_heads": 1, "attention_bias": True}
+        | {"block_types": ["recurrent", "attention"], "lru_width": 32},
+        attention="temporal_block",
+        has="q_proj",
     ),
 )
 
