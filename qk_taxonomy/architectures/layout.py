@@ -162,12 +162,19 @@ def _summary(skipped: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _whole_number(config: Mapping[str, Any], keys: Iterable[str]) -> int | None:
-    """The first of ``keys`` that the config has. Raises LayoutError where it is not a count."""
+def _whole_number(
+    config: Mapping[str, Any], keys: Iterable[str], *, of_a_list: bool = False
+) -> int | None:
+    """The first of ``keys`` that the config has. Raises LayoutError where it is not a count.
+
+    ``of_a_list``: a list counts as many as it has items.
+    """
     for key in keys:
         value = lookup(config, key)
         if value is None:
             continue
+        if of_a_list and isinstance(value, list):
+            value = len(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise LayoutError(f"config.json says {key} = {value!r}; a positive number is wanted.")
         return value
@@ -244,7 +251,8 @@ class _StackPlans:
         """Numbers of the layers to survey. Raises LayoutError where one is missing."""
         pattern, numbers = self._found
         stack = self._any
-        n_layers = _whole_number(self.config, stack.keys["n_layers"]) or max(numbers) + 1
+        said = _whole_number(self.config, stack.keys["n_layers"], of_a_list=True)
+        n_layers = said or max(numbers) + 1
         if stack.shared_by is not None:
             sharing = _whole_number(self.config, [stack.shared_by]) or n_layers
             if sharing > len(numbers):
