@@ -137,7 +137,7 @@ def test_the_blocks_that_zamba2_shares_are_surveyed_once(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("model_type", "key", "value", "message"),
     [
-        ("zamba2", "use_shared_attention_adapter", True, "of their own to shared projections"),
+        ("zamba2", "use_shared_attention_adapter", True, "of its own to the shared projections"),
         ("falcon_h1", "attention_in_multiplier", 0.5, "what attention reads is scaled"),
     ],
 )

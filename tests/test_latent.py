@@ -11,8 +11,15 @@ from dense import contract_error, dense_singular_values, eigenvalue_error
 
 from qk_taxonomy.circuits.conventions import circuit_factors
 from qk_taxonomy.circuits.spectra import circuit_spectra
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, HeadGeometry
-from qk_taxonomy.records import LayerPlan, Norm
+from qk_taxonomy.records import (
+    CIRCUITS,
+    CONVENTIONS,
+    Circuit,
+    Convention,
+    HeadGeometry,
+    LayerPlan,
+    Norm,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -26,11 +26,12 @@ class TinyStack:
     """One stack of layers, and the names of the modules that its attention runs through.
 
     ``layers`` is relative to the base model, the other names to a layer; a layer without a module
-    ``attention``, or whose module of that name lacks a module ``has``, has none. ``writer`` is the module whose output joins the residual stream, where
-    that is not the attention module itself; ``entrance`` the one that the residual stream enters,
-    where that is not the layer; ``norm`` what happens to it before the attention. ``memory`` is the
-    module of the base model through which what cross-attention looks at passes, and
-    ``memory_norm`` what it does. ``silent``: parts of modules' outputs that tell positions only.
+    ``attention``, or where that lacks a module ``has``, has none. ``writer`` is the module whose
+    output joins the residual stream, where that is not the attention module itself; ``entrance``
+    the one that the residual stream enters, where that is not the layer; ``norm`` what happens to
+    it before the attention. ``memory`` is the module of the base model through which what
+    cross-attention looks at passes, and ``memory_norm`` what it does. ``silent``: parts of modules'
+    outputs that tell positions only.
     """
 
     name: str = ""

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tiny_base import BLOCKS, GROUPED, QK_NORMS, TinyModel, one
 from safetensors.torch import load_file, save_file
+from tiny_base import BLOCKS, GROUPED, QK_NORMS, TinyModel, one
 from transformers import PreTrainedModel
 
 _EXPERTS = {"experts_implementation": "eager"}  # others: no float64
