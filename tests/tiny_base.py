@@ -4,6 +4,7 @@ Nothing here comes from qk_taxonomy: a test that compares the two must know a mo
 independently of the package's own table.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -118,7 +119,9 @@ class TinyModel:
 
     def build(self, folder: Path) -> tuple[transformers.PreTrainedModel, Path]:
         """The model with random parameters, run in float64, and where it is saved in float32."""
-        config = transformers.AutoConfig.for_model(self.made_as or self.model_type, **self.config)
+        kind = self.made_as or self.model_type
+        # A copy, since some configs change what they are given.
+        config = transformers.AutoConfig.for_model(kind, **copy.deepcopy(dict(self.config)))
         auto_class = getattr(transformers, self.auto_class)
         model: transformers.PreTrainedModel = auto_class.from_config(
             config, attn_implementation="eager"

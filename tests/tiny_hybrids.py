@@ -1,6 +1,7 @@
 """Tiny models with latent attention, with attention in some layers only, or that hold others."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,13 +42,14 @@ _YARN = {
 }
 
 
+_LATENT_STACK = {
+    "qk_norms": ("q_a_layernorm", "kv_a_layernorm"),
+    "silent": {"kv_a_proj_with_mqa": slice(-4, None)},
+}
+
+
 def _latent(model_type: str, **config: Any) -> TinyModel:
-    return one(
-        model_type,
-        {**_LATENT, **config},
-        qk_norms=("q_a_layernorm", "kv_a_layernorm"),
-        silent={"kv_a_proj_with_mqa": slice(-4, None)},
-    )
+    return one(model_type, {**_LATENT, **config}, **_LATENT_STACK)
 
 
 def _resaved(change: Callable[[dict[str, Any]], None]) -> Callable[[PreTrainedModel, Path], Path]:
@@ -73,6 +75,40 @@ def _scaling_of_version_4(config: dict[str, Any]) -> None:
 def _kimi(config: dict[str, Any]) -> None:
     _scaling_of_version_4(config)
     config["model_type"] = "kimi_k2"
+
+
+def _renamed(folder: Path, old: str, new: str) -> None:
+    """Save a model's weights under other names."""
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {re.sub(old, new, name): tensor for name, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, folder / "model.safetensors")
+
+
+def _kimi_k25(model: PreTrainedModel, folder: Path) -> Path:
+    """As published; transformers saves layers of the language model as blocks, too."""
+    _renamed(folder, r"^(language_model.*\.)blocks\.", r"\1layers.")
+    return _resaved(lambda config: config["text_config"].update(model_type="kimi_k2"))(
+        model, folder
+    )
+
+
+def _internvl_chat(config: dict[str, Any]) -> None:
+    config["model_type"] = "internvl_chat"
+    config["llm_config"] = config.pop("text_config")
+
+
+def _flat(config: dict[str, Any]) -> None:
+    """As transformers 4 says it: the language model's values beside the others."""
+    model_type = config["model_type"]
+    config.update(config.pop("text_config"))
+    config["model_type"] = model_type
+
+
+def _nested_names(model: PreTrainedModel, folder: Path) -> Path:
+    """Under the names of the modules of transformers 5."""
+    _renamed(folder, r"^model\.layers\.", "model.language_model.layers.")
+    return folder
 
 
 def _predict_further_tokens(model: PreTrainedModel, folder: Path) -> Path:
@@ -132,6 +168,74 @@ _ZAMBA = {
     "use_mamba_kernels": False,
 }
 
+_CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+    "projection_dim": 16,
+}
+_SIGLIP = {**_CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}
+_PIXTRAL = {**_CLIP, "model_type": "pixtral", "head_dim": 8}
+_WHISPER = {
+    "d_model": 16,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "encoder_layers": 3,
+    "num_hidden_layers": 3,
+    "encoder_attention_heads": 2,
+    "num_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "max_source_positions": 20,
+    "num_mel_bins": 4,
+}
+_LLAMA = {**GROUPED, "model_type": "llama", "head_dim": 6}
+_MISTRAL = {**_LLAMA, "model_type": "mistral"}
+_QWEN2 = {**GROUPED, "model_type": "qwen2"}
+_GEMMA = {**GROUPED, "model_type": "gemma", "head_dim": 12}
+_COHERE2 = {**GROUPED, "model_type": "cohere2", "head_dim": 6}
+
+
+def _holding(
+    model_type: str,
+    held: dict[str, Any],
+    *,
+    other: str = "vision_config",
+    layers: str = "language_model.layers",
+    stack: dict[str, Any] | None = None,
+    auto_class: str = "AutoModelForImageTextToText",
+    **config: Any,
+) -> TinyModel:
+    """A model that holds a language model and, under ``other``, what sees or hears for it."""
+    part = config.pop(other, _CLIP)
+    return one(
+        model_type,
+        {"text_config": held, other: part, **config},
+        layers=layers,
+        auto_class=auto_class,
+        **(stack or {}),
+    )
+
+
+_QWEN_VISION = {
+    "depth": 3,
+    "embed_dim": 16,
+    "hidden_size": 32,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "deepstack_visual_indexes": [],
+    "num_position_embeddings": 16,
+    "fullatt_block_indexes": [1],
+}
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+_QWEN2_VL = {**GROUPED, "rope_parameters": _MROPE}
+_QWEN3_VL = {**GROUPED, **_DELTA, "rope_parameters": {**_MROPE, "mrope_section": [1, 1, 1]}}
+_QWEN3_VL = {**{k: v for k, v in _QWEN3_VL.items() if k != "layer_types"}, "head_dim": 6}
+
 MODELS: tuple[TinyModel, ...] = (
     _DEEPSEEK,
     _latent("deepseek_v2"),
@@ -146,6 +250,85 @@ MODELS: tuple[TinyModel, ...] = (
     _latent("glm_moe_dsa"),
     replace(
         _latent("kimi_k2", rope_parameters=_YARN), made_as="deepseek_v3", rewrite=_resaved(_kimi)
+    ),
+    _holding("aya_vision", _COHERE2, vision_config=_SIGLIP, stack={"norm": "layer"}),
+    _holding("cohere2_vision", _COHERE2, vision_config=_SIGLIP, stack={"norm": "layer"}),
+    _holding("deepseek_vl", _LLAMA, vision_config=_SIGLIP),
+    _holding("fast_vlm", _QWEN2),
+    _holding("idefics2", _MISTRAL, layers="text_model.layers"),
+    _holding("idefics3", _LLAMA, layers="text_model.layers"),
+    _holding("smolvlm", _LLAMA, layers="text_model.layers"),
+    _holding("internvl", _QWEN2),
+    replace(
+        _holding(
+            "kimi_k25", {**_LATENT, "model_type": "deepseek_v3"}, stack=_LATENT_STACK, **_EXPERTS
+        ),
+        rewrite=_kimi_k25,
+    ),
+    replace(
+        _holding(
+            "kimi_vl",
+            {**_LATENT, "model_type": "deepseek_v3", "q_lora_rank": None},
+            stack={**_LATENT_STACK, "qk_norms": ("kv_a_layernorm",)},
+        ),
+        made_as="llava",
+        rewrite=_resaved(lambda config: config.update(model_type="kimi_vl")),
+    ),
+    _holding(
+        "lfm2_vl",
+        {**_LFM2.config, "model_type": "lfm2"},
+        vision_config={**_CLIP, "model_type": "siglip2_vision_model"},
+        stack={"qk_norms": _LFM2.stacks[0].qk_norms},
+    ),
+    replace(
+        _holding("internvl_chat", _QWEN2), made_as="internvl", rewrite=_resaved(_internvl_chat)
+    ),
+    *(
+        _holding(name, _LLAMA)
+        for name in ("llava", "llava_next", "llava_next_video", "video_llava", "vipllava")
+    ),
+    _holding("llava_onevision", _QWEN2, vision_config=_SIGLIP),
+    _holding("mistral3", _MISTRAL, vision_config=_PIXTRAL),
+    _holding("ovis2", _QWEN2),
+    _holding("paligemma", _GEMMA, vision_config=_SIGLIP),
+    *(
+        _holding(
+            name,
+            held,
+            other="audio_config",
+            audio_config=_WHISPER,
+            auto_class="AutoModelForMultimodalLM",
+        )
+        for name, held in (("qwen2_audio", _QWEN2), ("voxtral", _LLAMA))
+    ),
+    *(_holding(name, _QWEN2_VL, vision_config=_QWEN_VISION) for name in ("qwen2_vl", "qwen2_5_vl")),
+    *(
+        _holding(
+            name,
+            _QWEN3_VL,
+            vision_config=_QWEN_VISION,
+            stack={"qk_norms": QK_NORMS},
+            **_EXPERTS,
+        )
+        for name in ("qwen3_vl", "qwen3_vl_moe")
+    ),
+    *(
+        _holding(
+            name,
+            {**_FOUR, **_DELTA},
+            vision_config=_QWEN_VISION,
+            stack={"qk_norms": QK_NORMS, "gated": True},
+            **_EXPERTS,
+        )
+        for name in ("qwen3_5", "qwen3_5_moe")
+    ),
+    *(
+        one(name, _QWEN2_VL, auto_class="AutoModel")
+        for name in ("qwen2_vl_text", "qwen2_5_vl_text")
+    ),
+    *(
+        one(name, _QWEN3_VL, auto_class="AutoModel", qk_norms=QK_NORMS)
+        for name in ("qwen3_vl_text", "qwen3_vl_moe_text")
     ),
     one(
         "jamba",
@@ -206,7 +389,17 @@ MODELS: tuple[TinyModel, ...] = (
     ),
 )
 
+_QWEN2_5_VL = next(model for model in MODELS if model.model_type == "qwen2_5_vl")
+
 VARIANTS: dict[str, TinyModel] = {
+    "qwen2_5_vl-of-version-4": replace(_QWEN2_5_VL, rewrite=_resaved(_flat)),
+    "qwen2_5_vl-renamed": replace(_QWEN2_5_VL, rewrite=_nested_names),
+    "paligemma-of-gemma2": _holding(
+        "paligemma",
+        {**_GEMMA, "model_type": "gemma2", "query_pre_attn_scalar": 23}
+        | {"attn_logit_softcapping": None},
+        vision_config=_SIGLIP,
+    ),
     "deepseek_v3-yarn": _DEEPSEEK.but(rope_parameters=_YARN),
     "deepseek_v3-with-further-layers": replace(_DEEPSEEK, rewrite=_predict_further_tokens),
     "deepseek_v2-yarn-of-version-4": replace(

@@ -126,17 +126,8 @@ def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> A
     notes = [row.note] if row.note else []
     prefixes: Sequence[str] = ("",)
     if row.wraps is not None:
-        nested = config.get(row.wraps)
-        config = {**(row.config or {}), **(nested if isinstance(nested, Mapping) else {})}
-        prefixes, name = row.prefixes, row.name
-        inner = config.get("model_type")
-        held = architecture_table().model_types.get(inner) if isinstance(inner, str) else None
-        if held is None or held.wraps is not None:
-            raise LayoutError(
-                f"A {name} model holds another under {row.wraps} of config.json, whose "
-                f"architecture {inner!r} is not in the table, so nothing was computed."
-            )
-        row = held
+        prefixes = row.prefixes
+        row, config = _held(row, row.wraps, config)
         notes += [row.note] if row.note else []
     stacks = [_StackPlans(stack, stack.config(config), tensors, prefixes) for stack in row.stacks]
     found = [stack for stack in stacks if stack.numbers]
@@ -149,6 +140,24 @@ def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> A
     return AttentionLayout(
         row.name, model_type, tuple(plans), skipped, (*notes, *_summary(skipped))
     )
+
+
+def _held(
+    row: Architecture, wraps: str, config: Mapping[str, Any]
+) -> tuple[Architecture, Mapping[str, Any]]:
+    """The row of the model that another one holds, and its config."""
+    nested = config.get(wraps)
+    if not isinstance(nested, Mapping):  # earlier versions said it all in one table
+        nested = {key: value for key, value in config.items() if key != "model_type"}
+    config = {**(row.config or {}), **nested}
+    inner = config.get("model_type")
+    held = architecture_table().model_types.get(inner) if isinstance(inner, str) else None
+    if held is None or held.wraps is not None:
+        raise LayoutError(
+            f"A {row.name} model holds another under {wraps} of config.json, whose "
+            f"architecture {inner!r} is not in the table, so nothing was computed."
+        )
+    return held, {**row.left_out.get(str(inner), {}), **config}
 
 
 def _summary(skipped: Mapping[str, str]) -> list[str]:
