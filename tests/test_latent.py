@@ -9,6 +9,8 @@ import pytest
 import torch
 from dense import contract_error, dense_singular_values, eigenvalue_error
 
+from qk_taxonomy.architectures import restrict
+from qk_taxonomy.architectures.geometry import check_shapes
 from qk_taxonomy.circuits.conventions import circuit_factors
 from qk_taxonomy.circuits.spectra import circuit_spectra
 from qk_taxonomy.records import (
@@ -19,6 +21,7 @@ from qk_taxonomy.records import (
     HeadGeometry,
     LayerPlan,
     Norm,
+    TensorInfo,
 )
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -95,8 +98,15 @@ def test_spectra_are_of_the_composed_matrices(
     geometry = HeadGeometry(n_heads, n_heads, d_head, d_value, d_model, d_model, D_ROTARY)
     weights = stored(geometry, q_rank, kv_rank)
     norms = {role: Norm("rms", OFFSET) for role in NORMS} | {"input_norm": Norm(kind, OFFSET)}
-    plan = LayerPlan(0, geometry, "latent", SCALE, tensors={}, norms=norms)
-    tensors = {role: torch.from_numpy(array) for role, array in weights.items()}
+    infos = {
+        role: TensorInfo(role, "F64", a.shape, "m", 0, a.nbytes) for role, a in weights.items()
+    }
+    plan = LayerPlan(0, geometry, "latent", SCALE, infos, norms)
+    check_shapes(plan)
+    # What the other circuit alone is made of never crosses the network.
+    needed = restrict(plan, [circuit]).tensors
+    assert ("o" in needed, "q" in needed) == (circuit == "ov", circuit == "qk")
+    tensors = {role: torch.from_numpy(weights[role]) for role in needed}
     left, right, scale = circuit_factors(plan, tensors, circuit, convention)
     found = circuit_spectra(left, right, scale=scale)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tiny_models import BASE_MODELS, TINY_MODELS, VARIANTS
+from transformers import AutoConfig
 
 from qk_taxonomy.architectures import architecture_table, attention_layout
 from qk_taxonomy.checkpoints.open import open_checkpoint
@@ -78,6 +79,13 @@ def test_what_a_nested_config_leaves_out(
     shapes = llama_layers("language_model.model.", n_layers - 1, 6, n_heads, n_kv_heads)
     with pytest.raises(LayoutError, match=f"layer {n_layers - 1} is missing"):
         attention_layout(config, infos(shapes))
+
+
+@pytest.mark.parametrize("inner", architecture_table().rows["multimodal"].left_out)
+def test_what_is_left_out_is_what_transformers_takes(inner: str) -> None:
+    config = AutoConfig.for_model(inner)
+    left_out = architecture_table().rows["multimodal"].left_out[inner]
+    assert left_out == {key: getattr(config, key) for key in left_out}
 
 
 def test_a_flat_config() -> None:

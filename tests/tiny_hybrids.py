@@ -1,5 +1,6 @@
 """Tiny models with latent attention, with attention in some layers only, or that hold others."""
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -63,6 +64,10 @@ def _resaved(change: Callable[[dict[str, Any]], None]) -> Callable[[PreTrainedMo
         return folder
 
     return rewrite
+
+
+def _typed(model_type: str, config: dict[str, Any]) -> None:
+    config["model_type"] = model_type
 
 
 def _scaling_of_version_4(config: dict[str, Any]) -> None:
@@ -157,6 +162,12 @@ _LFM2 = one(
         "moe_intermediate_size": 16,
     },
     qk_norms=("q_layernorm", "k_layernorm"),
+)
+_MINIMAX = one(
+    "minimax",
+    {**_FOUR, **_EXPERTS, "layer_types": _TYPES, "num_local_experts": 2}
+    | {"num_experts_per_tok": 1, "block_size": 8},
+    has="q_proj",
 )
 _ZAMBA = {
     **BLOCKS,
@@ -272,7 +283,7 @@ MODELS: tuple[TinyModel, ...] = (
             stack={**_LATENT_STACK, "qk_norms": ("kv_a_layernorm",)},
         ),
         made_as="llava",
-        rewrite=_resaved(lambda config: config.update(model_type="kimi_vl")),
+        rewrite=_resaved(functools.partial(_typed, "kimi_vl")),
     ),
     _holding(
         "lfm2_vl",
@@ -372,11 +383,15 @@ MODELS: tuple[TinyModel, ...] = (
         for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
     ),
     one("olmo_hybrid", {**_FOUR, **_DELTA}, norm=None, qk_norms=QK_NORMS),
-    one(
-        "minimax",
-        {**_FOUR, **_EXPERTS, "layer_types": _TYPES, "num_local_experts": 2}
-        | {"num_experts_per_tok": 1, "block_size": 8},
-        has="q_proj",
+    _MINIMAX,
+    *(
+        replace(
+            _MINIMAX,
+            model_type=name,
+            made_as="minimax",
+            rewrite=_resaved(functools.partial(_typed, name)),
+        )
+        for name in ("minimax_m1", "minimax_text_01")
     ),
     _LFM2,
     replace(_LFM2, model_type="lfm2_moe"),
