@@ -298,6 +298,14 @@ MODELS: tuple[TinyModel, ...] = (
         _holding(name, _LLAMA)
         for name in ("llava", "llava_next", "llava_next_video", "video_llava", "vipllava")
     ),
+    *(
+        replace(
+            one(f"llava_{name}", {**GROUPED, "head_dim": 6}),
+            made_as=held,
+            rewrite=_resaved(functools.partial(_typed, f"llava_{name}")),
+        )
+        for name, held in (("llama", "llama"), ("mistral", "mistral"), ("qwen", "qwen2"))
+    ),
     _holding("llava_onevision", _QWEN2, vision_config=_SIGLIP),
     _holding("mistral3", _MISTRAL, vision_config=_PIXTRAL),
     _holding("ovis2", _QWEN2),
