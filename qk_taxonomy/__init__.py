@@ -17,6 +17,9 @@ _HOMES = {
     "generate_stat_boxplots": "outputs",
     "get_model_names": "catalog",
     "list_families": "catalog",
+    "load_contrasts": "catalog",
+    "training_checkpoints": "catalog",
+    "Contrast": "records",
     "get_stats": "statistics.moments",
     "Stats": "statistics.moments",
     "jensen_shannon_divergence": "statistics.densities",
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from qk_taxonomy.cache import load_spectra as load_spectra
     from qk_taxonomy.catalog import get_model_names as get_model_names
     from qk_taxonomy.catalog import list_families as list_families
+    from qk_taxonomy.catalog import load_contrasts as load_contrasts
+    from qk_taxonomy.catalog import training_checkpoints as training_checkpoints
     from qk_taxonomy.checkpoints import open_checkpoint as open_checkpoint
     from qk_taxonomy.circuits.spectra import circuit_eigenvalues as circuit_eigenvalues
     from qk_taxonomy.circuits.spectra import correlation_eigenvalues as correlation_eigenvalues
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
     from qk_taxonomy.outputs import generate_cluster_figures as generate_cluster_figures
     from qk_taxonomy.outputs import generate_stat_boxplots as generate_stat_boxplots
+    from qk_taxonomy.records import Contrast as Contrast
     from qk_taxonomy.statistics.densities import (
         jensen_shannon_divergence as jensen_shannon_divergence,
     )

@@ -17,14 +17,17 @@ Circuit = Literal["qk", "ov"]
 Convention = Literal["raw", "folded"]
 Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 
+ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
+
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
+CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 
 
 @dataclass(frozen=True)
 class PackagedFolder:
-    """A checkpoint folder that an installable Python distribution carries."""
+    """A checkpoint folder (or file) that an installable Python distribution carries."""
 
     distribution: str
     module: str
@@ -32,14 +35,34 @@ class PackagedFolder:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """Training checkpoints that a model's authors publish as revisions of a hub repository.
+
+    ``revisions`` are in order of training; ``repository`` is None where they are revisions of the
+    model's own; ``note`` says what the list leaves out.
+    """
+
+    revisions: tuple[str, ...]
+    repository: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelEntry:
-    """One model of the catalogue. ``parameters`` counts all weights of the model."""
+    """One model of the catalogue. ``parameters`` counts all weights of the model.
+
+    ``hub`` is False for a model that only its ``package`` carries; ``architecture`` names the row
+    of the architecture table where the checkpoint itself does not say.
+    """
 
     id: str
     parameters: int
     license: str
     gated: bool = False
+    hub: bool = True
     package: PackagedFolder | None = None
+    architecture: str | None = None
+    checkpoints: Checkpoints | None = None
 
     @property
     def name(self) -> str:
@@ -62,6 +85,19 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Two models of one architecture that differ by training: ``treatment`` came from ``control``,
+    or both from one base. Both are ids of the catalogue.
+    """
+
+    name: str
+    kind: ContrastKind
+    treatment: str
+    control: str
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """A model to survey: where its weights are and the names its results carry."""
 
@@ -70,12 +106,17 @@ class ModelRef:
     name: str
     revision: str | None = None
     package: PackagedFolder | None = None
+    hub: bool = True
     architecture: str | None = None
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A stored tensor: safetensors dtype, shape, and its bytes ``[start, end)`` in a file."""
+    """A stored tensor: safetensors dtype, shape, and its bytes ``[start, end)`` in a file.
+
+    ``stride`` counts elements; None where they lie in order, without gaps. ``scale`` and ``update``
+    are what the stored numbers are multiplied by, and what is then added to them.
+    """
 
     name: str
     dtype: str
@@ -83,10 +124,44 @@ class TensorInfo:
     file: str
     start: int
     end: int
+    stride: tuple[int, ...] | None = None
+    scale: BlockScale | None = None
+    update: LowRankUpdate | None = None
+
+    @property
+    def companions(self) -> tuple[TensorInfo, ...]:
+        """Other stored tensors that this one is made with."""
+        scale = (self.scale.tensor,) if self.scale else ()
+        return (*scale, self.update.a, self.update.b) if self.update else scale
 
     @property
     def n_bytes(self) -> int:
-        return self.end - self.start
+        """Bytes of the tensor and its companions."""
+        return self.end - self.start + sum(other.n_bytes for other in self.companions)
+
+
+@dataclass(frozen=True)
+class BlockScale:
+    """Factors of a quantised tensor: entry i, j of ``tensor`` multiplies block i, j of it.
+
+    ``block``: entries a block has along each axis; the last one of an axis may be cut.
+    """
+
+    tensor: TensorInfo
+    block: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LowRankUpdate:
+    """A LoRA update ``factor · B · A``, with A (rank, in) and B (out, rank).
+
+    ``transposed``: the tensor it is added to is stored (in, out).
+    """
+
+    a: TensorInfo
+    b: TensorInfo
+    factor: float
+    transposed: bool
 
 
 @dataclass(frozen=True)

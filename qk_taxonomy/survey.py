@@ -242,9 +242,10 @@ def survey_model(
     checkpoint = checkpoint or _open(ref, api)
     layout = attention_layout(checkpoint.config, checkpoint.tensors, ref.architecture)
     plans = [restrict(plan, circuits) for plan in layout.layers]
+    checkpoint.check_readable(info for plan in plans for info in plan.tensors.values())
     n_bytes = sum(plan.n_bytes for plan in plans)
     n_heads = sum(plan.geometry.n_heads for plan in plans)
-    total = sum(info.n_bytes for info in checkpoint.tensors.values())
+    total = checkpoint.n_bytes
     if dry_run:
         planned = ModelResult(ref.ref, "planned", str(path), len(plans), n_heads, n_bytes, total)
         return dataclasses.replace(planned, notes=layout.notes)
@@ -291,7 +292,7 @@ def survey_model(
 
 
 def _open(ref: ModelRef, api: HfApi | None) -> Checkpoint:
-    return open_checkpoint(ref.ref, ref.revision, package=ref.package, api=api)
+    return open_checkpoint(ref.ref, ref.revision, package=ref.package, hub=ref.hub, api=api)
 
 
 def _state(

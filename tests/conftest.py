@@ -33,12 +33,14 @@ def pytest_terminal_summary(
     if not found:
         return
     types = architecture_table().model_types.keys() & found.keys()
+    converted = sum(name.startswith("gguf-") for name in types)
     parts = []
     for pair in next(iter(found.values())):
         worst = np.max([errors[pair] for errors in found.values() if pair in errors], axis=0)
         parts.append(f"{' '.join(pair)} σ {worst[0]:.1e} μ {worst[1]:.1e}")
     terminalreporter.write_line(
-        f"conformance: {len(types)} architectures ({len(found)} models); "
+        f"conformance: {len(types) - converted} architectures and {converted} of GGUF files "
+        f"({len(found)} models); "
         f"worst relative error: {', '.join(parts)}"
     )
 

@@ -137,6 +137,7 @@ class File:
 class Repository:
     gated: bool = False
     private: bool = False
+    card: Mapping[str, Any] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
 
@@ -164,6 +165,7 @@ class Repository:
             "lastModified": DATE,
             "tags": [tag for tag in ("safetensors", "gguf") if any(f".{tag}" in f for f in files)],
             "config": config,
+            "cardData": dict(self.card),
             "siblings": [
                 {"rfilename": name, **(file.listing("blobId", "sha256") if blobs else {})}
                 for name, file in files.items()
@@ -413,10 +415,11 @@ class LoopbackHub:
         revision: str = "main",
         gated: bool = False,
         private: bool = False,
+        card: Mapping[str, Any] | None = None,
     ) -> str:
         """Point `revision` at a commit of `files`, a mapping or a folder; return its sha.
 
-        Once gated or private, a repository stays so.
+        Once gated or private, a repository stays so. `card` is the head of its model card.
         """
         if isinstance(files, Path):
             paths = (path for path in files.rglob("*") if path.is_file())
@@ -427,6 +430,7 @@ class LoopbackHub:
         repository = self.repositories.setdefault(repo_id, Repository())
         repository.gated |= gated
         repository.private |= private
+        repository.card = card or repository.card
         repository.commits[sha] = commit
         repository.revisions[revision] = sha
         return sha

@@ -25,7 +25,7 @@ from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, LayerSpectra
 from qk_taxonomy.survey import survey_model
 
-# Into a layer that begins with a norm go vectors so long that the norm's epsilon is lost in them.
+# Vectors so long that the epsilon of a norm is lost in them, and terms of position in their scores.
 LOUD = 1e6
 
 PAIRS = [(circuit, convention) for circuit in CIRCUITS for convention in CONVENTIONS]
@@ -47,11 +47,11 @@ class _SeenEnoughError(Exception):
 
 
 def _feed(module: nn.Module, tokens: torch.Tensor, keyword: str = "hidden_states") -> Any:
-    """Make ``module`` read ``tokens`` instead of what it is given."""
+    """Make ``module`` read ``tokens`` instead of what it is given, once or several times over."""
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if keyword == "hidden_states" and args:
-            return (tokens, *args[1:]), kwargs
+            return tuple(tokens if arg is args[0] else arg for arg in args), kwargs
         return args, {**kwargs, keyword: tokens}
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -100,9 +100,13 @@ def _silence(part: slice) -> Callable[..., torch.Tensor]:
     return hook
 
 
+def _open(gate: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(gate)
+
+
 def _length(norm: str | None, width: int) -> float:
-    """How much longer a normed basis vector is (for a LayerNorm: than itself centred)."""
-    return {None: 1.0, "rms": width**0.5, "layer": width / (width - 1) ** 0.5}[norm]
+    """How much longer a loud basis vector, once normed, is than one of length 1 (once centred)."""
+    return {None: LOUD, "rms": width**0.5, "layer": width / (width - 1) ** 0.5}[norm]
 
 
 def observe(
@@ -122,8 +126,7 @@ def observe(
     norm, memory_norm = (stack.norm, stack.memory_norm) if folded else (None, None)
     basis = torch.cat([torch.zeros(1, width), torch.eye(width)]).double()
     basis = basis.repeat(stack.n_heads, 2, 1)
-    tokens = (LOUD if norm else 1.0) * basis
-    memory = (LOUD if memory_norm else 1.0) * basis
+    tokens = LOUD * basis
     n_tokens = tokens.shape[1]
 
     scores, written = [], []
@@ -144,20 +147,21 @@ def observe(
             patches.enter_context(patch.object(nn.functional, "softmax", softmax))
             patches.enter_context(patch.object(torch, "softmax", softmax))
             if stack.gated:
-                patches.enter_context(patch.object(torch, "sigmoid", torch.ones_like))
+                patches.enter_context(patch.object(torch, "sigmoid", _open))
+                patches.enter_context(patch.object(torch.Tensor, "sigmoid", _open))
             return forward(*args, **kwargs)
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        written.append(output[0] if isinstance(output, tuple) else output)
+        written.append(output[0] if isinstance(output, tuple | list) else output)
         raise _SeenEnoughError
 
     with ExitStack() as hooks:
         entrance = layer.get_submodule(stack.entrance) if folded else attention
         hooks.enter_context(_feed(entrance, tokens))
         if stack.cross and folded and stack.memory is not None:
-            hooks.enter_context(_feed(model.base_model.get_submodule(stack.memory), memory))
+            hooks.enter_context(_feed(model.base_model.get_submodule(stack.memory), tokens))
         elif stack.cross:
-            hooks.enter_context(_feed_memory(attention, memory))
+            hooks.enter_context(_feed_memory(attention, tokens))
         for name in stack.qk_norms:
             hook = _only_gain if folded else _no_norm
             hooks.enter_context(attention.get_submodule(name).register_forward_hook(hook))
@@ -168,6 +172,9 @@ def observe(
         hooks.enter_context(patch.object(attention, "forward", watched))
         hooks.enter_context(writer.register_forward_hook(keep))
         hooks.enter_context(torch.no_grad())
+        # Constants that a model makes on its way are of the default dtype.
+        hooks.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float64)
         with suppress(_SeenEnoughError):
             model(**tiny.inputs(stack.n_heads, n_tokens))
 

@@ -47,10 +47,10 @@ def test_layers_are_numbered_as_the_model_numbers_them() -> None:
     config = {"model_type": "llama", "num_hidden_layers": 12, "num_attention_heads": 3}
     layout = attention_layout(config, infos(dict(reversed(shapes.items()))))
     assert [plan.layer for plan in layout.layers] == list(range(12))
-    assert layout.geometry.d_head == 8
+    assert layout.layers[11].geometry.d_head == 8
 
 
-@pytest.mark.parametrize("model_type", ["mamba", None, 7])
+@pytest.mark.parametrize("model_type", ["unheard-of", 7])
 def test_unknown_architectures_are_refused_with_the_way_to_add_them(model_type: object) -> None:
     config, shapes = llama(model_type=model_type)
     with pytest.raises(LayoutError) as caught:
@@ -73,19 +73,33 @@ def test_an_architecture_given_by_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "reshape", "message"),
     [
-        ({"num_attention_heads": None}, {}, "names no number of attention heads"),
+        (
+            {"num_attention_heads": None, "head_dim": None},
+            {},
+            r"no number of attention heads.*o_proj.*\[24, 32\]",
+        ),
         ({"num_attention_heads": "4"}, {}, r"num_attention_heads = '4'"),
-        ({"num_attention_heads": 3}, {}, r"3 query heads and 2 key-value"),
+        ({"num_attention_heads": 3}, {}, r"q_proj.*\[32, 24\].*3 query heads"),
         ({"num_attention_heads": 6, "head_dim": None}, {}, r"\[32, 24\].*do not divide by the 6"),
         ({"head_dim": 16}, {}, r"d_head = 16.*makes it 8"),
-        ({"num_key_value_heads": 4}, {}, r"k_proj.*\[16, 24\].*\[32, 24\]"),
-        ({"num_hidden_layers": 3}, {}, r"3 layers.*holds 2; missing are \[2\]"),
-        ({"num_hidden_layers": 1}, {}, r"1 layers.*holds 2"),
+        (
+            {"num_key_value_heads": 4},
+            {},
+            r"4 query and 4 key-value.*k_proj.*\[16, 24\].*2 key-value",
+        ),
+        ({"num_hidden_layers": 3}, {}, r"3 layers.*holds 2 of them.*layer 2 is missing"),
+        ({"num_hidden_layers": 1}, {}, r"1 layers.*holds layer 1"),
         ({}, {"q_proj.weight": (32,)}, "a matrix is wanted"),
         ({}, {"k_proj.weight": (16, 23)}, r"layer 0: .*k_proj.*\[16, 23\]"),
         ({}, {"input_layernorm.weight": (23,)}, r"input_layernorm.*\[23\].*\[24\]"),
         ({}, {"k_proj.weight": None}, "k_proj.weight is missing"),
-        ({}, {"q_proj.weight": None}, "No layer of a llama model"),
+        ({}, {"q_proj.weight": None}, "q_proj.weight is missing"),
+        ({}, {"o_proj.weight": None}, "No layer of a llama model"),
+        (
+            {},
+            {"k_proj.weight": (15, 24)},
+            r"layer 0: .*k_proj.*\[15, 24\].*q_proj.weight of \[32, 24\]",
+        ),
     ],
 )
 def test_contradictions_name_what_was_wanted_and_found(
@@ -129,9 +143,101 @@ def test_values_that_a_config_may_leave_out() -> None:
     assert plan.scale == 256**-0.5
 
 
-def test_attention_that_a_row_does_not_describe_is_refused() -> None:
-    config, shapes = llama(model_type="phi", qk_layernorm=True)
-    shapes = {name.replace("o_proj", "dense"): shape for name, shape in shapes.items()}
-    with pytest.raises(LayoutError, match="qk_layernorm = True: queries and keys pass"):
+@pytest.mark.parametrize(
+    ("model_type", "output", "said", "message"),
+    [
+        (
+            "mpt",
+            "transformer.blocks.0.attn.out_proj.weight",
+            {"attn_config": {"qk_ln": True}},
+            "attn_config.qk_ln = True: a LayerNorm over all heads mixes them",
+        ),
+        (
+            "mpt",
+            "transformer.blocks.0.attn.out_proj.weight",
+            {"attn_config": {"qk_ln": False, "softmax_scale": 0.1}},
+            "attn_config.softmax_scale = 0.1",
+        ),
+        (
+            "codegen",
+            "transformer.h.0.attn.out_proj.weight",
+            {"head_dim": 256},
+            "CodeGen2's projections are in eight blocks",
+        ),
+        (
+            "hf_olmo",
+            "model.transformer.blocks.0.attn_out.weight",
+            {"attention_layer_norm": True},
+            "a LayerNorm over all heads mixes them",
+        ),
+        (
+            "stablelm",
+            "model.layers.0.self_attn.o_proj.weight",
+            {"qk_layernorm": True},
+            "every head has a LayerNorm tensor of its own",
+        ),
+    ],
+)
+def test_attention_that_a_row_does_not_describe_is_refused(
+    model_type: str, output: str, said: dict[str, Any], message: str
+) -> None:
+    tensors = infos({output: (8, 8)})
+    with pytest.raises(LayoutError, match=message):
+        attention_layout({"model_type": model_type, **said}, tensors)
+    with pytest.raises(LayoutError, match="is missing from the checkpoint"):
+        attention_layout({"model_type": model_type}, tensors)
+
+
+@pytest.mark.parametrize("n_next", [None, 1])
+def test_layers_that_predict_further_tokens_are_left_out(n_next: int | None) -> None:
+    config, shapes = llama(model_type="glm4_moe")
+    config["num_hidden_layers"] -= 1
+    if n_next is None:
+        with pytest.raises(LayoutError, match="layers and the checkpoint holds layer"):
+            attention_layout(config, infos(shapes))
+    else:
+        layout = attention_layout(config | {"num_nextn_predict_layers": n_next}, infos(shapes))
+        assert [plan.layer for plan in layout.layers] == list(range(config["num_hidden_layers"]))
+        assert "predict further tokens" in layout.notes[0]
+
+
+def test_head_counts_that_the_config_leaves_out_are_those_of_the_shapes() -> None:
+    config, shapes = llama(num_attention_heads=None, num_key_value_heads=None)
+    geometry = attention_layout(config, infos(shapes)).layers[0].geometry
+    assert (geometry.n_heads, geometry.n_kv_heads, geometry.d_head) == (4, 2, 8)
+    fused = {
+        "h.0.ln_1.weight": (24,),
+        "h.0.attn.c_attn.weight": (24, 72),
+        "h.0.attn.c_proj.weight": (24, 24),
+    }
+    geometry = (
+        attention_layout({"model_type": "gpt2", "n_head": 3}, infos(fused)).layers[0].geometry
+    )
+    assert (geometry.n_heads, geometry.n_kv_heads, geometry.d_head) == (3, 3, 8)
+
+
+def test_a_model_type_that_the_config_leaves_out() -> None:
+    config, shapes = llama(model_type=None)
+    with pytest.raises(LayoutError, match=r"fit several architectures \(.*gemma, .*--architecture"):
         attention_layout(config, infos(shapes))
-    assert attention_layout(config | {"qk_layernorm": False}, infos(shapes)).architecture == "phi"
+    with pytest.raises(LayoutError, match=r"fit no architecture.*Tensors found: x"):
+        attention_layout({}, infos({"x": (2, 2)}))
+    bert = {
+        f"encoder.layer.{i}.attention.{x}.weight": (24, 24)
+        for i in range(2)
+        for x in ("self.query", "self.key", "self.value", "output.dense")
+    }
+    layout = attention_layout({"num_attention_heads": 3}, infos(bert))
+    assert (layout.architecture, len(layout.layers)) == ("bert", 2)
+    assert "names no model_type" in layout.notes[0]
+
+
+def test_a_model_without_attention_is_refused_with_the_reason() -> None:
+    with pytest.raises(LayoutError, match="mamba model has no attention heads"):
+        attention_layout({"model_type": "mamba"}, {})
+
+
+def test_code_of_its_own_is_named_and_not_run() -> None:
+    config, shapes = llama(model_type="theirs", auto_map={"AutoModel": "evil.Model"})
+    with pytest.raises(LayoutError, match="auto_map, which is never run"):
+        attention_layout(config, infos(shapes))

@@ -53,6 +53,10 @@ def test_the_files_contract(surveyed: Path) -> None:
     assert provenance["circuits"] == ["qk", "ov"]
     assert provenance["recomputed_heads"]["qk.raw"] == 0
     assert metadata.pop("tool_version")
+    stack = {"n_heads": 4, "n_kv_heads": 2, "d_head": 8, "d_value": 8, "d_model": 24}
+    assert json.loads(metadata.pop("stacks")) == {
+        "": {"n_layers": 2, **stack, "d_input": 24, "d_rotary": 0}
+    }
     assert metadata.pop("revision").startswith("local-")
     assert metadata == {
         "format": "qk-taxonomy-spectra",
@@ -170,7 +174,7 @@ def test_unfinished_layers_are_found_again_unless_they_are_of_another_survey(
     path = Path("data/tiny/again.safetensors")
     UnfinishedSpectra(path, identity).add([dataclasses.replace(s, n_recomputed=2) for s in first])
     found = UnfinishedSpectra(path, identity)
-    assert list(found.layers) == [0]
+    assert list(found.layers) == [("", 0)]
     assert found.recomputed_heads["qk.raw"] == 2
     next(found.folder.iterdir()).write_bytes(b"cut")
     assert not UnfinishedSpectra(path, identity).layers
@@ -183,10 +187,10 @@ def test_unfinished_layers_are_found_again_unless_they_are_of_another_survey(
 def test_one_row_a_head(surveyed: Path) -> None:
     table = head_table(".")
     assert len(table) == 2 * 2 * 2 * 4
-    keys = ["family", "model", "revision", "circuit", "convention", "layer", "head"]
+    keys = ["family", "model", "revision", "stack", "circuit", "convention", "layer", "head"]
     assert not table.duplicated(keys).any()
     assert table.columns.tolist()[: len(keys) + 2] == [
-        *("family", "model", "model_id", "revision"),
+        *("family", "model", "model_id", "revision", "stack"),
         *("circuit", "convention", "layer", "head", "kv_head"),
     ]
     assert table[table["head"] == 3]["kv_head"].unique().tolist() == [1]

@@ -117,7 +117,7 @@ class TestShow:
         result = qk("show", file)
         assert result.exit_code == 0
         assert "6 layers × 12 heads" in result.output
-        assert len(result.output.splitlines()) == 13
+        assert len(result.output.splitlines()) == 14
         assert json.loads(qk("show", file, "--json").output)["architecture"] == "bert"
         assert "No ov raw spectra" in qk("show", file, "--circuit", "ov").output
 
@@ -133,13 +133,34 @@ class TestFamilies:
     def test_all(self) -> None:
         result = qk("families")
         assert result.exit_code == 0
-        assert "pythia-deduped" in result.output
+        rows = {line.split()[0]: line.split() for line in result.output.splitlines()}
+        assert rows["pythia"][1:] == ["10", "14.1M", "to", "11.8B", "154", "apache-2.0"]
+        assert rows["gemma2"][1:] == ["6", "2.61B", "to", "27.2B", "yes", "gemma"]
+        assert rows["mistral"][-2:] == ["some", "mixed"]
+        assert list(rows)[1:-1] == sorted(list(rows)[1:-1])
 
     def test_one(self) -> None:
         result = qk("families", "LLAMA")
         assert "meta-llama/Llama-3.1-8B-Instruct" in result.output
         families = json.loads(qk("families", "qwen3", "--json").output)
         assert "Qwen/Qwen3-0.6B" in [model["id"] for model in families[0]["models"]]
+        assert "qwen3-4b-thinking" in [pair["name"] for pair in families[0]["contrasts"]]
+
+    def test_checkpoints_and_contrasts_of_one(self) -> None:
+        output = qk("families", "pythia").output
+        assert "154: step0 … step143000" in output
+        assert "databricks/dolly-v2-3b against EleutherAI/pythia-2.8b" in output
+        assert "QwQ" not in output
+        kept = json.loads(qk("families", "pythia", "--json").output)[0]["models"][0]["checkpoints"]
+        assert len(kept["revisions"]) == 154
+        assert "SmolLM2-135M-intermediate-checkpoints" in qk("families", "smollm2").output
+        assert "not on the hub but in the Python package rxnfp" in qk("families", "rxnfp").output
+
+    def test_contrasts(self) -> None:
+        assert "Qwen/QwQ-32B against Qwen/Qwen2.5-32B" in qk("families", "--contrasts").output
+        some = json.loads(qk("families", "phi-4", "--contrasts", "--json").output)
+        assert {pair["kind"] for pair in some} == {"reasoning"}
+        assert "microsoft/phi-4" in [pair["control"] for pair in some]
 
     def test_unknown(self) -> None:
         result = qk("families", "pithia")
@@ -153,7 +174,7 @@ class TestWrongCalls:
         [
             (["download"], 2, "Name a --family or a --model"),
             (["download", "--family", "pithia"], 2, "Did you mean pythia"),
-            (["download", "--model", "/nowhere"], 1, "There is no folder /nowhere"),
+            (["download", "--model", "/nowhere"], 1, "There is no folder or file /nowhere"),
             (["download", "--model", "/etc", "--family-name", "../x"], 2, "cannot name a file"),
             (["download", "--family", "minilm", "--jobs", "0"], 2, "not in the range"),
             (["download", "--family", "minilm", "--catalog", "nowhere"], 2, "not a folder"),
@@ -301,8 +322,8 @@ class TestDownload:
 
 
 def test_installed_copies_carry_the_catalogue() -> None:
-    code = "import qk_taxonomy; print(len(qk_taxonomy.list_families()))"
+    code = "import qk_taxonomy as q; print(min(len(q.list_families()), len(q.load_contrasts())))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
-    assert int(done.stdout) >= 15
+    assert int(done.stdout) >= 60

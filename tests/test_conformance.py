@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CONFORMANCE
+from gguf_models import GGUF_MODELS, GGUF_VARIANTS
 from oracle import PAIRS, Surveyed, deviation, survey_tiny
 from tiny_models import BASE_MODELS, TINY_MODELS, VARIANTS
 from transformers import AutoConfig
@@ -22,15 +23,18 @@ TOLERANCES = np.array([1e-6, 1e-4])
 
 TABLE = architecture_table()
 
+MODELS = TINY_MODELS | GGUF_MODELS
+OTHERS = VARIANTS | BASE_MODELS | GGUF_VARIANTS
 
-@pytest.fixture(scope="module", params=[*sorted(TABLE.model_types), *VARIANTS, *BASE_MODELS])
+
+@pytest.fixture(scope="module", params=[*sorted(TABLE.model_types), *OTHERS])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def surveyed(name: str, tmp_path_factory: pytest.TempPathFactory) -> Surveyed:
-    models = TINY_MODELS | VARIANTS | BASE_MODELS
+    models = MODELS | OTHERS
     if name not in models:
         pytest.fail(f"tests/tiny_models.py builds no {name} model.")
     return survey_tiny(models[name], tmp_path_factory.mktemp("tiny"))
@@ -75,6 +79,13 @@ def test_a_row_that_says_it_cannot_be_built_is_right(row: Any) -> None:
             "deepseek_v3", {"q_latent_norm": None}, "qk", "folded", id="gain-of-the-queries-latent"
         ),
         pytest.param("llama", {"scale": 1.0}, "qk", "folded", id="scale"),
+        pytest.param(
+            "gguf-gemma", {"input_norm": Norm("rms", 1.0)}, "ov", "folded", id="gain-from-one-twice"
+        ),
+        pytest.param(
+            "gguf-gemma3", {"q_norm": Norm("rms", 1.0)}, "qk", "folded", id="query-gain-twice"
+        ),
+        pytest.param("gguf-gptneox", {"packing": "grouped"}, "qk", "raw", id="packing-converted"),
     ],
 )
 def test_a_wrong_reading_of_the_weights_is_noticed(
@@ -92,5 +103,5 @@ def test_a_wrong_reading_of_the_weights_is_noticed(
         return circuit_factors(replace(plan, norms=wrong, **others), *args)
 
     monkeypatch.setattr("qk_taxonomy.survey.circuit_factors", mistaken)
-    surveyed = survey_tiny(TINY_MODELS[model_type], tmp_path)
+    surveyed = survey_tiny(MODELS[model_type], tmp_path)
     assert (deviation(surveyed, circuit, convention) > TOLERANCES).any()

@@ -233,7 +233,7 @@ class TestErrors:
         ("files", "message"),
         [
             ({"README.md": b"#"}, "org/tiny has no config.json.*README.md"),
-            ({"config.json": b"{}"}, "no safetensors weights.*config.json"),
+            ({"config.json": b"{}"}, "no weights that are read: .*Found: config.json"),
             (
                 {"config.json": b"{", "model.safetensors": b""},
                 "config.json of org/tiny is not JSON",

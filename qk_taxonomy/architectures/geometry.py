@@ -76,7 +76,7 @@ def _count_heads(
         if d_head == shapes["q"][0]:
             d_head = None
     if d_head is not None:
-        return _divide(tensors["o"], shapes["o"][1], d_head, f"d_head {d_head}")
+        return _divide(tensors["o"], shapes["o"][1], d_head, f"a d_head of {d_head}")
     raise LayoutError(
         "config.json names no number of attention heads (looked for "
         f"{', '.join(stack.keys['n_heads'])}), no d_head, and the shapes do not tell: "
@@ -87,10 +87,14 @@ def _count_heads(
 def _divide(info: TensorInfo, size: int, by: int, what: str) -> int:
     if size % by or size < by:
         raise LayoutError(
-            f"{info.name} has shape {list(info.shape)}, whose {size} rows or columns of heads do "
-            f"not divide by the {what} that config.json gives."
+            f"{info.name} has shape {list(info.shape)}, whose {size} rows or columns do not divide "
+            f"by {what}."
         )
     return size // by
+
+
+def _heads(n_heads: int) -> str:
+    return f"the {n_heads} query heads of config.json"
 
 
 def _separate(
@@ -98,19 +102,18 @@ def _separate(
 ) -> HeadGeometry:
     rows, d_input = shapes["q"]
     per_head = 2 * n_heads if stack.gated else n_heads
-    d_head = _divide(tensors["q"], rows, per_head, f"{n_heads} query heads")
-    n_kv_heads = _divide(
-        tensors["k"], shapes["k"][0], d_head, f"d_head {d_head} of {n_heads} heads"
-    )
+    d_head = _divide(tensors["q"], rows, per_head, _heads(n_heads))
+    made = f"the d_head of {d_head} that {tensors['q'].name} of {list(tensors['q'].shape)} makes"
+    n_kv_heads = _divide(tensors["k"], shapes["k"][0], d_head, made)
     d_model, columns = shapes["o"]
-    d_value = _divide(tensors["o"], columns, n_heads, f"{n_heads} query heads")
+    d_value = _divide(tensors["o"], columns, n_heads, _heads(n_heads))
     return _grouped(HeadGeometry(n_heads, n_kv_heads, d_head, d_value, d_model, d_input), tensors)
 
 
 def _fused(tensors: Tensors, shapes: Mapping[str, tuple[int, int]], n_heads: int) -> HeadGeometry:
     rows, d_input = shapes["qkv"]
     d_model, columns = shapes["o"]
-    d_head = _divide(tensors["o"], columns, n_heads, f"{n_heads} query heads")
+    d_head = _divide(tensors["o"], columns, n_heads, _heads(n_heads))
     keys_and_values = rows // d_head - n_heads
     if rows % d_head or keys_and_values < 2 or keys_and_values % 2:
         raise LayoutError(
@@ -130,10 +133,10 @@ def _latent(tensors: Tensors, shapes: Mapping[str, tuple[int, int]], n_heads: in
     latent_rows, d_input = shapes["kv_latent"]
     rows, rank = shapes["kv"]
     d_rotary = latent_rows - rank
-    d_query = _divide(tensors["q"], shapes["q"][0], n_heads, f"{n_heads} heads")
+    d_query = _divide(tensors["q"], shapes["q"][0], n_heads, _heads(n_heads))
     d_model, columns = shapes["o"]
-    d_value = _divide(tensors["o"], columns, n_heads, f"{n_heads} heads")
-    d_head = _divide(tensors["kv"], rows, n_heads, f"{n_heads} heads") - d_value
+    d_value = _divide(tensors["o"], columns, n_heads, _heads(n_heads))
+    d_head = _divide(tensors["kv"], rows, n_heads, _heads(n_heads)) - d_value
     if d_rotary < 0 or d_head < 1 or d_query != d_head + d_rotary:
         raise LayoutError(
             f"{tensors['q'].name} gives each of {n_heads} heads {d_query} rows, "

@@ -6,6 +6,7 @@ model is refused, naming both; where the config says nothing the shapes decide.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import re
@@ -98,7 +99,9 @@ def _recognised(config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
 
 
 def _unknown(model_type: Any, config: Mapping[str, Any], tensors: Tensors) -> LayoutError:
-    known = ", ".join(sorted(architecture_table().model_types))
+    known = architecture_table().model_types
+    near = difflib.get_close_matches(str(model_type), known, n=3)
+    hint = f" Near it: {', '.join(near)}." if near else ""
     code = (
         " (config.json names code of its own under auto_map, which is never run)"
         if "auto_map" in config
@@ -106,7 +109,7 @@ def _unknown(model_type: Any, config: Mapping[str, Any], tensors: Tensors) -> La
     )
     return LayoutError(
         f"The architecture {model_type!r} is not in the table{code}, so nothing was computed. "
-        f"The table has {known}. {_how_to_add(tensors)}"
+        f"The table has {len(known)} others; the README lists them.{hint} {_how_to_add(tensors)}"
     )
 
 
@@ -280,8 +283,10 @@ class _StackPlans:
                 f"config.json gives {n_layers} layers and the checkpoint holds layer {extra[-1]} "
                 f"({pattern.format(i=extra[-1])}). Is it the config of this model?"
             )
-        for number in sorted(set(range(n_layers)) - set(numbers)):
-            self.skipped[self._key(number)] = self._instead(pattern, number, n_layers)
+        own = set(numbers)
+        for number in range(n_layers):
+            if number not in own:
+                self.skipped[self._key(number)] = self._instead(pattern, number, n_layers)
         return numbers
 
     def _key(self, number: int) -> str:

@@ -6,6 +6,7 @@ is left open until they are known: :meth:`StackRow.resolve` then gives the :clas
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ _VARIANT_OPTIONS = {"when": dict, "has": str} | {
 _ROW_ONLY = {"model_types": list, "extends": str, "stacks": dict, "unbuildable": str, "note": str}
 _WRAPPER_KEYS = {"model_types": list, "wraps": str, "prefixes": list}
 _WRAPPER_OPTIONS = {"config": dict, "left_out": dict, "note": str, "unbuildable": str}
-_REFUSE_KEYS = {"key": str, "unless": object, "reason": str}
+_REFUSE_KEYS = {"key": str, "reason": str}
 _CONFIG_KEYS = {"n_layers": list, "n_heads": list, "n_kv_heads": list, "d_head": list}
 
 
@@ -294,8 +295,8 @@ class _Reader:
     def _refusals(self, table: Mapping[str, Any], place: tuple[str, ...]) -> tuple[Refusal, ...]:
         refusals = []
         for entry in table.get("refuse", ()):
-            self.file.check(entry, (*place, "refuse"), _REFUSE_KEYS, {})
-            refusals.append(Refusal(entry["key"], entry["unless"], entry["reason"]))
+            self.file.check(entry, (*place, "refuse"), _REFUSE_KEYS, {"unless": object})
+            refusals.append(Refusal(entry["key"], entry.get("unless"), entry["reason"]))
         return tuple(refusals)
 
 
@@ -329,8 +330,10 @@ def named_architecture(name: str) -> Architecture:
     table = architecture_table()
     found = table.rows.get(name) or table.model_types.get(name)
     if found is None:
+        known = sorted({*table.rows, *table.model_types})
+        near = difflib.get_close_matches(name, known, n=3) or known
         raise LayoutError(
-            f"There is no architecture {name!r} in the table; it has "
-            f"{', '.join(sorted(table.model_types))}."
+            f"There is no architecture {name!r} in the table; it has {', '.join(near[:8])}"
+            f"{', ...' if len(known) > len(near) else ''}."
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,13 +20,19 @@ DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
 }
 
+#: safetensors dtypes whose numbers are weights only after multiplication by a scale.
+SCALED_DTYPES: dict[str, torch.dtype] = {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
 
 class Checkpoint(ABC):
     """A model's config and tensors. Opening reads names and shapes; weights come on demand.
 
     ``model_id``: hub id or folder name. ``revision``: resolved commit, packaged version, or
     "local". ``source``: where the bytes are, in words. ``config``: config.json. ``tensors``: every
-    stored tensor by name.
+    tensor by name; the scales of quantised ones are part of them.
     """
 
     model_id: str
@@ -39,18 +45,58 @@ class Checkpoint(ABC):
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         """Bytes [start, end) of a file. Raises CheckpointError where they cannot be had."""
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors, those stored once under several names counted once."""
+        stored = {
+            (part.file, part.start, part.end)
+            for info in self.tensors.values()
+            for part in (info, *info.companions)
+        }
+        return sum(end - start for _, start, end in stored)
+
+    def check_readable(self, infos: Iterable[TensorInfo]) -> None:
+        """Raises CheckpointError for the first tensor that :meth:`read` would refuse."""
+        for info in infos:
+            if info.dtype in SCALED_DTYPES and info.scale is None:
+                raise CheckpointError(
+                    f"{info.name} is stored as {info.dtype} without a scale that fits it (wanted "
+                    f"{info.name}_scale_inv or {info.name}_scale). Is there an unquantised "
+                    "repository of this model?"
+                )
+            if info.dtype not in DTYPES and info.dtype not in SCALED_DTYPES:
+                raise CheckpointError(
+                    f"{info.name} is stored as {info.dtype}; readable are "
+                    f"{', '.join([*DTYPES, *SCALED_DTYPES])}. Is there an unquantised repository "
+                    "of this model?"
+                )
+            if info.scale is not None:
+                self.check_readable([info.scale.tensor])
+
     def read(self, info: TensorInfo) -> torch.Tensor:
-        """A tensor's weights, in its stored dtype and shape. Raises CheckpointError."""
-        dtype = DTYPES.get(info.dtype)
-        if dtype is None:
-            raise CheckpointError(
-                f"{info.name} is stored as {info.dtype}; readable are {', '.join(DTYPES)}. "
-                "Is there an unquantised repository of this model?"
-            )
-        if info.n_bytes == 0:
+        """A tensor's weights, in its shape and stored dtype; scaled ones in float32.
+
+        Raises CheckpointError.
+        """
+        self.check_readable([info])
+        weights = self._stored(info)
+        if info.scale is None:
+            return weights
+        factors = self._stored(info.scale.tensor).float()
+        factors = factors.reshape(*factors.shape, *[1] * (weights.dim() - factors.dim()))
+        for axis, (size, block) in enumerate(zip(info.shape, info.scale.block, strict=True)):
+            factors = factors.repeat_interleave(block, axis).narrow(axis, 0, size)
+        return factors.mul_(weights.float())
+
+    def _stored(self, info: TensorInfo) -> torch.Tensor:
+        """The numbers of a tensor as its file has them."""
+        dtype = (DTYPES | SCALED_DTYPES)[info.dtype]
+        if info.start == info.end:
             return torch.empty(info.shape, dtype=dtype)
-        data = self.read_bytes(info.file, info.start, info.end)
-        return torch.frombuffer(data, dtype=dtype).reshape(info.shape)
+        numbers = torch.frombuffer(self.read_bytes(info.file, info.start, info.end), dtype=dtype)
+        if info.stride is None:
+            return numbers.reshape(info.shape)
+        return numbers.as_strided(info.shape, info.stride)
 
 
 def parse_json(text: bytes, place: str) -> dict[str, Any]:

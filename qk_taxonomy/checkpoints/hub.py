@@ -7,14 +7,12 @@ cache already is read from there.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelInfo, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -27,19 +25,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from qk_taxonomy.checkpoints.base import Checkpoint, parse_json
 from qk_taxonomy.checkpoints.local import LocalCheckpoint
-from qk_taxonomy.checkpoints.safetensors_format import (
-    INDEX_FILE,
-    choose_files,
-    read_header,
-    shard_files,
-)
+from qk_taxonomy.checkpoints.weight_files import ADAPTER_CONFIG, CONFIG, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
-from qk_taxonomy.records import TensorInfo
-
-# Connections that read the headers of a sharded checkpoint side by side.
-_HEADER_CONNECTIONS = 8
 
 # Early 1.x releases of huggingface_hub ask again after 503 alone.
 _BUSY_STATUS_CODES = (408, 429, 500, 502, 503, 504)
@@ -102,15 +90,18 @@ def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[No
 
 
 def cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
-    """The folder of a revision in the user's hub cache, if its config.json is there."""
-    try:
-        config = try_to_load_from_cache(repo_id, "config.json", revision=revision)
-    except HFValidationError:
-        return None
-    return Path(config).parent if isinstance(config, str) else None
+    """The folder of a revision in the user's hub cache, if its config is there."""
+    for name in (CONFIG, ADAPTER_CONFIG):
+        try:
+            config = try_to_load_from_cache(repo_id, name, revision=revision)
+        except HFValidationError:
+            return None
+        if isinstance(config, str):
+            return Path(config).parent
+    return None
 
 
-class HubCheckpoint(Checkpoint):
+class HubCheckpoint(FolderCheckpoint):
     """A model repository at one commit, which is resolved once and used for every request.
 
     Raises CheckpointError where the model does not exist, is gated, or cannot be reached.
@@ -134,32 +125,16 @@ class HubCheckpoint(Checkpoint):
             raise CheckpointError(f"The hub names no commit for {repo_id}; nothing was read.")
         self.revision = info.sha
         siblings = info.siblings or []
-        self._names = [sibling.rfilename for sibling in siblings]
+        self.place = repo_id
+        self.names = [sibling.rfilename for sibling in siblings]
         self._sizes = {sibling.rfilename: sibling.size for sibling in siblings}
-        if "config.json" not in self._names:
-            raise CheckpointError(
-                f"{repo_id} has no config.json, which says how many heads there are. Found: "
-                f"{', '.join(self._names[:8]) or 'nothing'}."
-            )
-        self.config = self._json("config.json")
-        files = choose_files(self._names, repo_id)
-        if files is None:
-            files = shard_files(self._json(INDEX_FILE), repo_id)
-            absent = sorted(set(files) - set(self._names))
-            if absent:
-                raise CheckpointError(f"{repo_id} lacks {absent[0]}, which {INDEX_FILE} names.")
-        self.tensors: dict[str, TensorInfo] = {}
-        with ThreadPoolExecutor(_HEADER_CONNECTIONS) as pool:
-            for header in pool.map(self._header, files):
-                self.tensors |= header
+        self._open(unquantised=_base_model(info))
 
-    def _header(self, file: str) -> dict[str, TensorInfo]:
-        return read_header(
-            functools.partial(self.read_bytes, file), file, self._sizes.get(file), self.model_id
-        )
+    def read_file(self, file: str) -> bytes:
+        return bytes(self._fetch(file, 0, None))
 
-    def _json(self, file: str) -> dict[str, Any]:
-        return parse_json(bytes(self._fetch(file, 0, None)), f"{file} of {self.model_id}")
+    def file_size(self, file: str) -> int | None:
+        return self._sizes.get(file)
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         return self._fetch(file, start, end)
@@ -239,7 +214,15 @@ def _first_byte(content_range: str | None) -> int | None:
     return int(first) if unit == "bytes" and first.isdigit() else None
 
 
-def open_hub(repo_id: str, revision: str | None, api: HfApi | None) -> Checkpoint:
+def _base_model(info: ModelInfo) -> str | None:
+    """The model that a model card names as the one this was made from."""
+    base = info.card_data.get("base_model") if info.card_data is not None else None
+    if isinstance(base, list) and base:
+        base = base[0]
+    return base if isinstance(base, str) else None
+
+
+def open_hub(repo_id: str, revision: str | None, api: HfApi | None) -> FolderCheckpoint:
     """A hub model, or its snapshot in the user's hub cache where the hub is out of reach."""
     try:
         return HubCheckpoint(repo_id, revision=revision, api=api)

@@ -1,85 +1,76 @@
-"""Checkpoints in a local folder: config.json beside safetensors files."""
+"""Checkpoints on disk: a folder of config.json and weights, or one file of it."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
 from pathlib import Path
 
-from qk_taxonomy.checkpoints.base import Checkpoint, parse_json
-from qk_taxonomy.checkpoints.safetensors_format import (
-    INDEX_FILE,
-    choose_files,
-    read_header,
-    shard_files,
-)
+from qk_taxonomy.checkpoints.weight_files import WEIGHT_SUFFIXES, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 
 
-class LocalCheckpoint(Checkpoint):
-    """A folder with config.json and safetensors files. Raises CheckpointError where it has none.
+class LocalCheckpoint(FolderCheckpoint):
+    """A folder with config.json and weights, or one of its weight files, to be read alone.
 
     ``model_id`` defaults to the folder's name; ``revision`` to the commit in a hub cache, elsewhere
     to ``local-`` and a hash of the config and of the weight files' headers, sizes and times.
+    Raises CheckpointError where config or weights are missing or cannot be read.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        path: str | Path,
         *,
         model_id: str | None = None,
         revision: str | None = None,
         source: str | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        place = str(self.folder)
-        try:
-            names = sorted(path.name for path in self.folder.iterdir())
-        except NotADirectoryError as err:
-            raise CheckpointError(f"{place} is not a folder.") from err
-        except OSError as err:
-            raise CheckpointError(f"{place} cannot be read: {err.strerror}.") from err
-        if not names:
-            raise CheckpointError(f"The folder {place} is empty; wanted config.json and weights.")
-        if "config.json" not in names:
+        path = Path(path)
+        only = path.name if path.is_file() else None
+        if only is not None and path.suffix not in WEIGHT_SUFFIXES:
             raise CheckpointError(
-                f"The folder {place} has no config.json, which says how many heads there are. "
-                f"Found: {', '.join(names[:8])}. Put the model's config.json beside its weights."
+                f"{path} is not a folder, and no file of weights ({', '.join(WEIGHT_SUFFIXES)})."
             )
-        snapshot = re.search(r"/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix())
-        self.model_id = model_id or self.folder.resolve().name
-        self.source = source or f"folder {self.folder.resolve().name}"
-        self.config = parse_json(self._read_file("config.json"), f"config.json of {place}")
-        files = choose_files(names, place)
-        if files is None:
-            index = parse_json(self._read_file(INDEX_FILE), f"{INDEX_FILE} of {place}")
-            files = shard_files(index, place)
-        self.tensors = {}
-        identity = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for file in files:
-            if file not in names:
-                raise CheckpointError(f"{place} lacks {file}, which {INDEX_FILE} names.")
-            try:
-                status = (self.folder / file).stat()
-            except OSError as err:
-                raise CheckpointError(
-                    f"{self.folder / file} cannot be read: {err.strerror}."
-                ) from err
-            identity.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
-            self.tensors |= read_header(
-                functools.partial(self.read_bytes, file), file, status.st_size, place
-            )
-        identity.update(repr(sorted(self.tensors.items())).encode())
-        commit = snapshot[1] if snapshot else f"local-{identity.hexdigest()[:16]}"
-        self.revision = revision or commit
-
-    def _read_file(self, name: str) -> bytes:
+        self.folder = path.parent if only is not None else path
+        self.place = str(self.folder)
         try:
-            return (self.folder / name).read_bytes()
+            self.names = sorted(entry.name for entry in self.folder.iterdir())
         except OSError as err:
-            raise CheckpointError(f"{self.folder / name} cannot be read: {err.strerror}.") from err
+            raise CheckpointError(f"{self.place} cannot be read: {err.strerror}.") from err
+        if not self.names:
+            raise CheckpointError(
+                f"The folder {self.place} is empty; wanted config.json and weights."
+            )
+        name = self.folder.resolve().name
+        self.model_id = model_id or name
+        self.source = source or f"folder {name}"
+        self._open(only)
+        self.revision = revision or self._identity()
+
+    def _identity(self) -> str:
+        snapshot = re.search(r"/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix())
+        if snapshot:
+            return snapshot[1]
+        identity = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for file in self.weight_files:
+            status = (self.folder / file).stat()
+            identity.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+        identity.update(repr(sorted(self.tensors.items())).encode())
+        return f"local-{identity.hexdigest()[:16]}"
+
+    def read_file(self, file: str) -> bytes:
+        try:
+            return (self.folder / file).read_bytes()
+        except OSError as err:
+            raise CheckpointError(f"{self.folder / file} cannot be read: {err.strerror}.") from err
+
+    def file_size(self, file: str) -> int:
+        try:
+            return (self.folder / file).stat().st_size
+        except OSError as err:
+            raise CheckpointError(f"{self.folder / file} cannot be read: {err.strerror}.") from err
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         data = bytearray(end - start)

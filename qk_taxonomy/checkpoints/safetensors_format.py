@@ -1,4 +1,4 @@
-"""The safetensors format: headers of single and sharded checkpoints, read by byte ranges.
+"""The safetensors format: headers, read by byte ranges.
 
 https://huggingface.co/docs/safetensors: eight bytes of little-endian header length, a JSON header
 that gives each tensor's dtype, shape and offsets into the data that follows.
@@ -7,53 +7,15 @@ that gives each tensor's dtype, shape and offsets into the data that follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from qk_taxonomy.checkpoints.base import DTYPES, parse_json
+from qk_taxonomy.checkpoints.base import DTYPES, SCALED_DTYPES, parse_json
+from qk_taxonomy.checkpoints.range_file import ReadBytes
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-
 # The reference implementation's own limit on a header.
 _LONGEST_HEADER = 100_000_000
-
-#: Reads bytes [start, end) of a file.
-ReadBytes = Callable[[int, int], bytes | bytearray]
-
-
-def choose_files(names: Iterable[str], place: str) -> list[str] | None:
-    """The safetensors files that hold the model's weights; None: see the index, which is there.
-
-    Raises CheckpointError where there are none.
-    """
-    files = set(names)
-    if SINGLE_FILE in files:
-        return [SINGLE_FILE]
-    if INDEX_FILE in files:
-        return None
-    chosen = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
-    if not chosen:
-        found = ", ".join(sorted(files)[:12]) or "nothing"
-        raise CheckpointError(
-            f"{place} holds no safetensors weights: wanted {SINGLE_FILE} or {INDEX_FILE}, found "
-            f"{found}. Look for a revision or repository with safetensors files."
-        )
-    return chosen
-
-
-def shard_files(index: Mapping[str, Any], place: str) -> list[str]:
-    """The files named by an index. Raises CheckpointError where it names none, or other folders."""
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{INDEX_FILE} of {place} has no weight_map.")
-    files = set(weight_map.values())
-    for file in files:
-        if not isinstance(file, str) or "/" in file or "\\" in file or ".." in file:
-            raise CheckpointError(f"{INDEX_FILE} of {place} names the file {file!r} outside it.")
-    return sorted(files)
 
 
 def read_header(read: ReadBytes, file: str, size: int | None, place: str) -> dict[str, TensorInfo]:
@@ -93,7 +55,8 @@ def _tensor(name: str, entry: Any, file: str, data: int, where: str) -> TensorIn
         sound = False
     if not sound:
         raise CheckpointError(f"The header of {where} describes {name!r} as {entry!r:.120}.")
-    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - start:
+    known = (DTYPES | SCALED_DTYPES).get(dtype)
+    if known is not None and math.prod(shape) * known.itemsize != end - start:
         raise CheckpointError(
             f"The header of {where} gives {name!r} the shape {list(shape)} of {dtype} and "
             f"{end - start} bytes, which do not agree."

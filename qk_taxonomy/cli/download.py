@@ -62,7 +62,8 @@ def print_results(results: Sequence[ModelResult]) -> None:
     "models",
     multiple=True,
     metavar="REF",
-    help="Survey this model: a hub id (org/name) or a local folder (repeatable).",
+    help="Survey this model: a hub id (org/name), a local folder, a .gguf or .bin file "
+    "(repeatable).",
 )
 @click.option("--family-name", metavar="NAME", help="File the --model results under this family.")
 @click.option(
@@ -100,7 +101,7 @@ def download(
     refs = [ref for name in families for ref in family_refs(find_family(name, known))]
     refs += [model_ref(ref, family_name=family_name, families=known) for ref in models]
     refs = [
-        dataclasses.replace(ref, revision=revision, architecture=architecture)
+        dataclasses.replace(ref, revision=revision, architecture=architecture or ref.architecture)
         for ref in refs
         for revision in revisions or (None,)
     ]
