@@ -79,7 +79,12 @@ def _only_gain(module: nn.Module, args: tuple[torch.Tensor], normed: torch.Tenso
         centred = x - x.mean(-1, keepdim=True)
         length = centred.square().mean(-1, keepdim=True).sqrt()
         return (normed if bias is None else normed - bias) * length
-    return normed * x.square().mean(-1, keepdim=True).sqrt()
+    # An RMSNorm computes in float32; what it makes of a constant is its gain, without that rounding
+    # of every token, which a chain of norms would pass on.
+    linear = x * module.forward(torch.full_like(x, LOUD))
+    length = x.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(normed * length, linear, rtol=1e-5, atol=1e-5 * float(length.max()))
+    return linear
 
 
 def _no_norm(module: nn.Module, args: tuple[torch.Tensor], normed: torch.Tensor) -> torch.Tensor:

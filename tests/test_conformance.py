@@ -72,6 +72,12 @@ def test_a_row_that_says_it_cannot_be_built_is_right(row: Any) -> None:
         pytest.param("gpt_neox", {"input_norm": Norm("rms")}, "qk", "folded", id="centring"),
         pytest.param("gemma", {"input_norm": Norm("rms")}, "ov", "folded", id="offset-of-a-gain"),
         pytest.param("qwen3", {"k_norm": None}, "qk", "folded", id="gain-of-a-key-norm"),
+        pytest.param(
+            "deepseek_v3", {"kv_latent_norm": None}, "ov", "folded", id="gain-of-a-latent-norm"
+        ),
+        pytest.param(
+            "deepseek_v3", {"q_latent_norm": None}, "qk", "folded", id="gain-of-the-queries-latent"
+        ),
         pytest.param("llama", {"scale": 1.0}, "qk", "folded", id="scale"),
         pytest.param(
             "gguf-gemma", {"input_norm": Norm("rms", 1.0)}, "ov", "folded", id="gain-from-one-twice"

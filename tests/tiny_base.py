@@ -4,6 +4,7 @@ Nothing here comes from qk_taxonomy: a test that compares the two must know a mo
 independently of the package's own table.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,10 +27,11 @@ class TinyStack:
     """One stack of layers, and the names of the modules that its attention runs through.
 
     ``layers`` is relative to the base model, the other names to a layer; a layer without a module
-    ``attention`` has none. ``writer`` is the module whose output joins the residual stream, where
-    that is not the attention module itself; ``entrance`` the one that the residual stream enters,
-    where that is not the layer; ``norm`` what happens to it before the attention, except in the
-    layers ``unnormed``. ``memory`` is the module of the base model through which what
+    ``attention``, or where that lacks a module ``has``, has none. ``writer`` is the module whose
+    output joins the residual stream, where that is not the attention module itself; ``entrance``
+    the one that the residual stream enters, where that is not the layer; ``norm`` what happens to
+    it before the attention, except in the layers ``unnormed``. ``memory`` is the module of the base
+    model through which what
     cross-attention looks at passes, and ``memory_norm`` what it does. ``silent``: parts of modules'
     outputs that tell positions only.
     """
@@ -37,6 +39,7 @@ class TinyStack:
     name: str = ""
     layers: str = "layers"
     attention: str = "self_attn"
+    has: str = ""
     writer: str | None = None
     entrance: str = ""
     norm: Literal["rms", "layer"] | None = "rms"
@@ -61,8 +64,9 @@ class TinyStack:
         seen: dict[int, int] = {}
         for number, layer in enumerate(self.layers_of(model)):
             modules = dict(layer.named_modules())
-            if self.attention in modules:
-                seen.setdefault(id(modules[self.attention]), number)
+            if f"{self.attention}.{self.has}".rstrip(".") in modules:
+                first = next(modules[self.attention].parameters())
+                seen.setdefault(id(first), number)
         return list(seen.values())
 
 
@@ -118,7 +122,9 @@ class TinyModel:
 
     def build(self, folder: Path) -> tuple[transformers.PreTrainedModel, Path]:
         """The model with random parameters, run in float64, and where it is saved in float32."""
-        config = transformers.AutoConfig.for_model(self.made_as or self.model_type, **self.config)
+        kind = self.made_as or self.model_type
+        # A copy, since some configs change what they are given.
+        config = transformers.AutoConfig.for_model(kind, **copy.deepcopy(dict(self.config)))
         auto_class = getattr(transformers, self.auto_class)
         model: transformers.PreTrainedModel = auto_class.from_config(
             config, attn_implementation="eager"

@@ -129,17 +129,8 @@ def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> A
     notes = [row.note] if row.note else []
     prefixes: Sequence[str] = ("",)
     if row.wraps is not None:
-        nested = config.get(row.wraps)
-        config = {**(row.config or {}), **(nested if isinstance(nested, Mapping) else {})}
-        prefixes, name = row.prefixes, row.name
-        inner = config.get("model_type")
-        held = architecture_table().model_types.get(inner) if isinstance(inner, str) else None
-        if held is None or held.wraps is not None:
-            raise LayoutError(
-                f"A {name} model holds another under {row.wraps} of config.json, whose "
-                f"architecture {inner!r} is not in the table, so nothing was computed."
-            )
-        row = held
+        prefixes = row.prefixes
+        row, config = _held(row, row.wraps, config)
         notes += [row.note] if row.note else []
     stacks = [_StackPlans(stack, stack.config(config), tensors, prefixes) for stack in row.stacks]
     found = [stack for stack in stacks if stack.numbers]
@@ -156,6 +147,24 @@ def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> A
     )
 
 
+def _held(
+    row: Architecture, wraps: str, config: Mapping[str, Any]
+) -> tuple[Architecture, Mapping[str, Any]]:
+    """The row of the model that another one holds, and its config."""
+    nested = config.get(wraps)
+    if not isinstance(nested, Mapping):  # earlier versions said it all in one table
+        nested = {key: value for key, value in config.items() if key != "model_type"}
+    config = {**(row.config or {}), **nested}
+    inner = config.get("model_type")
+    held = architecture_table().model_types.get(inner) if isinstance(inner, str) else None
+    if held is None or held.wraps is not None:
+        raise LayoutError(
+            f"A {row.name} model holds another under {wraps} of config.json, whose "
+            f"architecture {inner!r} is not in the table, so nothing was computed."
+        )
+    return held, {**row.left_out.get(str(inner), {}), **config}
+
+
 def _summary(skipped: Mapping[str, str]) -> list[str]:
     """One sentence a reason, naming the places that share it."""
     reasons: dict[str, list[str]] = {}
@@ -167,12 +176,19 @@ def _summary(skipped: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _whole_number(config: Mapping[str, Any], keys: Iterable[str]) -> int | None:
-    """The first of ``keys`` that the config has. Raises LayoutError where it is not a count."""
+def _whole_number(
+    config: Mapping[str, Any], keys: Iterable[str], *, of_a_list: bool = False
+) -> int | None:
+    """The first of ``keys`` that the config has. Raises LayoutError where it is not a count.
+
+    ``of_a_list``: a list counts as many as it has items.
+    """
     for key in keys:
         value = lookup(config, key)
         if value is None:
             continue
+        if of_a_list and isinstance(value, list):
+            value = len(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise LayoutError(f"config.json says {key} = {value!r}; a positive number is wanted.")
         return value
@@ -249,7 +265,8 @@ class _StackPlans:
         """Numbers of the layers to survey. Raises LayoutError where one is missing."""
         pattern, numbers = self._found
         stack = self._any
-        n_layers = _whole_number(self.config, stack.keys["n_layers"]) or max(numbers) + 1
+        said = _whole_number(self.config, stack.keys["n_layers"], of_a_list=True)
+        n_layers = said or max(numbers) + 1
         if stack.shared_by is not None:
             sharing = _whole_number(self.config, [stack.shared_by]) or n_layers
             if sharing > len(numbers):

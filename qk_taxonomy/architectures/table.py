@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qk_taxonomy.errors import CatalogError, LayoutError
@@ -56,7 +56,7 @@ _VARIANT_OPTIONS = {"when": dict, "has": str} | {
 }
 _ROW_ONLY = {"model_types": list, "extends": str, "stacks": dict, "unbuildable": str, "note": str}
 _WRAPPER_KEYS = {"model_types": list, "wraps": str, "prefixes": list}
-_WRAPPER_OPTIONS = {"config": dict, "note": str, "unbuildable": str}
+_WRAPPER_OPTIONS = {"config": dict, "left_out": dict, "note": str, "unbuildable": str}
 _REFUSE_KEYS = {"key": str, "reason": str}
 _CONFIG_KEYS = {"n_layers": list, "n_heads": list, "n_kv_heads": list, "d_head": list}
 
@@ -146,7 +146,8 @@ class Architecture:
     """One row of the architecture table.
 
     ``wraps`` names the nested config of a model that holds another one, whose tensors then stand
-    behind one of ``prefixes``; such a row has no stacks of its own.
+    behind one of ``prefixes``; such a row has no stacks of its own. ``left_out``: values that the
+    nested config may leave out, by its model type.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Architecture:
     wraps: str | None = None
     prefixes: tuple[str, ...] = ("",)
     config: Mapping[str, Any] | None = None
+    left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     note: str | None = None
     unbuildable: str | None = None
 
@@ -201,6 +203,7 @@ class _Reader:
                 wraps=table["wraps"],
                 prefixes=tuple(table["prefixes"]),
                 config=table.get("config", {}),
+                left_out=table.get("left_out", {}),
                 note=table.get("note"),
                 unbuildable=table.get("unbuildable"),
             )
