@@ -34,7 +34,8 @@ class Factor:
     """One side of a circuit: ``diag(rows) · C_e · weights · latent · diag(columns) · C_d``.
 
     ``weights`` (heads, d_head, d_model) in any floating dtype, or with ``latent`` (rank, d_model)
-    (heads, d_head, rank); ``columns`` (d_model,) and ``rows`` (heads, d_head) in float64 or None.
+    (heads, d_head, rank); ``columns`` (d_model,), ``rows`` (heads, d_head) and ``latent`` are
+    float64 or None.
     ``centred`` and ``rows_centred``: whether ``C_d`` and ``C_e``, which subtract means over d_model
     and over d_head, apply. Kept apart so that a layer's weights are converted to float64 in pieces
     and never as a whole.
@@ -90,13 +91,13 @@ class _Layer:
         return self.folded and norm is not None and norm.kind == "layer"
 
     def latent(self, role: str) -> torch.Tensor | None:
-        """The projection to a latent vector, (rank, d_input), with its norm's gain."""
+        """The projection to a latent vector, (rank, d_input) float64, with its norm's gain."""
         if role not in self.tensors:
             return None
-        stored, gain = self.tensors[role], self.gain(f"{role}_norm")
+        latent, gain = self.tensors[role].double(), self.gain(f"{role}_norm")
         if role == "kv_latent":
-            stored = stored[: stored.shape[0] - self.plan.geometry.d_rotary]
-        return stored if gain is None else stored.double() * gain[:, None]
+            latent = latent[: latent.shape[0] - self.plan.geometry.d_rotary]
+        return latent if gain is None else latent * gain[:, None]
 
     def reader(
         self, weights: torch.Tensor, *, norm: str, head_norm: str = "", latent: str = ""

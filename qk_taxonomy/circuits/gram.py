@@ -141,7 +141,7 @@ class _Pieces:
             stored = self.weights[..., start : start + self.width]
             piece = _scratch(self.side, stored.numel(), stored.device)
             return piece.view(stored.shape).copy_(stored)
-        return self.weights.double() @ self.latent[:, start : start + self.width].double()
+        return self.weights.double() @ self.latent[:, start : start + self.width]
 
     def _scaled(self, start: int) -> torch.Tensor:
         piece = self._stored(start)
