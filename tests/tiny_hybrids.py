@@ -309,6 +309,20 @@ MODELS: tuple[TinyModel, ...] = (
     _holding("llava_onevision", _QWEN2, vision_config=_SIGLIP),
     _holding("mistral3", _MISTRAL, vision_config=_PIXTRAL),
     _holding("ovis2", _QWEN2),
+    _holding(
+        "llama4",
+        {
+            **GROUPED,
+            **_EXPERTS,
+            "model_type": "llama4_text",
+            "head_dim": 6,
+            "intermediate_size_mlp": 24,
+            "no_rope_layers": [1, 1],
+        },
+        layers="language_model.model.layers",
+        vision_config={**_CLIP, "model_type": "llama4_vision_model", "vision_output_dim": 16},
+        stack={"qk_norms": ("qk_norm",)},
+    ),
     _holding("paligemma", _GEMMA, vision_config=_SIGLIP),
     *(
         _holding(
