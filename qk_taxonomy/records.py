@@ -202,7 +202,8 @@ class LayerPlan:
     ``tensors`` maps roles to stored tensors: the projections ``q``, ``k``, ``v``, ``o``, fused
     ``qkv`` or ``kv``, the latent ones ``q_latent`` and ``kv_latent``, and the gains of ``norms``
     under the same names: ``input_norm``, ``memory_norm`` (of what cross-attention looks at),
-    ``q_norm``, ``k_norm``, ``q_latent_norm``, ``kv_latent_norm``. ``scale`` multiplies the
+    ``q_norm``, ``k_norm``, ``q_latent_norm``, ``kv_latent_norm`` (``q_norm.0``, ``q_norm.1``, ...
+    where every head has its own). ``scale`` multiplies the
     attention score. ``gated``: each query head is followed by as many rows that gate its output.
     ``cross``: keys and values read another stack's output. ``stack`` tells layers of one number
     apart (encoder, decoder, ...); "" where a model has one stack.

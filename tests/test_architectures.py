@@ -170,12 +170,6 @@ def test_values_that_a_config_may_leave_out() -> None:
             {"attention_layer_norm": True},
             "a LayerNorm over all heads mixes them",
         ),
-        (
-            "stablelm",
-            "model.layers.0.self_attn.o_proj.weight",
-            {"qk_layernorm": True},
-            "every head has a LayerNorm tensor of its own",
-        ),
     ],
 )
 def test_attention_that_a_row_does_not_describe_is_refused(

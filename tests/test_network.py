@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from qk_taxonomy import load_spectra
-from qk_taxonomy.catalog import model_ref
+from qk_taxonomy.catalog import load_families, model_ref, training_checkpoints
+from qk_taxonomy.records import Family
 from qk_taxonomy.survey import survey_model
 
 pytestmark = pytest.mark.network
@@ -32,3 +33,19 @@ def test_circuit_eigenvalues_published_by_qk_spectral_fingerprint(
     departure = np.sqrt((energy - (np.abs(mu) ** 2).sum()) / energy)
     assert departure == pytest.approx(henrici, rel=1e-4)
     assert np.abs(mu).max() == pytest.approx(largest, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", load_families(), ids=lambda family: family.name)
+def test_the_smallest_open_model_of_a_family_can_be_surveyed(family: Family) -> None:
+    """Names, shapes and config of real checkpoints fit the architecture table."""
+    open_models = [model for model in family.models if model.hub and not model.gated]
+    for model in open_models[:1]:
+        result = survey_model(model_ref(model.id), circuits=("qk", "ov"), dry_run=True)
+        assert result.heads >= result.layers > 0
+
+
+def test_training_checkpoints_are_revisions_of_the_hub() -> None:
+    names = training_checkpoints("EleutherAI/pythia-70m")
+    for revision in (names[0], names[77], names[-1]):
+        ref = model_ref("EleutherAI/pythia-70m", revision=revision)
+        assert survey_model(ref, dry_run=True).layers == 6

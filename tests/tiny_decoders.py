@@ -405,6 +405,15 @@ VARIANTS: dict[str, TinyModel] = {
         layers="model.layers",
     ),
     "persimmon-without-norms": _PERSIMMON.but(stack={"qk_norms": ()}, qk_layernorm=False),
+    "stablelm-with-norms": one(
+        "stablelm",
+        {**GROUPED, "qk_layernorm": True, "layer_norm_eps": 1e-20},
+        norm="layer",
+        qk_norms=(
+            *(f"q_layernorm.norms.{head}" for head in range(4)),
+            *(f"k_layernorm.norms.{head}" for head in range(2)),
+        ),
+    ),
     "phi-with-norms": one(
         "phi",
         {**GROUPED, "partial_rotary_factor": 0.5, "qk_layernorm": True, "layer_norm_eps": 1e-20},

@@ -174,6 +174,15 @@ def check_shapes(plan: LayerPlan) -> None:
         "k_norm": [(g.d_head,), (key,), (g.n_kv_heads, g.d_head)],
         "q_latent_norm": [(q_input,)],
     }
+    for role, heads in (("q_norm", g.n_heads), ("k_norm", g.n_kv_heads)):
+        if f"{role}.0" in plan.tensors:
+            found = sum(name.startswith(f"{role}.") for name in plan.tensors)
+            if found != heads:
+                raise LayoutError(
+                    f"{plan.tensors[f'{role}.0'].name} and the like are the norms of {found} "
+                    f"heads, where {heads} are wanted."
+                )
+            wanted |= {f"{role}.{head}": [(g.d_head,)] for head in range(heads)}
     if "kv_latent" in plan.tensors:
         rank = plan.tensors["kv_latent"].shape[0] - g.d_rotary
         wanted["kv_latent_norm"] = [(rank,)]
@@ -181,7 +190,7 @@ def check_shapes(plan: LayerPlan) -> None:
         if role not in plan.tensors:
             continue
         info = plan.tensors[role]
-        turned = plan.transposed and len(info.shape) == 2 and not role.endswith("_norm")
+        turned = plan.transposed and len(info.shape) == 2 and "_norm" not in role
         shape = info.shape[::-1] if turned else info.shape
         if shape not in allowed:
             raise LayoutError(

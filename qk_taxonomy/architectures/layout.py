@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,7 +72,7 @@ def attention_layout(
 def restrict(plan: LayerPlan, circuits: Sequence[Circuit]) -> LayerPlan:
     """The plan with only the tensors that ``circuits`` need: what crosses the network."""
     roles = frozenset().union(*(_ROLES[circuit] for circuit in circuits))
-    tensors = {role: info for role, info in plan.tensors.items() if role in roles}
+    tensors = {role: info for role, info in plan.tensors.items() if role.partition(".")[0] in roles}
     return replace(plan, tensors=tensors)
 
 
@@ -313,7 +314,9 @@ class _StackPlans:
             # The norm of what cross-attention looks at stands outside the layer.
             places = self.prefixes if role == "memory_norm" else (prefix,)
             gains = [place + gain for place in places for gain in norm.gains]
-            if gains:
+            if gains and "{h}" in gains[0]:
+                names |= self._by_head(role, gains[0])
+            elif gains:
                 names[role] = next((gain for gain in gains if gain in self.tensors), gains[0])
         found = {role: self._tensor(tensor) for role, tensor in names.items()}
         geometry = head_geometry(
@@ -337,6 +340,16 @@ class _StackPlans:
         )
         check_shapes(plan)
         return plan
+
+    def _by_head(self, role: str, pattern: str) -> dict[str, str]:
+        """Roles and names of the gains of a norm that every head has its own of."""
+        names: dict[str, str] = {}
+        for head in itertools.count():
+            name = pattern.format(h=head)
+            if head and name not in self.tensors:
+                return names
+            names[f"{role}.{head}"] = name
+        raise AssertionError
 
     def _tensor(self, name: str) -> TensorInfo:
         if name not in self.tensors:

@@ -81,9 +81,10 @@ class _Layer:
     def gain(self, role: str) -> torch.Tensor | None:
         """The gain of a norm, offset included, in float64; None where nothing is folded."""
         norm = self.plan.norms.get(role)
-        if not self.folded or norm is None or role not in self.tensors:
+        stored = [t for name, t in self.tensors.items() if name.partition(".")[0] == role]
+        if not self.folded or norm is None or not stored:
             return None
-        return self.tensors[role].double() + norm.offset
+        return torch.stack(stored).squeeze(0).double() + norm.offset
 
     def centres(self, role: str) -> bool:
         """Whether a norm subtracts the mean."""
