@@ -45,14 +45,14 @@ def head_geometry(
     if d_head is not None and d_head != found.d_head:
         role = "q" if stack.packing == "separate" else "qkv"
         raise LayoutError(
-            f"config.json says d_head = {d_head}, but {tensors[role].name} of shape "
+            f"The config says d_head = {d_head}, but {tensors[role].name} of shape "
             f"{list(tensors[role].shape)} with {n_heads} heads ({found.n_kv_heads} key-value) "
             f"makes it {found.d_head}."
         )
     if n_kv_heads is not None and n_kv_heads != found.n_kv_heads:
         role = "k" if stack.packing == "separate" else "qkv"
         raise LayoutError(
-            f"config.json says {n_heads} query and {n_kv_heads} key-value heads, but "
+            f"The config says {n_heads} query and {n_kv_heads} key-value heads, but "
             f"{tensors[role].name} of shape {list(tensors[role].shape)} and {o.name} of shape "
             f"{list(o.shape)} make it {found.n_kv_heads} key-value heads of d_head {found.d_head}."
         )
@@ -78,7 +78,7 @@ def _count_heads(
     if d_head is not None:
         return _divide(tensors["o"], shapes["o"][1], d_head, f"a d_head of {d_head}")
     raise LayoutError(
-        "config.json names no number of attention heads (looked for "
+        "The config names no number of attention heads (looked for "
         f"{', '.join(stack.keys['n_heads'])}), no d_head, and the shapes do not tell: "
         f"{tensors['o'].name} is {list(tensors['o'].shape)}."
     )
@@ -94,7 +94,7 @@ def _divide(info: TensorInfo, size: int, by: int, what: str) -> int:
 
 
 def _heads(n_heads: int) -> str:
-    return f"the {n_heads} query heads of config.json"
+    return f"the {n_heads} query heads of the config"
 
 
 def _separate(
@@ -149,7 +149,7 @@ def _latent(tensors: Tensors, shapes: Mapping[str, tuple[int, int]], n_heads: in
 def _grouped(g: HeadGeometry, tensors: Tensors) -> HeadGeometry:
     if g.n_heads % g.n_kv_heads:
         raise LayoutError(
-            f"{g.n_heads} query heads of config.json and {g.n_kv_heads} key-value heads of "
+            f"{g.n_heads} query heads of the config and {g.n_kv_heads} key-value heads of "
             f"{tensors['k' if 'k' in tensors else 'qkv'].name}: the first must be a multiple of "
             "the second."
         )

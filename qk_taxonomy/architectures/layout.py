@@ -191,7 +191,7 @@ def _whole_number(
         if of_a_list and isinstance(value, list):
             value = len(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise LayoutError(f"config.json says {key} = {value!r}; a positive number is wanted.")
+            raise LayoutError(f"The config says {key} = {value!r}; a positive number is wanted.")
         return value
     return None
 
@@ -239,7 +239,7 @@ class _StackPlans:
             value = lookup(self.config, refusal.key)
             if value is not None and value != refusal.unless:
                 raise LayoutError(
-                    f"config.json says {refusal.key} = {value!r}: {refusal.reason}, which the "
+                    f"The config says {refusal.key} = {value!r}: {refusal.reason}, which the "
                     f"table's row {name} does not describe, so nothing was computed."
                 )
         plans = []
@@ -283,7 +283,7 @@ class _StackPlans:
             numbers = numbers[: -len(extra)]
         elif extra:
             raise LayoutError(
-                f"config.json gives {n_layers} layers and the checkpoint holds layer {extra[-1]} "
+                f"The config gives {n_layers} layers and the checkpoint holds layer {extra[-1]} "
                 f"({pattern.format(i=extra[-1])}). Is it the config of this model?"
             )
         own = set(numbers)
@@ -302,7 +302,7 @@ class _StackPlans:
             if any(name.startswith(prefix + part) for name in self.tensors):
                 return reason
         raise LayoutError(
-            f"config.json gives {n_layers} layers and the checkpoint holds {len(self.numbers)} of "
+            f"The config gives {n_layers} layers and the checkpoint holds {len(self.numbers)} of "
             f"them ({pattern}): {self._place(number)} is missing. Are all files of the model there?"
         )
 
@@ -359,7 +359,7 @@ class _StackPlans:
 
 def _layer_numbers(pattern: str, tensors: Tensors, anchor: str) -> list[int]:
     before, after = pattern.split("{i}")
-    name = re.compile(re.escape(before) + r"(\d+)" + re.escape(after + anchor))
+    name = re.compile(re.escape(before) + r"(\d{1,9})" + re.escape(after + anchor))
     return sorted(int(match[1]) for match in map(name.fullmatch, tensors) if match)
 
 
@@ -388,7 +388,7 @@ def _scale(
         if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise LayoutError(
                 f"The attention scale of {name} needs {quantity}, a positive number; "
-                f"config.json has {value!r}."
+                f"the config has {value!r}."
             )
         scale *= float(value) ** power
     return scale

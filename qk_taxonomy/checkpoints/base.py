@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,6 +98,23 @@ class Checkpoint(ABC):
         if info.stride is None:
             return numbers.reshape(info.shape)
         return numbers.as_strided(info.shape, info.stride)
+
+
+def read_range(path: Path, start: int, end: int) -> bytearray:
+    """Bytes [start, end) of a file on disk. Raises CheckpointError where they cannot be had."""
+    data = bytearray(end - start)
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            got = stream.readinto(data)
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror}.") from err
+    if got != end - start:
+        raise CheckpointError(
+            f"{path} is cut short: wanted bytes {start} to {end}, found {got} of them. Fetch the "
+            "file again."
+        )
+    return data
 
 
 def parse_json(text: bytes, place: str) -> dict[str, Any]:

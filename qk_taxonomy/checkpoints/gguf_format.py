@@ -31,7 +31,7 @@ from gguf import (
 )
 from gguf.quants import dequantize, quant_shape_to_byte_shape
 
-from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint
+from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint, read_range
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
 
@@ -392,16 +392,4 @@ class GgufCheckpoint(Checkpoint):
         return torch.from_numpy(dequantize(blocks, quantisation))
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
-        data = bytearray(end - start)
-        try:
-            with (self.folder / file).open("rb") as stream:
-                stream.seek(start)
-                got = stream.readinto(data)
-        except OSError as err:
-            raise CheckpointError(f"{self.folder / file} cannot be read: {err.strerror}.") from err
-        if got != end - start:
-            raise CheckpointError(
-                f"{self.folder / file} is cut short: wanted bytes {start} to {end}, found {got} "
-                "of them. Fetch the file again."
-            )
-        return data
+        return read_range(self.folder / file, start, end)

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from qk_taxonomy.checkpoints.base import read_range
 from qk_taxonomy.checkpoints.weight_files import WEIGHT_SUFFIXES, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 
@@ -73,16 +74,4 @@ class LocalCheckpoint(FolderCheckpoint):
             raise CheckpointError(f"{self.folder / file} cannot be read: {err.strerror}.") from err
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
-        data = bytearray(end - start)
-        try:
-            with (self.folder / file).open("rb") as stream:
-                stream.seek(start)
-                got = stream.readinto(data)
-        except OSError as err:
-            raise CheckpointError(f"{self.folder / file} cannot be read: {err.strerror}.") from err
-        if got != end - start:
-            raise CheckpointError(
-                f"{self.folder / file} is cut short: wanted bytes {start} to {end}, found {got} "
-                "of them. Fetch the file again."
-            )
-        return data
+        return read_range(self.folder / file, start, end)
