@@ -150,7 +150,7 @@ def load_spectra(path: str | Path) -> ModelSpectra:
                     f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
             return ModelSpectra(metadata, _layers(file, list(stack_table(metadata)), path))
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as err:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
         raise SpectraFileError(
             f"{path} is damaged ({err}). Make it again with `qk-taxonomy download --force`."
         ) from err
@@ -159,12 +159,18 @@ def load_spectra(path: str | Path) -> ModelSpectra:
 def stack_table(metadata: Mapping[str, str]) -> dict[str, dict[str, int]]:
     """Numbers of layers, heads and dimensions of each stack, by its name ("" where there is one).
 
-    ``n_layers`` counts the layers surveyed. A file that tells of no stacks has one.
+    ``n_layers`` counts the layers surveyed. A file that tells of no stacks has one. Raises
+    ValueError and the like where the table is not sound.
     """
-    if "stacks" in metadata:
-        return {str(name): dict(table) for name, table in json.loads(metadata["stacks"]).items()}
     keys = ("n_layers", "n_heads", "n_kv_heads", "d_head", "d_model")
-    return {"": {key: int(metadata[key]) for key in keys}}
+    own = {"": {key: metadata[key] for key in keys}}
+    stacks = json.loads(metadata["stacks"]) if "stacks" in metadata else own
+    tables = {
+        name: {key: int(value) for key, value in table.items()} for name, table in stacks.items()
+    }
+    if not all(table.keys() >= set(keys) for table in tables.values()):
+        raise ValueError(f"its stacks lack one of {', '.join(keys)}")
+    return tables
 
 
 def _layers(file: Any, stacks: Sequence[str], path: Path) -> tuple[LayerSpectra, ...]:

@@ -97,8 +97,8 @@ def _load_stacks(path: Path, circuit: Circuit, convention: Convention) -> list[M
     ]
     if not stacks:
         raise SpectraFileError(
-            f"{path} has no {circuit} {convention} spectra; add them with `qk-taxonomy download "
-            f"--circuit {circuit} --convention {convention}`."
+            f"{path} has no {circuit} {convention} spectra; add them by giving the command that "
+            f"made it (`qk-taxonomy download ...`) --circuit {circuit} --convention {convention}."
         )
     return stacks
 

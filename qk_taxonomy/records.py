@@ -25,6 +25,10 @@ PACKINGS: tuple[Packing, ...] = get_args(Packing)
 CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 
 
+#: CodeGen's fused projection is in four blocks, one a core of the TPU it was trained on.
+N_BLOCKS = 4
+
+
 @dataclass(frozen=True)
 class PackagedFolder:
     """A checkpoint folder (or file) that an installable Python distribution carries."""

@@ -339,6 +339,11 @@ class TestRefusals:
             ({"lora_alpha": None}, "says lora_alpha = None"),
             ({"rank_pattern": {"(": 2}}, "rank_pattern"),
             ({"rank_pattern": ["q_proj"]}, "rank_pattern"),
+            ({"rank_pattern": {"((([a-z_.0-9])*)*)*X": 2}}, "more than the name of modules"),
+            ({"alpha_pattern": {".*.*.*.*.*.*.*.*X": 2}}, "more than the name of modules"),
+            ({"lora_alpha": 10**400}, "says lora_alpha = 1000"),
+            ({"base_model_name_or_path": "a" * 5000}, "cannot be opened"),
+            ({"base_model_name_or_path": "~no-such-user/x"}, "cannot be opened"),
         ],
     )
     def test_configs(

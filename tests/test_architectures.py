@@ -235,3 +235,105 @@ def test_code_of_its_own_is_named_and_not_run() -> None:
     config, shapes = llama(model_type="theirs", auto_map={"AutoModel": "evil.Model"})
     with pytest.raises(LayoutError, match="auto_map, which is never run"):
         attention_layout(config, infos(shapes))
+
+
+@pytest.mark.parametrize(
+    "name", ["q_norm.weight", "k_norm.weight", "q_layernorm.norms.0.weight", "layer_norm_q.weight"]
+)
+def test_a_norm_of_queries_or_keys_that_no_row_lists_is_refused(name: str) -> None:
+    config, shapes = llama()
+    shapes[f"model.layers.1.self_attn.{name}"] = (8,)
+    with pytest.raises(LayoutError, match=r"layer 1: .* norms queries or keys"):
+        attention_layout(config, infos(shapes))
+
+
+def test_norms_of_other_modules_are_nobodys_business() -> None:
+    config, shapes = llama()
+    for name in (
+        "self_attn.indexer.k_norm.weight",
+        "mlp.norm.weight",
+        "self_attn.sink_norm.weight",
+    ):
+        shapes[f"model.layers.1.{name}"] = (8,)
+    assert len(attention_layout(config, infos(shapes)).layers) == 2
+
+
+def test_layers_that_stand_in_two_places_are_refused() -> None:
+    config, shapes = llama()
+    shapes |= {name.removeprefix("model."): shape for name, shape in shapes.items()}
+    with pytest.raises(LayoutError, match=r"under model\.layers\.\{i\}\. and under layers\."):
+        attention_layout(config, infos(shapes))
+
+
+def test_a_number_written_in_another_way_is_no_layer() -> None:
+    config, shapes = llama()
+    for name, shape in list(shapes.items()):
+        shapes[name.replace("layers.1.", "layers.01.")] = shape
+        shapes[name.replace("layers.1.", f"layers.{'9' * 5000}.")] = shape
+    assert [plan.layer for plan in attention_layout(config, infos(shapes)).layers] == [0, 1]
+
+
+def clip_towers(n_heads: int = 2) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tower, width in (("text_model", 16), ("vision_model", 24)):
+        layer = f"{tower}.encoder.layers.0."
+        shapes[f"{layer}layer_norm1.weight"] = (width,)
+        for x in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes[f"{layer}self_attn.{x}.weight"] = (width, width)
+    return shapes
+
+
+def test_a_tower_alone_is_the_one_that_the_config_describes() -> None:
+    config = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    for model_type, width in (("clip_text_model", 16), ("clip_vision_model", 24)):
+        layout = attention_layout(config | {"model_type": model_type}, infos(clip_towers()))
+        assert layout.layers[0].geometry.d_model == width
+
+
+def test_what_clip_says_twice_is_what_transformers_takes() -> None:
+    one = {"num_hidden_layers": 1}
+    config = {
+        "model_type": "clip",
+        "text_config": one | {"num_attention_heads": 2},
+        "text_config_dict": one | {"num_attention_heads": 4},
+        "vision_config": one | {"num_attention_heads": 3},
+    }
+    heads = attention_layout(config, infos(clip_towers())).stacks
+    assert {stack: g.n_heads for stack, g in heads.items()} == {"text": 4, "vision": 3}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said", "message"),
+    [
+        (["llama"], {}, "is not in the table"),
+        ("llama", {"num_attention_heads": 10**400}, "query heads"),
+        ("glm4_moe", {"num_hidden_layers": 1, "num_nextn_predict_layers": [1]}, "positive number"),
+        ("granite", {"attention_multiplier": 10**400}, "attention_multiplier"),
+        ("deepseek_v3", {"num_hidden_layers": 1, "rope_parameters": [1]}, "rope parameters"),
+        (
+            "deberta-v2",
+            {"num_hidden_layers": 1, "num_key_value_heads": 4, "pos_att_type": [[1]]},
+            "pos_att_type",
+        ),
+        ("mpt", {"norm_type": "rmsnorm"}, "norm_type = 'rmsnorm'"),
+    ],
+)
+def test_values_of_odd_types_are_refused_in_words(
+    model_type: Any, said: dict[str, Any], message: str
+) -> None:
+    config, shapes = llama(model_type=model_type)
+    layer = "deberta.encoder.layer.0.attention."
+    for name in ("self.query_proj", "self.key_proj", "self.value_proj", "output.dense"):
+        shapes[f"{layer}{name}.weight"] = (32, 32)
+    shapes["transformer.blocks.0.attn.out_proj.weight"] = (32, 32)
+    if model_type == "deepseek_v3":
+        shapes = {
+            "model.layers.0.input_layernorm.weight": (24,),
+            "model.layers.0.self_attn.q_proj.weight": (4 * 10, 24),
+            "model.layers.0.self_attn.kv_a_proj_with_mqa.weight": (8, 24),
+            "model.layers.0.self_attn.kv_a_layernorm.weight": (6,),
+            "model.layers.0.self_attn.kv_b_proj.weight": (4 * 14, 6),
+            "model.layers.0.self_attn.o_proj.weight": (24, 4 * 6),
+        }
+    with pytest.raises(LayoutError, match=message):
+        attention_layout(config | said, infos(shapes))

@@ -265,3 +265,20 @@ class TestErrors:
         hub.add("org/tiny", files)
         with pytest.raises(CheckpointError, match=message):
             open_on(hub)
+
+
+def test_weights_that_two_files_hold_are_refused_unless_an_index_tells(
+    make_folder: MakeFolder,
+) -> None:
+    folder = make_folder()
+    whole = (folder / "model.safetensors").read_bytes()
+    for name in ("step1.safetensors", "step2.safetensors"):
+        (folder / name).write_bytes(whole)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"in step1\.safetensors and in step2\.safetensors"):
+        open_checkpoint(str(folder))
+    names = open_checkpoint(str(folder / "step1.safetensors")).tensors
+    index = {"weight_map": {n: f"step{1 + ('q_proj' in n)}.safetensors" for n in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name, info in open_checkpoint(str(folder)).tensors.items():
+        assert info.file == index["weight_map"][name]

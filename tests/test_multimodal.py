@@ -105,5 +105,12 @@ def test_a_flat_config() -> None:
 
 def test_a_language_model_that_is_not_in_the_table() -> None:
     config = {"model_type": "llava", "text_config": {"model_type": "ferret"}}
-    with pytest.raises(LayoutError, match=r"multimodal model holds.*text_config.*'ferret'"):
+    with pytest.raises(LayoutError, match=r"llava model holds.*text_config.*'ferret'"):
         attention_layout(config, infos(llama_layers("language_model.model.", 2, 6, 4, 4)))
+
+
+def test_a_nested_config_that_names_no_model_type_is_refused() -> None:
+    with pytest.raises(
+        LayoutError, match=r"holds another under text_config.*None is not in the table"
+    ):
+        attention_layout({"model_type": "qwen3_vl", "text_config": {"num_hidden_layers": 1}}, {})

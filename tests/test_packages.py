@@ -31,6 +31,16 @@ MODELS = {
     ),
 }
 
+#: The results of these models that the repository holds.
+DATA = Path(__file__).resolve().parents[1] / "data"
+COMMITTED = {
+    "all-MiniLM-L6-v2": "minilm/all-MiniLM-L6-v2.safetensors",
+    "bert_pretrained": "rxnfp/bert_pretrained.safetensors",
+    "bert_ft": "rxnfp/bert_ft.safetensors",
+    "bert_ft_10k_25s": "rxnfp/bert_ft_10k_25s.safetensors",
+    "albert": "rxnmapper/albert_heads_8_uspto_all_1310k.safetensors",
+}
+
 _SHARED = "encoder.albert_layer_groups.0.albert_layers.0.attention."
 
 #: Names of a layer's query, key and value weights, and of its output weights, by architecture.
@@ -89,6 +99,11 @@ def test_every_head_of_a_real_model(name: str, tmp_path: Path) -> None:
             matrix = scale * dense_circuit(*pair, head)
             mu = layer.eigenvalues[head].astype(np.complex128)
             worst_mu = max(worst_mu, eigenvalue_error(mu, matrix))
+    committed = load_spectra(DATA / COMMITTED[name])
+    for ours, theirs in zip(
+        [layer for layer in spectra.layers if layer.circuit == "qk"], committed.layers, strict=True
+    ):
+        np.testing.assert_allclose(ours.singular_values, theirs.singular_values, rtol=1e-4)
     print(f"{name}: {result.heads} heads: σ within {worst:.1e}, μ within {worst_mu:.1e}")
     assert worst < 1e-5
     assert worst_mu < 1e-4

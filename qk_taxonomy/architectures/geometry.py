@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from qk_taxonomy.architectures.table import Stack
 from qk_taxonomy.errors import LayoutError
-from qk_taxonomy.records import HeadGeometry, LayerPlan, TensorInfo
+from qk_taxonomy.records import N_BLOCKS, HeadGeometry, LayerPlan, TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
 
@@ -33,7 +34,7 @@ def head_geometry(
     elif stack.packing == "latent":
         found = _latent(tensors, shapes, n_heads)
     else:
-        found = _fused(tensors, shapes, n_heads)
+        found = _fused(stack, tensors, shapes, n_heads)
     o = tensors["o"]
     if found.d_input != stack.input_width * found.d_model:
         raise LayoutError(
@@ -72,9 +73,8 @@ def _count_heads(
 ) -> int:
     """The number of query heads where the config is silent: from d_head, or a norm of one head."""
     if d_head is None and "q_norm" in tensors and "q" in shapes:
-        (d_head,) = tensors["q_norm"].shape[-1:]
-        if d_head == shapes["q"][0]:
-            d_head = None
+        width = math.prod(tensors["q_norm"].shape)
+        d_head = width if 0 < width < shapes["q"][0] else None
     if d_head is not None:
         return _divide(tensors["o"], shapes["o"][1], d_head, f"a d_head of {d_head}")
     raise LayoutError(
@@ -110,7 +110,9 @@ def _separate(
     return _grouped(HeadGeometry(n_heads, n_kv_heads, d_head, d_value, d_model, d_input), tensors)
 
 
-def _fused(tensors: Tensors, shapes: Mapping[str, tuple[int, int]], n_heads: int) -> HeadGeometry:
+def _fused(
+    stack: Stack, tensors: Tensors, shapes: Mapping[str, tuple[int, int]], n_heads: int
+) -> HeadGeometry:
     rows, d_input = shapes["qkv"]
     d_model, columns = shapes["o"]
     d_head = _divide(tensors["o"], columns, n_heads, _heads(n_heads))
@@ -122,6 +124,11 @@ def _fused(tensors: Tensors, shapes: Mapping[str, tuple[int, int]], n_heads: int
             "values."
         )
     geometry = HeadGeometry(n_heads, keys_and_values // 2, d_head, d_head, d_model, d_input)
+    if stack.packing == "blocks" and (n_heads % N_BLOCKS or geometry.n_kv_heads != n_heads):
+        raise LayoutError(
+            f"{tensors['qkv'].name} of {list(tensors['qkv'].shape)} with {n_heads} heads is not in "
+            f"{N_BLOCKS} blocks of as many queries, keys and values."
+        )
     return _grouped(geometry, tensors)
 
 

@@ -41,6 +41,12 @@ _ROLES: dict[Circuit, frozenset[str]] = {
     | {"v", "o", "qkv", "input_norm", "memory_norm"},
 }
 
+# The gain of a norm of queries or keys, from the module of the projections on.
+_QUERY_NORM = re.compile(
+    r"(?:(?<=\.)|^)(?:attn_)?(?:q|k|qk|query|key)_?(?:layer_?norm|norm|ln)\b.*\.(?:weight|gamma)$"
+    r"|(?:(?<=\.)|^)(?:layer_?norm|norm|ln)_?(?:q|k|qk|query|key)\.(?:weight|gamma)$"
+)
+
 Tensors = Mapping[str, TensorInfo]
 
 
@@ -58,7 +64,7 @@ def attention_layout(
     if model_type is None:
         return _recognised(config, tensors)
     table = architecture_table()
-    if model_type in table.without_attention:
+    if isinstance(model_type, str) and model_type in table.without_attention:
         raise LayoutError(
             f"A {model_type} model has no attention heads ({table.without_attention[model_type]}), "
             "so there is nothing to survey."
@@ -214,13 +220,19 @@ class _StackPlans:
 
     @functools.cached_property
     def _found(self) -> tuple[str, list[int]]:
-        """Where the layers stand, and their numbers: the first pattern that occurs."""
-        for prefix in self.prefixes:
-            for pattern in self.row.patterns:
-                numbers = _layer_numbers(prefix + pattern, self.tensors, self._any.tensors["o"])
-                if numbers:
-                    return prefix + pattern, numbers
-        return "", []
+        """Where the layers stand, and their numbers. Raises LayoutError where several places do."""
+        patterns = dict.fromkeys(
+            p + pattern for p in self.prefixes for pattern in self.row.patterns
+        )
+        anchor = self._any.tensors["o"]
+        found = {p: _layer_numbers(p, self.tensors, anchor) for p in patterns}
+        places = [(pattern, numbers) for pattern, numbers in found.items() if numbers]
+        if len(places) > 1:
+            raise LayoutError(
+                f"The checkpoint holds layers under {' and under '.join(p for p, _ in places)}, "
+                "and nothing says which of them the config describes."
+            )
+        return places[0] if places else ("", [])
 
     @property
     def numbers(self) -> list[int]:
@@ -237,7 +249,7 @@ class _StackPlans:
         """The stack's plans in order; fills ``notes`` and ``skipped``."""
         for refusal in self._any.refuse:
             value = lookup(self.config, refusal.key)
-            if value is not None and value != refusal.unless:
+            if value is not None and value not in refusal.unless:
                 raise LayoutError(
                     f"The config says {refusal.key} = {value!r}: {refusal.reason}, which the "
                     f"table's row {name} does not describe, so nothing was computed."
@@ -275,7 +287,7 @@ class _StackPlans:
                     f"{sharing} layers share the weights of {len(numbers)}, surveyed once"
                 )
         extra = [number for number in numbers if number >= n_layers]
-        allowed = lookup(self.config, stack.extra_layers) if stack.extra_layers else 0
+        allowed = _whole_number(self.config, [stack.extra_layers]) if stack.extra_layers else 0
         if extra and len(extra) <= (allowed or 0):
             self.notes.append(
                 f"layers beyond {n_layers - 1}, which predict further tokens, are left out"
@@ -339,7 +351,29 @@ class _StackPlans:
             stack=self.row.name,
         )
         check_shapes(plan)
+        self._check_norms(plan)
         return plan
+
+    @functools.cached_property
+    def _query_norms(self) -> dict[str, list[str]]:
+        """Gains of norms of queries and keys, by the module they belong to."""
+        found: dict[str, list[str]] = {}
+        for name in self.tensors:
+            if match := _QUERY_NORM.search(name):
+                found.setdefault(name[: match.start()], []).append(name)
+        return found
+
+    def _check_norms(self, plan: LayerPlan) -> None:
+        """Raises LayoutError where queries or keys pass a norm that the row does not list."""
+        used = {info.name for info in plan.tensors.values()}
+        reader = next(plan.tensors[role].name for role in ("q", "qkv") if role in plan.tensors)
+        module = ".".join(reader.split(".")[:-2])
+        for name in self._query_norms.get(f"{module}." if module else "", ()):
+            if name not in used:
+                raise LayoutError(
+                    f"{name} norms queries or keys, which the config does not say and the table's "
+                    "row does not describe, so nothing was computed."
+                )
 
     def _by_head(self, role: str, pattern: str) -> dict[str, str]:
         """Roles and names of the gains of a norm that every head has its own of."""
@@ -359,7 +393,7 @@ class _StackPlans:
 
 def _layer_numbers(pattern: str, tensors: Tensors, anchor: str) -> list[int]:
     before, after = pattern.split("{i}")
-    name = re.compile(re.escape(before) + r"(\d{1,9})" + re.escape(after + anchor))
+    name = re.compile(re.escape(before) + r"(0|[1-9][0-9]{0,8})" + re.escape(after + anchor))
     return sorted(int(match[1]) for match in map(name.fullmatch, tensors) if match)
 
 
@@ -373,7 +407,6 @@ def _scale(
     known = {
         "d_head": geometry.d_head,
         "d_query": geometry.d_head + geometry.d_rotary,
-        "d_model_per_head": geometry.d_model / geometry.n_heads,
         "layer_number": layer + 1,
     }
     scale = 1.0
@@ -385,10 +418,10 @@ def _scale(
             value = _DERIVED[quantity](config)
         else:
             value = float(quantity) if quantity.isdecimal() else lookup(config, quantity)
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
+        if not isinstance(value, int | float) or not 1e-9 < value < 1e9:
             raise LayoutError(
                 f"The attention scale of {name} needs {quantity}, a positive number; "
-                f"the config has {value!r}."
+                f"the config has {value!r:.60}."
             )
         scale *= float(value) ** power
     return scale
@@ -400,17 +433,22 @@ def _yarn_temperature(config: Mapping[str, Any], key: str) -> float:
     Peng et al. (2023), https://arxiv.org/abs/2309.00071, equation 22, as transformers applies it.
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    weight, factor = rope.get(key), rope.get("factor", 1.0)
-    if kind == "default" or not weight or factor <= 1:
-        return 1.0
-    return 0.1 * float(weight) * math.log(factor) + 1.0
+    try:
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        weight, factor = rope.get(key), rope.get("factor", 1.0)
+        if kind == "default" or not weight or factor <= 1:
+            return 1.0
+        return 0.1 * float(weight) * math.log(factor) + 1.0
+    except (AttributeError, TypeError, ValueError, OverflowError) as err:
+        raise LayoutError(f"The config says rope parameters {rope!r:.120}: {err}.") from err
 
 
 def _position_terms(config: Mapping[str, Any]) -> float:
     """Terms of DeBERTa's score: content to content, and those of ``pos_att_type``."""
     kinds = config.get("pos_att_type") or ()
     kinds = kinds.split("|") if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+        raise LayoutError(f"The config says pos_att_type = {kinds!r:.120}; a list is wanted.")
     return 1.0 + sum(kind.strip().lower() in ("c2p", "p2c") for kind in kinds)
 
 

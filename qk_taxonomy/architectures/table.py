@@ -71,10 +71,10 @@ class NormRow:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A config key whose value, unless it is ``unless``, means attention of another kind."""
+    """A config key whose value, unless it is in ``unless``, means attention of another kind."""
 
     key: str
-    unless: Any
+    unless: tuple[Any, ...]
     reason: str
 
 
@@ -82,7 +82,6 @@ class Refusal:
 class Stack:
     """One stack of layers as one layer of one checkpoint has it. Meanings: the table's head."""
 
-    layers: tuple[str, ...]
     packing: Packing
     transposed: bool
     gated: bool
@@ -121,7 +120,9 @@ class StackRow:
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The part of a config that describes this stack, over the values it may leave out."""
-        nested = config.get(self.table.get("config_in", ""))
+        place = self.table.get("config_in", "")
+        # What transformers puts in the place of the other, where a config has both.
+        nested = config.get(f"{place}_dict") or config.get(place)
         said = {**config, **nested} if isinstance(nested, Mapping) else config
         known = {key: value for key, value in said.items() if value is not None}
         return {**self.table.get("config", {}), **known}
@@ -163,7 +164,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class ArchitectureTable:
-    """All rows, the model types that have no attention, and the usual config keys."""
+    """All rows, and why the model types that have no attention are refused."""
 
     rows: Mapping[str, Architecture]
     without_attention: Mapping[str, str]
@@ -265,7 +266,6 @@ class _Reader:
             if not isinstance(power, int | float):
                 raise self.file.error("wanted a power, a number.", *place, "scale", quantity)
         return Stack(
-            layers=tuple(table["layers"]),
             packing=packing,
             transposed=table.get("transposed", False),
             gated=table.get("gated", False),
@@ -300,7 +300,9 @@ class _Reader:
         refusals = []
         for entry in table.get("refuse", ()):
             self.file.check(entry, (*place, "refuse"), _REFUSE_KEYS, {"unless": object})
-            refusals.append(Refusal(entry["key"], entry.get("unless"), entry["reason"]))
+            unless = entry.get("unless", [])
+            values = unless if isinstance(unless, list) else [unless]
+            refusals.append(Refusal(entry["key"], tuple(values), entry["reason"]))
         return tuple(refusals)
 
 
@@ -334,10 +336,10 @@ def named_architecture(name: str) -> Architecture:
     table = architecture_table()
     found = table.rows.get(name) or table.model_types.get(name)
     if found is None:
-        known = sorted({*table.rows, *table.model_types})
-        near = difflib.get_close_matches(name, known, n=3) or known
+        near = difflib.get_close_matches(name, {*table.rows, *table.model_types}, n=3)
         raise LayoutError(
-            f"There is no architecture {name!r} in the table; it has {', '.join(near[:8])}"
-            f"{', ...' if len(known) > len(near) else ''}."
+            f"There is no architecture {name!r} in the table"
+            + (f"; near it are {', '.join(near)}." if near else ".")
+            + " The README lists all of them."
         )
     return found

@@ -191,19 +191,25 @@ def _update(
     return LowRankUpdate(a, b, factor, transposed)
 
 
+# Wildcards in the pattern of a rank: more make some patterns take for ever.
+_MOST_QUANTIFIERS = 2
+
+
 def _setting(config: Mapping[str, Any], key: str, patterns: str, module: str, place: str) -> float:
     """A module's rank or alpha: of the first pattern that its name ends with, else the config's."""
     value = config.get(key)
     try:
         for pattern, own in (config.get(patterns) or {}).items():
+            if "(" in pattern or len(re.findall(r"[*+?{]", pattern)) > _MOST_QUANTIFIERS:
+                raise re.error(f"{pattern[:120]!r} is more than the name of modules")
             if re.fullmatch(rf"(.*\.)?({pattern})", module):
                 value = own
                 break
     except (AttributeError, TypeError, re.error) as err:
         raise CheckpointError(f"{patterns} in {ADAPTER_CONFIG} of {place}: {err}.") from err
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e9:
         raise CheckpointError(
-            f"{ADAPTER_CONFIG} of {place} says {key} = {value!r} for {module}; a positive number "
-            "is wanted."
+            f"{ADAPTER_CONFIG} of {place} says {key} = {value!r:.60} for {module}; a positive "
+            "number is wanted."
         )
     return float(value)

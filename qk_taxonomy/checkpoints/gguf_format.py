@@ -8,7 +8,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import functools
-import hashlib
+import json
 import math
 import os
 import re
@@ -31,7 +31,7 @@ from gguf import (
 )
 from gguf.quants import dequantize, quant_shape_to_byte_shape
 
-from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint, read_range
+from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint, local_revision, read_range
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
 
@@ -145,19 +145,16 @@ class _GgufFile:
 
     values: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
-    identity: bytes
 
 
 def _read_file(path: Path) -> _GgufFile:
     """The header of a GGUF file; no weights. Raises CheckpointError naming the file."""
     try:
-        status = path.stat()
         with path.open("rb") as stream:
             _check_start(stream.read(24), str(path))
         reader = _BoundedReader(path)
         values = {name: _value(field) for name, field in reader.fields.items()}
         tensors = _tensors(reader, path.name)
-        header = bytes(reader.data[: reader.data_offset])
     except OSError as err:
         raise CheckpointError(f"{path} cannot be read: {err.strerror or err}.") from err
     except _CutShortError as err:
@@ -170,8 +167,7 @@ def _read_file(path: Path) -> _GgufFile:
             f"{path} is damaged, or of a kind that the installed gguf package does not know: "
             f"{err}. Fetch the file again, or try pip install --upgrade gguf."
         ) from err
-    stamp = f"{path.name} {status.st_size} {status.st_mtime_ns} ".encode()
-    return _GgufFile(values, tensors, stamp + header)
+    return _GgufFile(values, tensors)
 
 
 def _check_start(start: bytes, place: str) -> None:
@@ -270,7 +266,6 @@ def _config(values: Mapping[str, Any], names: Iterable[str], place: str) -> dict
             f"{place} has keys of length {config['head_dim']} and values of length {value_length}; "
             "only heads in which both are alike can be surveyed yet."
         )
-    config["attn_q_norm"] = any(name.endswith(".attn_q_norm.weight") for name in names)
     if architecture in _GEMMA_27B_LAYERS:
         config["query_pre_attn_scalar"] = _gemma_scalar(config, _GEMMA_27B_LAYERS[architecture])
     return config
@@ -329,10 +324,9 @@ class GgufCheckpoint(Checkpoint):
 
     ``config``: values of the file's architecture under config.json's names where those differ,
     else under their own without the architecture's prefix ("attention.scale"); ``model_type`` is
-    ``gguf-`` and the architecture; ``attn_q_norm`` says whether there are such tensors. A tensor's
-    ``dtype`` is ggml's name of its type ("Q4_K", "F16"), its shape in torch's order. ``model_id``
-    defaults to the file's stem, ``revision`` to ``local-`` and a hash of the files' headers,
-    sizes and times.
+    ``gguf-`` and the architecture. A tensor's ``dtype`` is ggml's name of its type ("Q4_K", "F16"),
+    its shape in torch's order. ``model_id`` defaults to the file's stem, ``revision`` to ``local-``
+    and a hash of the config and of the beginnings of all tensors.
     """
 
     def __init__(
@@ -368,8 +362,8 @@ class GgufCheckpoint(Checkpoint):
         self.config = _config(files[0].values, tensors, str(self.folder / names[0]))
         quantisation = _file_type(self.config.get("general.file_type"))
         self.source = source or f"file {path.name}{quantisation}"
-        identity = hashlib.sha256(b"".join(file.identity for file in files))
-        self.revision = revision or f"local-{identity.hexdigest()[:16]}"
+        values = json.dumps(self.config, sort_keys=True, default=str)
+        self.revision = revision or local_revision(values, self.folder, tensors.values())
 
     def check_readable(self, infos: Iterable[TensorInfo]) -> None:
         """Raise CheckpointError where the installed `gguf` cannot dequantise a tensor's type."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
 
-from qk_taxonomy.checkpoints.base import read_range
+from qk_taxonomy.checkpoints.base import local_revision, read_range
 from qk_taxonomy.checkpoints.weight_files import WEIGHT_SUFFIXES, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 
@@ -16,7 +15,7 @@ class LocalCheckpoint(FolderCheckpoint):
     """A folder with config.json and weights, or one of its weight files, to be read alone.
 
     ``model_id`` defaults to the folder's name; ``revision`` to the commit in a hub cache, elsewhere
-    to ``local-`` and a hash of the config and of the weight files' headers, sizes and times.
+    to ``local-`` and a hash of the config and of the beginnings of all tensors.
     Raises CheckpointError where config or weights are missing or cannot be read.
     """
 
@@ -32,7 +31,8 @@ class LocalCheckpoint(FolderCheckpoint):
         only = path.name if path.is_file() else None
         if only is not None and path.suffix not in WEIGHT_SUFFIXES:
             raise CheckpointError(
-                f"{path} is not a folder, and no file of weights ({', '.join(WEIGHT_SUFFIXES)})."
+                f"{path} is not a folder, and no file of weights "
+                f"(.gguf, {', '.join(WEIGHT_SUFFIXES)})."
             )
         self.folder = path.parent if only is not None else path
         self.place = str(self.folder)
@@ -54,12 +54,8 @@ class LocalCheckpoint(FolderCheckpoint):
         snapshot = re.search(r"/snapshots/([0-9a-f]{40})$", self.folder.absolute().as_posix())
         if snapshot:
             return snapshot[1]
-        identity = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for file in self.weight_files:
-            status = (self.folder / file).stat()
-            identity.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
-        identity.update(repr(sorted(self.tensors.items())).encode())
-        return f"local-{identity.hexdigest()[:16]}"
+        description = json.dumps(self.config, sort_keys=True)
+        return local_revision(description, self.folder, self.tensors.values())
 
     def read_file(self, file: str) -> bytes:
         try:

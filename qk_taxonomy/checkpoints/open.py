@@ -45,10 +45,12 @@ def _on_its_base(opened: Checkpoint, api: HfApi | None) -> Checkpoint:
     if not _is_adapter(opened):
         return opened
     ref, revision = base_reference(opened)
-    path = Path(ref).expanduser()
     try:
-        base = _open_path(path) if path.exists() else open_hub(ref, revision, api)
-    except CheckpointError as err:
+        # An adapter from the hub says nothing of folders here.
+        path = Path(ref).expanduser() if isinstance(opened, LocalCheckpoint) else None
+        local = path is not None and revision is None and path.exists()
+        base = _open_path(path) if path and local else open_hub(ref, revision, api)
+    except (CheckpointError, OSError, RuntimeError, ValueError) as err:
         raise CheckpointError(
             f"The base {ref} of the adapter {opened.place} cannot be opened: {err} Another base "
             "can be put into base_model_name_or_path of adapter_config.json."

@@ -51,6 +51,7 @@ def _tensor(name: str, entry: Any, file: str, data: int, where: str) -> TensorIn
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         counts = (*shape, start, end)
         sound = all(isinstance(n, int) and n >= 0 for n in counts) and start <= end
+        sound = sound and isinstance(dtype, str)
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:

@@ -72,17 +72,26 @@ class FolderCheckpoint(Checkpoint):
         self.config = self._json(config)
         if not self.is_adapter:
             refuse_quantised(self.config, (), self.place, unquantised)
-        self.weight_files = self._weight_files(adapter if self.is_adapter else chosen)
+        self.weight_files, where = self._weight_files(adapter if self.is_adapter else chosen)
         tensors: dict[str, TensorInfo] = {}
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            for part in pool.map(self._tensors_of, self.weight_files):
+            for stored in pool.map(self._tensors_of, self.weight_files):
+                part = {
+                    n: info for n, info in stored.items() if where.get(n, info.file) == info.file
+                }
+                for name in tensors.keys() & part.keys():
+                    raise CheckpointError(
+                        f"{self.place} has two weights {name}, in {tensors[name].file} and in "
+                        f"{part[name].file}, and nothing says which are the model's. Name the file "
+                        "to read, or move the others away."
+                    )
                 tensors |= part
         if not self.is_adapter:
             refuse_quantised(self.config, tensors.values(), self.place, unquantised)
         self.tensors = with_scales(tensors, self.config)
 
-    def _weight_files(self, chosen: list[str]) -> tuple[str, ...]:
-        """Those of ``chosen``, or those that it names where it is an index."""
+    def _weight_files(self, chosen: list[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The files ``chosen``, or those that an index names, and by name its tensors' files."""
         if not chosen:
             raise CheckpointError(
                 f"{self.place} holds no weights that are read: wanted model.safetensors, "
@@ -90,8 +99,9 @@ class FolderCheckpoint(Checkpoint):
                 "for a revision or repository with safetensors files."
             )
         if not chosen[0].endswith(".index.json"):
-            return tuple(chosen)
-        files = _shards(self._json(chosen[0]), f"{chosen[0]} of {self.place}")
+            return tuple(chosen), {}
+        where = _shards(self._json(chosen[0]), f"{chosen[0]} of {self.place}")
+        files = tuple(sorted(set(where.values())))
         absent = sorted(set(files) - set(self.names))
         if absent:
             raise CheckpointError(
@@ -99,7 +109,7 @@ class FolderCheckpoint(Checkpoint):
                 + (f", and {len(absent) - 1} more" if len(absent) > 1 else "")
                 + ". Fetch the missing files."
             )
-        return files
+        return files, where
 
     def _tensors_of(self, file: str) -> dict[str, TensorInfo]:
         read = functools.partial(self.read_bytes, file)
@@ -120,16 +130,16 @@ def _choose(wanted: Sequence[str | re.Pattern[str]], names: Sequence[str]) -> li
     return []
 
 
-def _shards(index: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """The files named by an index. Raises CheckpointError where it names none, or other folders."""
+def _shards(index: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The file of every tensor by an index. Raises CheckpointError where it names none, or files of
+    other folders."""
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{where} has no weight_map.")
-    files = set(weight_map.values())
-    for file in files:
-        if not isinstance(file, str) or "/" in file or "\\" in file or ".." in file:
+    for file in map(str, weight_map.values()):
+        if "/" in file or "\\" in file or ".." in file:
             raise CheckpointError(f"{where} names the file {file!r} outside it.")
-    return tuple(sorted(files))
+    return {name: str(file) for name, file in weight_map.items()}
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ import torch
 from einops import rearrange, repeat
 
 from qk_taxonomy.circuits.heads import split_heads
+from qk_taxonomy.errors import ShapeError
 from qk_taxonomy.records import Circuit, Convention, LayerPlan
 
 
@@ -144,5 +145,7 @@ def _first_columns(factor: Factor, d_model: int) -> Factor:
     """A factor that reads the first ``d_model`` of its inputs alone."""
     if factor.d_model == d_model:
         return factor
+    if factor.latent is not None or factor.centred:
+        raise ShapeError("The residual stream cannot be told apart behind a latent or a LayerNorm.")
     columns = None if factor.columns is None else factor.columns[:d_model]
     return replace(factor, weights=factor.weights[..., :d_model], columns=columns)

@@ -131,7 +131,9 @@ class _Pieces:
         # Detached, so that a Parameter leaves no graph behind in the scratch.
         self.weights = factor.weights[heads].detach()
         self.d_model = factor.d_model
-        self.latent = None if factor.latent is None else factor.latent.detach()
+        self.latent = factor.latent
+        if self.latent is not None:
+            self.weights = self.weights.double()
         self.columns = factor.columns
         self.side, self.width = side, width
         self.mean = self._mean() if factor.centred else None
@@ -141,7 +143,7 @@ class _Pieces:
             stored = self.weights[..., start : start + self.width]
             piece = _scratch(self.side, stored.numel(), stored.device)
             return piece.view(stored.shape).copy_(stored)
-        return self.weights.double() @ self.latent[:, start : start + self.width]
+        return self.weights @ self.latent[:, start : start + self.width]
 
     def _scaled(self, start: int) -> torch.Tensor:
         piece = self._stored(start)

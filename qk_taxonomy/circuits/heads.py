@@ -12,10 +12,7 @@ from collections.abc import Mapping
 import torch
 from einops import rearrange
 
-from qk_taxonomy.records import HeadGeometry, LayerPlan
-
-#: CodeGen's fused projection is in four blocks, one a core of the TPU it was trained on.
-N_BLOCKS = 4
+from qk_taxonomy.records import N_BLOCKS, HeadGeometry, LayerPlan
 
 _ROWS = "(head d_head) d_model -> head d_head d_model"
 _COLUMNS = "d_model (head d_head) -> head d_head d_model"

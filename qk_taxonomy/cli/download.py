@@ -62,8 +62,8 @@ def print_results(results: Sequence[ModelResult]) -> None:
     "models",
     multiple=True,
     metavar="REF",
-    help="Survey this model: a hub id (org/name), a local folder, a .gguf or .bin file "
-    "(repeatable).",
+    help="Survey this model: a hub id (org/name), a local folder, or a file "
+    "(.gguf, .safetensors, .bin; repeatable).",
 )
 @click.option("--family-name", metavar="NAME", help="File the --model results under this family.")
 @click.option(
@@ -97,6 +97,12 @@ def download(
         raise click.UsageError(
             "Name a --family or a --model. `qk-taxonomy families` lists the families."
         )
+    if family_name is not None and not models:
+        raise click.UsageError(
+            "--family-name is for --model; a family's results have its own name."
+        )
+    if not all(model.strip() for model in models):
+        raise click.UsageError("--model needs a hub id, a folder or a file.")
     known = load_families(catalog)
     refs = [ref for name in families for ref in family_refs(find_family(name, known))]
     refs += [model_ref(ref, family_name=family_name, families=known) for ref in models]
