@@ -337,3 +337,14 @@ def test_values_of_odd_types_are_refused_in_words(
         }
     with pytest.raises(LayoutError, match=message):
         attention_layout(config | said, infos(shapes))
+
+
+def test_a_layer_norm_over_all_heads_is_refused() -> None:
+    config, shapes = llama(model_type="cohere", use_qk_norm=True)
+    for i in range(2):
+        shapes[f"model.layers.{i}.self_attn.q_norm.weight"] = (4, 8)
+        shapes[f"model.layers.{i}.self_attn.k_norm.weight"] = (2, 8)
+    assert len(attention_layout(config, infos(shapes)).layers) == 2
+    shapes["model.layers.0.self_attn.q_norm.weight"] = (32,)
+    with pytest.raises(LayoutError, match="norms all heads together"):
+        attention_layout(config, infos(shapes))

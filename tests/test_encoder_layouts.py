@@ -133,7 +133,7 @@ def test_rows_that_agree_need_no_model_type() -> None:
 
 def test_norms_that_mix_heads_are_refused() -> None:
     tensors = bert_tensors("self.layer_norm_q", "self.layer_norm_k")
-    with pytest.raises(LayoutError, match=r"layer_norm_q.*norms all heads together"):
+    with pytest.raises(LayoutError, match=r"layer_norm_q.*norms queries or keys"):
         attention_layout({"model_type": "bert", "num_attention_heads": 4}, tensors)
 
 
