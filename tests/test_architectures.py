@@ -348,3 +348,15 @@ def test_a_layer_norm_over_all_heads_is_refused() -> None:
     shapes["model.layers.0.self_attn.q_norm.weight"] = (32,)
     with pytest.raises(LayoutError, match="norms all heads together"):
         attention_layout(config, infos(shapes))
+
+
+def test_cross_attention_that_is_left_out_is_named() -> None:
+    layer = "encoder.layer.0."
+    bert = {
+        f"{layer}attention.{x}.weight": (24, 24)
+        for x in ("self.query", "self.key", "self.value", "output.dense")
+    }
+    config = {"model_type": "bert", "num_attention_heads": 3}
+    assert attention_layout(config, infos(bert)).notes == ()
+    bert[f"{layer}crossattention.self.query.weight"] = (24, 24)
+    assert attention_layout(config, infos(bert)).notes == ("its cross-attention is not surveyed",)

@@ -261,6 +261,9 @@ class _StackPlans:
             except LayoutError as err:
                 raise LayoutError(f"{self._place(number)}: {err}") from err
         first = plans[0]
+        layer = self._found[0].format(i=first.layer)
+        if not self.row.name and any(name.startswith(f"{layer}cross") for name in self.tensors):
+            self.notes.append("its cross-attention is not surveyed")
         for plan in plans:
             heads = plan.geometry.n_heads, plan.geometry.n_kv_heads
             if heads != (first.geometry.n_heads, first.geometry.n_kv_heads):
