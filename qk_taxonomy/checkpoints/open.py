@@ -11,12 +11,16 @@ from qk_taxonomy.checkpoints.adapters import AdapterCheckpoint, base_reference
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.hub import open_hub
 from qk_taxonomy.checkpoints.local import LocalCheckpoint
-from qk_taxonomy.checkpoints.weight_files import FolderCheckpoint
+from qk_taxonomy.checkpoints.weight_files import WEIGHT_SUFFIXES, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import PackagedFolder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+# Endings of files, which no hub id has.
+_FILES = (".gguf", *WEIGHT_SUFFIXES)
 
 
 def _open_path(
@@ -104,7 +108,7 @@ def open_checkpoint(
             + ("" if revision else f"{package.distribution}.")
         )
     path = Path(ref).expanduser()
-    if path.exists() or ref.startswith((".", "/", "~")):
+    if path.exists() or ref.startswith((".", "/", "~")) or path.suffix in _FILES:
         if revision is not None:
             raise CheckpointError(f"{ref} is local, and has no revision {revision!r}.")
         if not path.exists():
