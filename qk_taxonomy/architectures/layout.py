@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qk_taxonomy.architectures.geometry import check_shapes, head_geometry
+from qk_taxonomy.architectures.scale import attention_scale
 from qk_taxonomy.architectures.table import (
     Architecture,
     Stack,
@@ -28,7 +28,6 @@ from qk_taxonomy.errors import LayoutError
 from qk_taxonomy.records import (
     AttentionLayout,
     Circuit,
-    HeadGeometry,
     LayerPlan,
     TensorInfo,
 )
@@ -345,7 +344,7 @@ class _StackPlans:
             layer=number,
             geometry=geometry,
             packing=stack.packing,
-            scale=_scale(name, stack.scale, self.config, number, geometry),
+            scale=attention_scale(name, stack.scale, self.config, number, geometry),
             tensors=found,
             norms={role: norm.norm for role, norm in stack.norms.items()},
             transposed=stack.transposed,
@@ -398,65 +397,3 @@ def _layer_numbers(pattern: str, tensors: Tensors, anchor: str) -> list[int]:
     before, after = pattern.split("{i}")
     name = re.compile(re.escape(before) + r"(0|[1-9][0-9]{0,8})" + re.escape(after + anchor))
     return sorted(int(match[1]) for match in map(name.fullmatch, tensors) if match)
-
-
-def _scale(
-    name: str,
-    powers: Mapping[str, float],
-    config: Mapping[str, Any],
-    layer: int,
-    geometry: HeadGeometry,
-) -> float:
-    known = {
-        "d_head": geometry.d_head,
-        "d_query": geometry.d_head + geometry.d_rotary,
-        "layer_number": layer + 1,
-    }
-    scale = 1.0
-    for quantity, power in powers.items():
-        value: Any
-        if quantity in known:
-            value = known[quantity]
-        elif quantity in _DERIVED:
-            value = _DERIVED[quantity](config)
-        else:
-            value = float(quantity) if quantity.isdecimal() else lookup(config, quantity)
-        if not isinstance(value, int | float) or not 1e-9 < value < 1e9:
-            raise LayoutError(
-                f"The attention scale of {name} needs {quantity}, a positive number; "
-                f"the config has {value!r:.60}."
-            )
-        scale *= float(value) ** power
-    return scale
-
-
-def _yarn_temperature(config: Mapping[str, Any], key: str) -> float:
-    """0.1 · ``key`` · ln(factor) + 1, where a config extends its positions by YaRN; else 1.
-
-    Peng et al. (2023), https://arxiv.org/abs/2309.00071, equation 22, as transformers applies it.
-    """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    try:
-        kind = rope.get("rope_type") or rope.get("type") or "default"
-        weight, factor = rope.get(key), rope.get("factor", 1.0)
-        if kind == "default" or not weight or factor <= 1:
-            return 1.0
-        return 0.1 * float(weight) * math.log(factor) + 1.0
-    except (AttributeError, TypeError, ValueError, OverflowError) as err:
-        raise LayoutError(f"The config says rope parameters {rope!r:.120}: {err}.") from err
-
-
-def _position_terms(config: Mapping[str, Any]) -> float:
-    """Terms of DeBERTa's score: content to content, and those of ``pos_att_type``."""
-    kinds = config.get("pos_att_type") or ()
-    kinds = kinds.split("|") if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
-        raise LayoutError(f"The config says pos_att_type = {kinds!r:.120}; a list is wanted.")
-    return 1.0 + sum(kind.strip().lower() in ("c2p", "p2c") for kind in kinds)
-
-
-#: Quantities of a scale that are worked out from a config.
-_DERIVED: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "yarn_temperature": functools.partial(_yarn_temperature, key="mscale_all_dim"),
-    "score_terms": _position_terms,
-}
