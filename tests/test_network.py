@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qk_taxonomy import load_spectra
-from qk_taxonomy.catalog import load_families, model_ref, training_checkpoints
-from qk_taxonomy.records import Family
+from qk_taxonomy.catalog import load_contrasts, load_families, model_ref, training_checkpoints
+from qk_taxonomy.records import Contrast, Family
 from qk_taxonomy.survey import survey_model
 
 pytestmark = pytest.mark.network
@@ -49,3 +49,15 @@ def test_training_checkpoints_are_revisions_of_the_hub() -> None:
     for revision in (names[0], names[77], names[-1]):
         ref = model_ref("EleutherAI/pythia-70m", revision=revision)
         assert survey_model(ref, dry_run=True).layers == 6
+
+
+@pytest.mark.parametrize("contrast", load_contrasts(), ids=lambda contrast: contrast.name)
+def test_both_sides_of_a_contrast_have_the_same_heads(contrast: Contrast) -> None:
+    gated = {model.id for family in load_families() for model in family.models if model.gated}
+    if {contrast.treatment, contrast.control} & gated:
+        pytest.skip("one side is gated")
+    treatment, control = (
+        survey_model(model_ref(side), dry_run=True)
+        for side in (contrast.treatment, contrast.control)
+    )
+    assert (treatment.layers, treatment.heads) == (control.layers, control.heads)
