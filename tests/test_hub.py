@@ -233,6 +233,7 @@ class TestErrors:
         ("files", "message"),
         [
             ({"README.md": b"#"}, "org/tiny has no config.json.*README.md"),
+            ({"tiny.Q4_K_M.gguf": b"GGUF"}, "has no config.json.*download one and give its path"),
             ({"config.json": b"{}"}, "no weights that are read: .*Found: config.json"),
             (
                 {"config.json": b"{", "model.safetensors": b""},

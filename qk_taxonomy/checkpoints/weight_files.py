@@ -67,7 +67,12 @@ class FolderCheckpoint(Checkpoint):
         if config not in self.names:
             raise CheckpointError(
                 f"{self.place} has no config.json, which says how many heads there are. Found: "
-                f"{_listing(self.names)}. Put the model's config.json beside its weights."
+                f"{_listing(self.names)}. "
+                + (
+                    "A GGUF file needs none: download one and give its path."
+                    if any(name.endswith(".gguf") for name in self.names)
+                    else "Put the model's config.json beside its weights."
+                )
             )
         self.config = self._json(config)
         if not self.is_adapter:
