@@ -208,3 +208,15 @@ def one(
         unsaid=unsaid,
         zero=zero,
     )
+
+
+BERT = one(
+    "bert",
+    BLOCKS,
+    layers="encoder.layer",
+    attention="attention.self",
+    writer="attention.output.dense",
+    norm=None,
+    rotary=False,
+    auto_class="AutoModelForMaskedLM",
+)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_base import BLOCKS, GROUPED, SMALL, TinyModel, TinyStack, one, text
+from tiny_base import BERT, BLOCKS, GROUPED, SMALL, TinyModel, TinyStack, one, text
 from transformers import PreTrainedModel
 
 _MASKED = "AutoModelForMaskedLM"
@@ -46,20 +46,10 @@ def _by_head_size(attention: Any) -> float:
     return float(attention.attention_head_size) ** -0.5
 
 
-_BERT = one(
-    "bert",
-    BLOCKS,
-    layers="encoder.layer",
-    attention="attention.self",
-    writer="attention.output.dense",
-    norm=None,
-    rotary=False,
-    auto_class=_MASKED,
-)
 _UNSAID_SCALE = {"scaling": _by_head_size}
-_PRE_NORM = _BERT.but(stack={"norm": "layer", "entrance": "attention"})
+_PRE_NORM = BERT.but(stack={"norm": "layer", "entrance": "attention"})
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
-_DEBERTA = replace(_BERT, model_type="deberta", zero=("rel_embeddings.weight",)).but(
+_DEBERTA = replace(BERT, model_type="deberta", zero=("rel_embeddings.weight",)).but(
     **_RELATIVE, stack={"scaling": lambda attention: (3 * attention.attention_head_size) ** -0.5}
 )
 _MODERNBERT = one(
@@ -71,7 +61,7 @@ _MODERNBERT = one(
     scaling=lambda attention: attention.head_dim**-0.5,
     auto_class=_MASKED,
 )
-_XMOD = replace(_BERT, model_type="xmod").but(languages=["en_XX"], default_language="en_XX")
+_XMOD = replace(BERT, model_type="xmod").but(languages=["en_XX"], default_language="en_XX")
 _GTE = one("gte", BLOCKS, norm=None, auto_class=_MASKED)
 _ESM = replace(_PRE_NORM, model_type="esm", zero=("inv_freq",)).but(
     position_embedding_type="rotary", mask_token_id=3, stack=_UNSAID_SCALE
@@ -90,7 +80,7 @@ _ENCODERS = (
     ),
     _DEBERTA,
     replace(_DEBERTA, model_type="deberta-v2"),
-    replace(_BERT, model_type="mpnet", zero=("relative_attention_bias.weight",)).but(
+    replace(BERT, model_type="mpnet", zero=("relative_attention_bias.weight",)).but(
         stack={
             "attention": "attention.attn",
             "writer": "attention.attn.o",
@@ -100,17 +90,17 @@ _ENCODERS = (
     _MODERNBERT,
     replace(_MODERNBERT, model_type="modernbert-decoder", auto_class="AutoModelForCausalLM"),
     _ESM,
-    *(replace(_BERT, model_type=name) for name in ("data2vec-text", "ernie", "layoutlm")),
-    replace(_BERT, model_type="rembert").but(stack=_UNSAID_SCALE),
-    replace(_BERT, model_type="roc_bert"),
-    replace(_BERT, model_type="tapas").but(stack=_UNSAID_SCALE),
-    replace(_BERT, model_type="bert-generation", auto_class="AutoModelForCausalLM"),
-    replace(_BERT, model_type="big_bird").but(attention_type="original_full", stack=_UNSAID_SCALE),
-    replace(_BERT, model_type="dpr", auto_class="AutoModel").but(
+    *(replace(BERT, model_type=name) for name in ("data2vec-text", "ernie", "layoutlm")),
+    replace(BERT, model_type="rembert").but(stack=_UNSAID_SCALE),
+    replace(BERT, model_type="roc_bert"),
+    replace(BERT, model_type="tapas").but(stack=_UNSAID_SCALE),
+    replace(BERT, model_type="bert-generation", auto_class="AutoModelForCausalLM"),
+    replace(BERT, model_type="big_bird").but(attention_type="original_full", stack=_UNSAID_SCALE),
+    replace(BERT, model_type="dpr", auto_class="AutoModel").but(
         stack={"layers": "bert_model.encoder.layer"}
     ),
-    replace(_BERT, model_type="markuplm", auto_class="AutoModelForTokenClassification"),
-    replace(_BERT, model_type="visual_bert", auto_class="AutoModelForPreTraining").but(
+    replace(BERT, model_type="markuplm", auto_class="AutoModelForTokenClassification"),
+    replace(BERT, model_type="visual_bert", auto_class="AutoModelForPreTraining").but(
         stack=_UNSAID_SCALE
     ),
     *(
@@ -126,9 +116,9 @@ _ENCODERS = (
         )
         for name in ("flaubert", "xlm")
     ),
-    replace(_BERT, model_type="splinter", auto_class="AutoModelForQuestionAnswering"),
+    replace(BERT, model_type="splinter", auto_class="AutoModelForQuestionAnswering"),
     _XMOD,
-    replace(_BERT, model_type="roformer", still=_first_position).but(stack=_UNSAID_SCALE),
+    replace(BERT, model_type="roformer", still=_first_position).but(stack=_UNSAID_SCALE),
     *(replace(_PRE_NORM, model_type=name) for name in ("roberta-prelayernorm", "xlm-roberta-xl")),
     replace(_PRE_NORM, model_type="megatron-bert").but(stack=_UNSAID_SCALE),
     one("nomic_bert", BLOCKS, norm=None, auto_class=_MASKED),
@@ -495,7 +485,7 @@ _IMAGES_AND_SOUNDS = (
         _CLIP,
         model_type="chinese_clip",
         stacks=(
-            replace(_BERT.stacks[0], name="text", layers="text_model.encoder.layer"),
+            replace(BERT.stacks[0], name="text", layers="text_model.encoder.layer"),
             _IMAGE_TOWER,
         ),
     ),

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tiny_base import BLOCKS, GPT2_BLOCKS, GROUPED, QK_NORMS, SMALL, one
+from tiny_base import BERT, BLOCKS, GPT2_BLOCKS, GROUPED, QK_NORMS, SMALL, one
 from tiny_decoders import MODELS as DECODERS
 from tiny_decoders import VARIANTS as DECODER_VARIANTS
 from tiny_encoders import MODELS as ENCODERS
@@ -20,16 +20,6 @@ _GEMMA2 = replace(_GEMMA, model_type="gemma2").but(
 )
 _GEMMA3 = replace(_GEMMA2, model_type="gemma3_text").but(stack={"qk_norms": QK_NORMS})
 _GPT2 = one("gpt2", GPT2_BLOCKS, layers="h", attention="attn", norm="layer", rotary=False)
-_BERT = one(
-    "bert",
-    BLOCKS,
-    layers="encoder.layer",
-    attention="attention.self",
-    writer="attention.output.dense",
-    norm=None,
-    rotary=False,
-    auto_class="AutoModelForMaskedLM",
-)
 
 _EXPERTS = {"experts_implementation": "eager"}  # others: no float64
 _MANY = {
@@ -128,9 +118,9 @@ _ALL = (
         norm="layer",
         rotary=False,
     ),
-    _BERT,
-    *(replace(_BERT, model_type=name) for name in ("camembert", "roberta", "xlm-roberta")),
-    replace(_BERT, model_type="electra").but(embedding_size=16),
+    BERT,
+    *(replace(BERT, model_type=name) for name in ("camembert", "roberta", "xlm-roberta")),
+    replace(BERT, model_type="electra").but(embedding_size=16),
     one(
         "distilbert",
         {**SMALL, "dim": 32, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
@@ -162,7 +152,7 @@ VARIANTS = {
     "llama-multi-query": _LLAMA.but(num_key_value_heads=1),
     "qwen3-with-biases": TINY_MODELS["qwen3"].but(attention_bias=True),
     "gpt2-with-cross-attention": _GPT2.but(add_cross_attention=True),
-    "bert-with-cross-attention": _BERT.but(is_decoder=True, add_cross_attention=True),
+    "bert-with-cross-attention": BERT.but(is_decoder=True, add_cross_attention=True),
     "gemma3-by-default": replace(
         TINY_MODELS["gemma3"].but(
             stack={"n_heads": 8},

@@ -32,8 +32,9 @@ from qk_taxonomy.records import (
     TensorInfo,
 )
 
-#: The gains and projections each circuit is made of, as roles of a plan's tensors.
 _LATENT = frozenset({"q_latent", "kv_latent", "kv", "q_latent_norm", "kv_latent_norm"})
+
+#: The gains and projections each circuit is made of, as roles of a plan's tensors.
 _ROLES: dict[Circuit, frozenset[str]] = {
     "qk": _LATENT | {"q", "k", "qkv", "input_norm", "memory_norm", "q_norm", "k_norm"},
     "ov": (_LATENT - {"q_latent", "q_latent_norm"})
@@ -379,13 +380,10 @@ class _StackPlans:
 
     def _by_head(self, role: str, pattern: str) -> dict[str, str]:
         """Roles and names of the gains of a norm that every head has its own of."""
-        names: dict[str, str] = {}
-        for head in itertools.count():
-            name = pattern.format(h=head)
-            if head and name not in self.tensors:
-                return names
-            names[f"{role}.{head}"] = name
-        raise AssertionError
+        names = (pattern.format(h=head) for head in itertools.count(1))
+        others = itertools.takewhile(self.tensors.__contains__, names)
+        gains = (pattern.format(h=0), *others)
+        return {f"{role}.{head}": name for head, name in enumerate(gains)}
 
     def _tensor(self, name: str) -> TensorInfo:
         if name not in self.tensors:
