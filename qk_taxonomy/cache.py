@@ -45,13 +45,14 @@ _REQUIRED_METADATA = (
 
 
 def spectra_path(root: str | Path, ref: ModelRef) -> Path:
-    """Where a model's spectra file belongs: ``<root>/data/<family>/<model>[@<revision>]``.
+    """Where a model's spectra belong: ``<root>/data/<family>/<model>[@<revision>][~<control>]``.
 
     Raises SpectraFileError where the name would leave the folder.
     """
     base = Path(root) / DATA_FOLDER
     revision = f"@{quote(ref.revision, safe='')}" if ref.revision else ""
-    path = base / ref.family / f"{ref.name}{revision}.safetensors"
+    control = f"~{ref.control.label}" if ref.control else ""
+    path = base / ref.family / f"{ref.name}{revision}{control}.safetensors"
     if path.parent.parent != base or not path.resolve().is_relative_to(base.resolve()):
         raise SpectraFileError(
             f"The results of {ref.ref} would be written outside {base}, to {path}. Give another "
@@ -249,14 +250,21 @@ def contents(spectra: ModelSpectra) -> set[tuple[Circuit, Convention]]:
     return {(layer.circuit, layer.convention) for layer in spectra.layers}
 
 
-def find_spectra(root: str | Path, families: str | Iterable[str] | None = None) -> list[Path]:
+def find_spectra(
+    root: str | Path, families: str | Iterable[str] | None = None, *, controls: bool = False
+) -> list[Path]:
     """Spectra files under ``<root>/data``, in order of family and name.
 
     ``families``: folders, or families by a name or alias of the catalogue, without regard to case.
-    Raises SpectraFileError where one has no spectra.
+    ``controls``: also those of random and one-layer twins. Raises SpectraFileError where a family
+    has no spectra.
     """
     base = Path(root) / DATA_FOLDER
-    found = [path for path in sorted(base.glob("*/*.safetensors")) if path.name[0] != "."]
+    found = [
+        path
+        for path in sorted(base.glob("*/*.safetensors"))
+        if path.name[0] != "." and (controls or "~" not in path.name)
+    ]
     advice = (
         "Make them with `qk-taxonomy download`, or name the folder that holds data/ with "
         "--data-root."

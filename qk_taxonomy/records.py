@@ -6,6 +6,7 @@ Names follow the design: ``d_model = d``, ``d_head = e``; query head ``h`` reads
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -18,11 +19,16 @@ Convention = Literal["raw", "folded"]
 Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 
 ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
+ControlKind = Literal["random", "one-layer"]
 
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
 CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
+CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
+
+#: How the provenance of imported spectra names their formula, which is not that of W_QK.
+PREDECESSOR_FORMULA = "qk-spectral-analysis"
 
 
 #: CodeGen's fused projection is in four blocks, one a core of the TPU it was trained on.
@@ -102,6 +108,21 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What stands in for a model: its ``random`` twin, untrained and drawn with ``seed``, or its
+    ``one-layer`` twin, the first layer of each stack alone.
+    """
+
+    kind: ControlKind
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """What a file's name and a table's row call it: "random-0", "one-layer"."""
+        return f"random-{self.seed}" if self.kind == "random" else self.kind
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """A model to survey: where its weights are and the names its results carry."""
 
@@ -109,6 +130,7 @@ class ModelRef:
     family: str
     name: str
     revision: str | None = None
+    control: Control | None = None
     package: PackagedFolder | None = None
     hub: bool = True
     architecture: str | None = None
@@ -303,6 +325,17 @@ class ModelSpectra:
     @property
     def model_id(self) -> str:
         return self.metadata["model_id"]
+
+    @property
+    def control(self) -> str:
+        """The label of the :class:`Control` whose spectra these are; "" for the model's own."""
+        return self.metadata.get("control", "")
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether these are the predecessor's numbers, by its formula."""
+        provenance = json.loads(self.metadata.get("provenance", "{}"))
+        return str(provenance.get("formula", "")) == PREDECESSOR_FORMULA
 
     @property
     def stacks(self) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from qk_taxonomy import __version__
+from qk_taxonomy.cli.boxplots import boxplots
+from qk_taxonomy.cli.cluster import cluster
 from qk_taxonomy.cli.download import download
 from qk_taxonomy.cli.families import families
-from qk_taxonomy.cli.figures import boxplots, cluster
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
 from qk_taxonomy.errors import CatalogError, QKTaxonomyError

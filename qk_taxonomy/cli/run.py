@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from qk_taxonomy.cli.boxplots import make_boxplots
+from qk_taxonomy.cli.cluster import make_class_figures
 from qk_taxonomy.cli.download import print_results, survey_with_bars
-from qk_taxonomy.cli.figures import make_boxplots, make_class_figures
 from qk_taxonomy.cli.options import family_option, survey_options
 from qk_taxonomy.errors import PartialFailureError
 

@@ -29,6 +29,21 @@ _STYLE: Any = {
 }
 
 
+_LABELS: dict[str, str] = {
+    "MIN": "MIN: smallest λ",
+    "MAX": "MAX: largest λ",
+    "MEAN": "MEAN: mean λ",
+    "STD": "STD: standard deviation of λ",
+    "SKEW": "SKEW: skewness of λ",
+    "KURTOSIS": "KURTOSIS: excess kurtosis of λ",
+    "effective_rank_sigma": "effective rank of σ",
+    "effective_rank_lambda": "effective rank of λ",
+    "r90": "r90: number of λ for 90 % of Σλ",
+    "near_zero_ratio": "share of λ below λ₁ / 1000",
+    "power_law_alpha": "power-law exponent α of λ",
+}
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw and save inside this context."""
@@ -42,3 +57,8 @@ def class_colours(n: int) -> list[RGB]:
     # Those that are easily told apart come first; pale ones, hard to see on white, last.
     order = [safe[i] for i in (0, 1, 2, 3, 4, 9, 7, 5, 8, 6)]
     return list(order[:n] if n <= len(order) else sns.husl_palette(n))
+
+
+def statistic_label(name: str) -> str:
+    """What an axis calls a statistic of λ."""
+    return _LABELS.get(name, name.replace("_", " ") + " of λ")

@@ -1,0 +1,45 @@
+"""``qk-taxonomy boxplots``: statistics by layer, from spectra files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qk_taxonomy.cli.figures import make_figures
+from qk_taxonomy.cli.options import (
+    data_root_option,
+    debug_option,
+    family_option,
+    one_circuit_options,
+)
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import Circuit, Convention
+
+
+def make_boxplots(families: tuple[str, ...], **options: Any) -> None:
+    from qk_taxonomy.outputs import generate_stat_boxplots
+
+    make_figures("box plots", generate_stat_boxplots, families, **options)
+
+
+@click.command(epilog="Example: qk-taxonomy boxplots --family minilm --skip MIN")
+@family_option("Only this family (repeatable); default: all that have spectra.")
+@data_root_option
+@click.option("--skip", multiple=True, metavar="STAT", help="Leave out a statistic (repeatable).")
+@one_circuit_options
+@debug_option
+def boxplots(
+    families: tuple[str, ...],
+    data_root: Path,
+    skip: tuple[str, ...],
+    circuit: Circuit,
+    convention: Convention,
+) -> None:
+    """Plot every statistic by layer and test its trend with depth.
+
+    Writes plots/<family>/<STAT>/<model>_<STAT>_box.png and plots/<family>/boxplots.csv.
+    """
+    make_boxplots(families, data_root=data_root, skip=skip, circuit=circuit, convention=convention)

@@ -1,0 +1,129 @@
+"""Box plots of statistics by layer, and the table of their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.errors import CatalogError
+from qk_taxonomy.figures.boxes import box_figure
+from qk_taxonomy.figures.style import house_style, statistic_label
+from qk_taxonomy.outputs.files import (
+    PLOT_FOLDER,
+    FigureProgress,
+    for_each_file,
+    load_stacks,
+    png_bytes,
+    stem_of,
+    title_of,
+    write_file,
+)
+from qk_taxonomy.records import Circuit, Convention, ModelSpectra
+from qk_taxonomy.statistics.moments import STATISTICS
+from qk_taxonomy.statistics.trends import Array, DepthTrend, depth_trend, mean_spline
+from qk_taxonomy.tables import csv_bytes
+
+
+def first_layer(n_layers: int) -> int:
+    """The first layer that box plots show: early layers dwarf the others in deep models.
+
+    Two are left out, five from 80 layers on (the sizes of Llama 70B and above), none in models so
+    shallow (fewer than 12) that little would remain.
+    """
+    if n_layers < 12:
+        return 0
+    return 5 if n_layers >= 80 else 2
+
+
+def generate_stat_boxplots(
+    data_root: str | Path = ".",
+    *,
+    skip: Iterable[str] | None = None,
+    family: str | None = None,
+    circuit: Circuit = "qk",
+    convention: Convention = "raw",
+    progress: FigureProgress | None = None,
+) -> list[Path]:
+    """Box plots by layer of every statistic of λ, with their tests; paths of the figures.
+
+    Writes ``<data_root>/plots/<family>/<STAT>/<model>_<STAT>_box.png`` for the six of ``Stats``
+    and every other statistic of the file, less those of ``skip``, and
+    ``<data_root>/plots/<family>/boxplots.csv`` with one row a model and statistic: BDS test of
+    the per-layer medians, and Spearman's correlation of the per-layer means with depth. Raises
+    SpectraFileError where there are no spectra, CatalogError for an unknown statistic, and
+    PartialFailureError, after all others are done, where models failed.
+    """
+    skipped = {name.casefold() for name in skip or ()}
+    unknown = skipped - {name.casefold() for name in STATISTICS}
+    if unknown:
+        raise CatalogError(
+            f"There is no statistic {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(STATISTICS)}."
+        )
+    rows: dict[Path, list[dict[str, object]]] = {}
+
+    def make(path: Path) -> Iterator[Path]:
+        for spectra in load_stacks(path, circuit, convention):
+            yield from plot(path, spectra)
+
+    def plot(path: Path, spectra: ModelSpectra) -> Iterator[Path]:
+        names = spectra.metadata["statistics"].split(",")
+        folder = Path(data_root) / PLOT_FOLDER / path.parent.name
+        layers = spectra.layers[first_layer(len(spectra.layers)) :]
+        for column, name in enumerate(names):
+            if name.casefold() in skipped:
+                continue
+            values = [layer.statistics[:, column].astype(np.float64) for layer in layers]
+            trend = depth_trend(values)
+            title = title_of(spectra, path, circuit, convention)
+            fig = _statistic_figure(name, [layer.layer for layer in layers], values, trend, title)
+            stem = stem_of(path.stem, circuit, convention, spectra.stacks[0])
+            file = f"{stem}_{name}_box.png"
+            yield write_file(folder / name / file, fig)
+            rows.setdefault(folder, []).append(
+                {
+                    "family": path.parent.name,
+                    "model": path.stem,
+                    "stack": spectra.stacks[0],
+                    "circuit": circuit,
+                    "convention": convention,
+                    "statistic": name,
+                    "n_layers": trend.n_layers,
+                    "n_heads": len(values[0]),
+                    "bds": trend.bds,
+                    "p_value": trend.bds_p_value,
+                    "spearman": trend.spearman,
+                    "spearman_p_value": trend.spearman_p_value,
+                    "note": trend.note,
+                }
+            )
+
+    try:
+        return for_each_file(find_spectra(data_root, family), make, progress)
+    finally:
+        for folder, table in rows.items():
+            label = stem_of("boxplots", circuit, convention)
+            write_file(folder / f"{label}.csv", csv_bytes(pd.DataFrame(table)))
+
+
+def _statistic_figure(
+    name: str, layers: list[int], values: list[Array], trend: DepthTrend, title: str
+) -> bytes:
+    """The PNG of one statistic's box plot, with smoothed means where there are any to smooth."""
+    means = np.array([v.mean() for v in values])
+    x = np.linspace(0, len(means) - 1, 500)
+    smooth = len(means) > 2 and bool(np.isfinite(means).all()) and bool(np.ptp(means) > 0)
+    with house_style():
+        fig = box_figure(
+            layers,
+            values,
+            (x, mean_spline(means, x)) if smooth else None,
+            trend,
+            title=title,
+            ylabel=statistic_label(name),
+        )
+        return png_bytes(fig)

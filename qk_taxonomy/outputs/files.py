@@ -1,0 +1,93 @@
+"""What all outputs share: names, titles, whole files, and going on where one model fails."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qk_taxonomy.cache import load_spectra, make_folder
+from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError, SpectraFileError
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, ModelSpectra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLASS_FOLDER = "ESDs"
+PLOT_FOLDER = "plots"
+
+#: Called after each figure with the model's number (from 1), the number of models, and the path.
+FigureProgress = Callable[[int, int, Path], None]
+
+
+def stem_of(name: str, circuit: Circuit, convention: Convention, stack: str = "") -> str:
+    """The stem of outputs: a name alone for the QK circuit as stored of a model of one stack."""
+    usual = (circuit, convention) == (CIRCUITS[0], CONVENTIONS[0])
+    parts = (name, stack, "" if usual else f"{circuit}.{convention}")
+    return ".".join(part for part in parts if part)
+
+
+def title_of(spectra: ModelSpectra, path: Path, circuit: Circuit, convention: Convention) -> str:
+    (stack,) = spectra.stacks
+    which = f"{path.stem}, {stack} stack" if stack else path.stem
+    return f"{which} ({spectra.family}), {circuit.upper()} circuit, {convention} weights"
+
+
+def write_file(path: Path, data: bytes) -> Path:
+    """Write a file beside its name, then rename it. Raises SpectraFileError."""
+    beside = make_folder(path.parent) / f".{path.name}.{os.getpid()}"
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as err:
+        raise SpectraFileError(f"{path} cannot be written: {err.strerror}.") from err
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def png_bytes(fig: Figure) -> bytes:
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def load_stacks(path: Path, circuit: Circuit, convention: Convention) -> list[ModelSpectra]:
+    """A file's spectra of one circuit and convention, stack by stack.
+
+    Raises SpectraFileError if there are none.
+    """
+    spectra = load_spectra(path)
+    stacks = [
+        replace(spectra, layers=layers)
+        for stack in spectra.stacks
+        if (layers := spectra.select(circuit, convention, stack))
+    ]
+    if not stacks:
+        raise SpectraFileError(
+            f"{path} has no {circuit} {convention} spectra; add them by giving the command that "
+            f"made it (`qk-taxonomy download ...`) --circuit {circuit} --convention {convention}."
+        )
+    return stacks
+
+
+def for_each_file(
+    paths: Sequence[Path], make: Callable[[Path], Iterator[Path]], progress: FigureProgress | None
+) -> list[Path]:
+    """Make the figures of every file; one that fails is reported when all others are done."""
+    figures: list[Path] = []
+    failures: dict[str, Exception] = {}
+    for index, path in enumerate(paths, start=1):
+        try:
+            for figure in make(path):
+                figures.append(figure)
+                if progress is not None:
+                    progress(index, len(paths), figure)
+        except QKTaxonomyError as err:
+            failures[f"{path.parent.name}/{path.stem}"] = err
+    if failures:
+        raise PartialFailureError(failures)
+    return figures
