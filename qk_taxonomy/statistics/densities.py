@@ -1,9 +1,10 @@
-"""Densities of normalised spectra: histograms, gamma fits and the distance between them."""
+"""Densities of normalised spectra: histograms, gamma fits and distances between them."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,26 +37,43 @@ def histogram_densities(normalised: ArrayLike, edges: Array) -> Array:
     return np.divide(counts, inside, out=np.zeros_like(counts), where=inside > 0)
 
 
-def jensen_shannon_divergence(p: ArrayLike, q: ArrayLike, eps: float = 0.0) -> float:
-    """Jensen–Shannon divergence of two histograms in nats, within [0, ln 2]. Lin (1991).
+def jensen_shannon_divergence(p: ArrayLike, q: ArrayLike, eps: float = 0.0) -> Any:
+    """Jensen–Shannon divergence along the last axis, in nats, within [0, ln 2]. Lin (1991).
 
-    p, q: (bins,), non-negative, each normalised to sum 1 after ``eps`` has been added to every
-    bin. nan where one sums to zero. Raises ShapeError.
+    p, q: (..., bins), non-negative, each normalised to sum 1 after ``eps`` has been added to every
+    bin. Two histograms (bins,) give a float. nan where one sums to zero. Raises ShapeError.
     """
     a, b = np.asarray(p, dtype=np.float64) + eps, np.asarray(q, dtype=np.float64) + eps
-    if a.shape != b.shape or a.ndim != 1:
-        raise ShapeError(f"Wanted two histograms of equal length, found {a.shape}, {b.shape}.")
-    if not (a.sum() > 0 and b.sum() > 0):
-        return float("nan")
-    a, b = a / a.sum(), b / b.sum()
+    if a.shape != b.shape or a.ndim < 1:
+        raise ShapeError(f"Wanted histograms of equal shape, found {a.shape}, {b.shape}.")
+    sums = [side.sum(-1, keepdims=True) for side in (a, b)]
+    a, b = (
+        np.divide(side, total, out=np.full_like(side, np.nan), where=total > 0)
+        for side, total in zip((a, b), sums, strict=True)
+    )
     middle = (a + b) / 2
-    return float(max(0.0, sum(_kl(side, middle) for side in (a, b)) / 2))
+    divergence = np.maximum((_kl(a, middle) + _kl(b, middle)) / 2, 0.0)
+    return float(divergence) if divergence.ndim == 0 else divergence
 
 
-def _kl(p: Array, q: Array) -> float:
-    """Σ p log(p/q) over the bins where p > 0; q > 0 there."""
+def _kl(p: Array, q: Array) -> Array:
+    """Σ p log(p/q) along the last axis, over the bins where p > 0; q > 0 there. nan where p is."""
     some = p > 0
-    return float((p[some] * np.log(p[some] / q[some])).sum())
+    ratio = np.divide(p, q, out=np.ones_like(p), where=some)
+    return np.where(np.isnan(p).any(-1), np.nan, (p * np.log(ratio)).sum(-1))
+
+
+def wasserstein_distance(x: ArrayLike, y: ArrayLike) -> Any:
+    """Wasserstein-1 distance of two spectra of equal size along the last axis, in their units.
+
+    x, y: (..., n) in any order; the mean of |x₍ₖ₎ − y₍ₖ₎| over order statistics, which is exact for
+    equal sizes. Two spectra (n,) give a float. Raises ShapeError. Vallender (1974).
+    """
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.shape != b.shape or a.ndim < 1:
+        raise ShapeError(f"Wanted spectra of equal shape, found {a.shape}, {b.shape}.")
+    distance = np.abs(np.sort(a, axis=-1) - np.sort(b, axis=-1)).mean(-1)
+    return float(distance) if distance.ndim == 0 else distance
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""Matched heads of two models of one shape: which spectra changed more than spectra just differ?
+
+Two distances of each head's density of λ over its mean, each against two nulls: how far two
+untrained heads of that shape are apart, and how far different heads of one layer of the control
+are apart. The second is the stricter for trained models, whose heads are of many kinds. It is taken
+from the control alone: what training made unusual must not count as usual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qk_taxonomy.errors import ShapeError
+from qk_taxonomy.statistics.densities import (
+    histogram_densities,
+    jensen_shannon_divergence,
+    mean_normalised,
+    pool_edges,
+    wasserstein_distance,
+)
+from qk_taxonomy.statistics.ranks import monte_carlo_p_values
+
+Array = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+#: Names of the distances, in the order of the columns of :class:`SpectralChanges`.
+DISTANCES = ("jensen_shannon", "wasserstein")
+
+# With more pairs of heads of the control the null's quantiles no longer move.
+_MOST_PAIRS = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralChanges:
+    """Distances of matched heads, columns as in :data:`DISTANCES`, and their p-values.
+
+    ``distances`` (heads, 2): Jensen–Shannon divergence of the histograms in nats, and Wasserstein-1
+    distance of the spectra in units of the mean λ. ``p_untrained``, ``p_within`` (heads, 2):
+    against pairs of untrained heads, and against pairs of heads within the control, one-sided; nan
+    where there are no such pairs. ``n_within``: pairs within the control.
+    """
+
+    distances: Array
+    p_untrained: Array
+    p_within: Array
+    n_within: int
+
+
+def _distances(x: Array, y: Array, edges: Array) -> Array:
+    """Both distances (pairs, 2) between normalised spectra (pairs, d_head)."""
+    histograms = histogram_densities(x, edges), histogram_densities(y, edges)
+    return np.stack([jensen_shannon_divergence(*histograms), wasserstein_distance(x, y)], axis=-1)
+
+
+def pairs_within(layers: Places, groups: Places) -> tuple[Places, Places]:
+    """Indices of pairs of heads of one layer that share no key-value head: (pairs,) twice.
+
+    Heads of a shared key are more alike than others. Where every layer has a single key-value
+    head, pairs are of heads at one place in neighbouring layers.
+    """
+    first: list[Places] = []
+    second: list[Places] = []
+    numbers = np.unique(layers)
+    for number in numbers:
+        heads = np.flatnonzero(layers == number)
+        a, b = np.triu_indices(len(heads), 1)
+        apart = groups[heads[a]] != groups[heads[b]]
+        first.append(heads[a[apart]])
+        second.append(heads[b[apart]])
+    if not sum(map(len, first)):
+        sizes = {int((layers == number).sum()) for number in numbers}
+        if len(numbers) > 1 and len(sizes) == 1:
+            by_layer = np.argsort(layers, kind="stable").reshape(len(numbers), -1)
+            return by_layer[:-1].ravel(), by_layer[1:].ravel()
+    return np.concatenate(first), np.concatenate(second)
+
+
+def spectral_changes(
+    treatment: Array,
+    control: Array,
+    layers: Places,
+    groups: Places,
+    untrained: Array | None,
+    *,
+    n_bins: int = 24,
+    seed: int = 0,
+) -> SpectralChanges:
+    """Distance of every head's spectrum between two models, tested against both nulls.
+
+    treatment, control: λ (heads, d_head) of matched heads; ``layers``, ``groups`` (heads,): their
+    layer and key-value group; untrained: λ (N, d_head) of independent untrained heads, taken two by
+    two, or None. Histograms have ``n_bins`` on [0, q], q the 0.96 quantile of both models' λ over
+    their head's mean. Raises ShapeError.
+    """
+    if treatment.shape != control.shape or treatment.ndim != 2 or len(layers) != len(treatment):
+        raise ShapeError(
+            f"Wanted λ (heads, d_head) of two models of one shape, found {treatment.shape} and "
+            f"{control.shape}."
+        )
+    x, y = mean_normalised(treatment), mean_normalised(control)
+    edges = pool_edges(np.concatenate([x, y]), n_bins)
+    if edges[-1] == 0:
+        raise ShapeError("Nearly all λ of both models are zero: there are no densities to compare.")
+    distances = _distances(x, y, edges)
+    first, second = pairs_within(layers, groups)
+    if len(first) > _MOST_PAIRS:
+        chosen = np.random.default_rng(seed).choice(len(first), _MOST_PAIRS, replace=False)
+        first, second = first[chosen], second[chosen]
+    within = _distances(y[first], y[second], edges)
+    pairs = None
+    if untrained is not None:
+        free = mean_normalised(untrained[: len(untrained) // 2 * 2])
+        pairs = _distances(free[::2], free[1::2], edges)
+    return SpectralChanges(
+        distances, _p_values(distances, pairs), _p_values(distances, within), len(within)
+    )
+
+
+def _p_values(observed: Array, null: Array | None) -> Array:
+    if null is None or not len(null):
+        return np.full_like(observed, np.nan)
+    columns = zip(observed.T, null.T, strict=True)
+    return np.stack([monte_carlo_p_values(o, n, "greater") for o, n in columns], axis=-1)
