@@ -1,9 +1,9 @@
 """Matched heads of two models of one shape: which spectra changed more than spectra just differ?
 
 Two distances of each head's density of λ over its mean, each against two nulls: how far two
-untrained heads of that shape are apart, and how far different heads of one layer of the control
-are apart. The second is the stricter for trained models, whose heads are of many kinds. It is taken
-from the control alone: what training made unusual must not count as usual.
+untrained heads of that shape are apart, and how far different heads of the control are apart. The
+second is the stricter for trained models, whose heads are of many kinds. It is taken from the
+control alone: what training made unusual must not count as usual.
 """
 
 from __future__ import annotations
@@ -55,27 +55,21 @@ def _distances(x: Array, y: Array, edges: Array) -> Array:
     return np.stack([jensen_shannon_divergence(*histograms), wasserstein_distance(x, y)], axis=-1)
 
 
-def pairs_within(layers: Places, groups: Places) -> tuple[Places, Places]:
-    """Indices of pairs of heads of one layer that share no key-value head: (pairs,) twice.
+def pairs_within(layers: Places, groups: Places, *, seed: int = 0) -> tuple[Places, Places]:
+    """Indices of pairs of heads of one model that share no key-value head: (pairs,) twice.
 
-    Heads of a shared key are more alike than others. Where every layer has a single key-value
-    head, pairs are of heads at one place in neighbouring layers.
+    All of them, or 10,000 at random. Heads of a shared key are more alike than others, and not what
+    matched heads of two models are to be compared with.
     """
-    first: list[Places] = []
-    second: list[Places] = []
-    numbers = np.unique(layers)
-    for number in numbers:
-        heads = np.flatnonzero(layers == number)
-        a, b = np.triu_indices(len(heads), 1)
-        apart = groups[heads[a]] != groups[heads[b]]
-        first.append(heads[a[apart]])
-        second.append(heads[b[apart]])
-    if not sum(map(len, first)):
-        sizes = {int((layers == number).sum()) for number in numbers}
-        if len(numbers) > 1 and len(sizes) == 1:
-            by_layer = np.argsort(layers, kind="stable").reshape(len(numbers), -1)
-            return by_layer[:-1].ravel(), by_layer[1:].ravel()
-    return np.concatenate(first), np.concatenate(second)
+    n = len(layers)
+    if n * (n - 1) // 2 <= _MOST_PAIRS:
+        first, second = np.triu_indices(n, 1)
+    else:
+        rng = np.random.default_rng(seed)
+        first, second = rng.integers(n, size=_MOST_PAIRS), rng.integers(n - 1, size=_MOST_PAIRS)
+        second = second + (second >= first)
+    apart = (layers[first] != layers[second]) | (groups[first] != groups[second])
+    return first[apart], second[apart]
 
 
 def spectral_changes(
@@ -105,10 +99,7 @@ def spectral_changes(
     if edges[-1] == 0:
         raise ShapeError("Nearly all λ of both models are zero: there are no densities to compare.")
     distances = _distances(x, y, edges)
-    first, second = pairs_within(layers, groups)
-    if len(first) > _MOST_PAIRS:
-        chosen = np.random.default_rng(seed).choice(len(first), _MOST_PAIRS, replace=False)
-        first, second = first[chosen], second[chosen]
+    first, second = pairs_within(layers, groups, seed=seed)
     within = _distances(y[first], y[second], edges)
     pairs = None
     if untrained is not None:
