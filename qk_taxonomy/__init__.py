@@ -28,6 +28,7 @@ _HOMES = {
     "circuit_eigenvalues": "circuits.spectra",
     "correlation_eigenvalues": "circuits.spectra",
     "load_spectra": "cache",
+    "import_predecessor": "predecessor",
     "open_checkpoint": "checkpoints",
     "head_table": "tables",
     "classify_heads": "taxonomy",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
     from qk_taxonomy.outputs import generate_cluster_figures as generate_cluster_figures
     from qk_taxonomy.outputs import generate_stat_boxplots as generate_stat_boxplots
+    from qk_taxonomy.predecessor import import_predecessor as import_predecessor
     from qk_taxonomy.records import Contrast as Contrast
     from qk_taxonomy.statistics.densities import (
         jensen_shannon_divergence as jensen_shannon_divergence,

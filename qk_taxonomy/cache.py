@@ -150,7 +150,9 @@ def load_spectra(path: str | Path) -> ModelSpectra:
                     f"{path} has format version {metadata['format_version']}, this program reads "
                     f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
-            return ModelSpectra(metadata, _layers(file, list(stack_table(metadata)), path))
+            spectra = ModelSpectra(metadata, _layers(file, list(stack_table(metadata)), path))
+            _ = spectra.is_imported  # reads the provenance, which is damaged where it cannot be
+            return spectra
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
         raise SpectraFileError(
             f"{path} is damaged ({err}). Make it again with `qk-taxonomy download --force`."
@@ -160,8 +162,9 @@ def load_spectra(path: str | Path) -> ModelSpectra:
 def stack_table(metadata: Mapping[str, str]) -> dict[str, dict[str, int]]:
     """Numbers of layers, heads and dimensions of each stack, by its name ("" where there is one).
 
-    ``n_layers`` counts the layers surveyed. A file that tells of no stacks has one. Raises
-    ValueError and the like where the table is not sound.
+    ``n_layers`` counts the layers surveyed; ``n_kv_heads`` and ``d_model`` are 0 where they are not
+    known, as in an imported file. A file that tells of no stacks has one. Raises ValueError and the
+    like where the table is not sound.
     """
     keys = ("n_layers", "n_heads", "n_kv_heads", "d_head", "d_model")
     own = {"": {key: metadata[key] for key in keys}}
@@ -218,8 +221,8 @@ def cache_state(
     """Whether a file has what is asked for: ``missing``, ``stale`` (damaged or of an older
     format), ``incomplete`` (lacks a circuit or convention) or ``whole``.
 
-    Raises SpectraFileError where it holds another model, or where ``revision`` or ``architecture``
-    are given and it holds another of them.
+    Raises SpectraFileError where it holds another model or imported spectra, or where ``revision``
+    or ``architecture`` are given and it holds another of them.
     """
     if not path.exists():
         return "missing"
@@ -227,6 +230,12 @@ def cache_state(
         spectra = load_spectra(path)
     except SpectraFileError:
         return "stale"
+    if spectra.is_imported:
+        raise SpectraFileError(
+            f"{path} holds imported spectra ({spectra.metadata['source']}), whose formula is not "
+            f"that of W_QK; a survey of {model_id} would take its place. Keep both with another "
+            "--family-name, or replace the file with --force."
+        )
     identity = {"model_id": model_id, "revision": revision, "architecture": architecture}
     for key, wanted in identity.items():
         found = spectra.metadata[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,49 +11,112 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, load_spectra, stack_table
-from qk_taxonomy.records import LayerSpectra, ModelSpectra
+from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.records import (
+    CIRCUITS,
+    CONVENTIONS,
+    Circuit,
+    Convention,
+    LayerSpectra,
+    ModelSpectra,
+)
+
+#: What a head is, in the order of a head table's first columns; its statistics follow.
+IDENTITY = (
+    *("family", "model", "model_id", "revision", "control", "formula"),
+    *("stack", "layer", "depth", "head", "kv_head", "circuit", "convention"),
+)
 
 
-def _layer_rows(spectra: ModelSpectra, layer: LayerSpectra, stem: str) -> pd.DataFrame:
-    heads = np.arange(len(layer.statistics))
-    stack = stack_table(spectra.metadata)[layer.stack]
-    group = stack["n_heads"] // stack["n_kv_heads"]
+def head_table(
+    data_root: str | Path = ".",
+    families: str | Iterable[str] | None = None,
+    *,
+    circuits: Iterable[Circuit] = CIRCUITS,
+    conventions: Iterable[Convention] = CONVENTIONS,
+) -> pd.DataFrame:
+    """All heads, of models and of their controls: one row a head, circuit and convention.
+
+    data_root: the folder that holds ``data/``; families: only these, by a name or alias; circuits,
+    conventions: only these. Columns :data:`IDENTITY`: ``model`` is the file's stem, ``revision``
+    the resolved commit; ``control`` "" for a model itself, else its control's label; ``formula``
+    "exact", or "predecessor" in imported files; ``stack`` "" in a model that has one; ``layer`` the
+    model's own number and ``depth`` its place among the stack's surveyed layers, from 0 to 1 (0
+    where there is one); ``kv_head`` (Int64) NA where the number of key-value heads is not known.
+    Then all statistics of λ, float32, in the file's order (``statistics.moments``); NaN where a
+    file of an older version lacks one. Raises SpectraFileError where there are no such spectra.
+    """
+    paths = find_spectra(data_root, families, controls=True)
+    pairs = {(circuit, convention) for circuit in circuits for convention in conventions}
+    tables = []
+    for path in paths:
+        spectra = load_spectra(path)
+        layers = [s for s in spectra.layers if (s.circuit, s.convention) in pairs]
+        if layers:
+            tables.append(_rows(spectra, layers, path.stem))
+    if not tables:
+        wanted = " or ".join(f"{circuit} {convention}" for circuit, convention in sorted(pairs))
+        raise SpectraFileError(
+            f"The spectra files under {data_root} have no {wanted or 'circuit that was asked for'}."
+            " Add it by giving the command that made them (`qk-taxonomy download ...`) --circuit "
+            "and --convention."
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: str) -> pd.DataFrame:
+    """The rows of some of a file's layers, in its order."""
+    stacks = stack_table(spectra.metadata)
+    depths = _depths(spectra.layers)
+    sizes = [len(layer.statistics) for layer in layers]
+    heads = np.concatenate([np.arange(size) for size in sizes])
+    n_heads, n_kv_heads = (
+        np.repeat([stacks[layer.stack][key] for layer in layers], sizes)
+        for key in ("n_heads", "n_kv_heads")
+    )
+    known = n_kv_heads > 0
+    groups = np.maximum(n_heads // np.where(known, n_kv_heads, 1), 1)
     identity = {
         "family": spectra.family,
         "model": stem,
         "model_id": spectra.model_id,
         "revision": spectra.metadata["revision"],
-        "stack": layer.stack,
-        "circuit": layer.circuit,
-        "convention": layer.convention,
-        "layer": layer.layer,
+        "control": spectra.control,
+        "formula": "predecessor" if spectra.is_imported else "exact",
+        "stack": np.repeat([layer.stack for layer in layers], sizes),
+        "layer": np.repeat([layer.layer for layer in layers], sizes),
+        "depth": np.repeat([np.float32(depths[layer.place]) for layer in layers], sizes),
         "head": heads,
-        "kv_head": heads // group,
+        "kv_head": pd.Series(heads // groups, dtype="Int64").where(known),
+        "circuit": np.repeat([layer.circuit for layer in layers], sizes),
+        "convention": np.repeat([layer.convention for layer in layers], sizes),
     }
+    statistics = np.concatenate([layer.statistics for layer in layers])
     names = spectra.metadata["statistics"].split(",")
-    return pd.DataFrame(identity).join(pd.DataFrame(layer.statistics, columns=names))
+    columns = pd.DataFrame(identity, columns=list(IDENTITY))
+    return columns.join(pd.DataFrame(statistics, columns=names))
 
 
-def head_table(
-    data_root: str | Path = ".", families: str | Iterable[str] | None = None
-) -> pd.DataFrame:
-    """One row a (family, model, revision, stack, circuit, convention, layer, head), all statistics.
-
-    data_root: the folder that holds ``data/``; families: only these, by a name or alias.
-    ``model`` is the file's stem, ``revision`` the resolved commit, ``stack`` "" in a model that has
-    one. Raises SpectraFileError where
-    there are no spectra.
-    """
-    tables: list[pd.DataFrame] = []
-    for path in find_spectra(data_root, families):
-        spectra = load_spectra(path)
-        tables.extend(_layer_rows(spectra, layer, path.stem) for layer in spectra.layers)
-    return pd.concat(tables, ignore_index=True)
+def _depths(layers: Iterable[LayerSpectra]) -> dict[tuple[str, int], float]:
+    """Each layer's place among those of its stack, from 0 for the first to 1 for the last."""
+    places = sorted({layer.place for layer in layers})
+    depths: dict[tuple[str, int], float] = {}
+    for _, group in itertools.groupby(places, key=lambda place: place[0]):
+        stack = list(group)
+        depths |= {place: i / max(len(stack) - 1, 1) for i, place in enumerate(stack)}
+    return depths
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
     """A CSV with numbers to 9 significant digits: the same table gives the same bytes."""
     return table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
+
+
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """A Parquet file, with the table's dtypes."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, engine="pyarrow", index=False)
+    return buffer.getvalue()
 
 
 def layer_summary(layers: Sequence[LayerSpectra], names: Sequence[str]) -> pd.DataFrame:

@@ -24,6 +24,7 @@ FLOORS = {
     "checkpoints": 2,
     "cache": 3,
     "survey": 4,
+    "predecessor": 4,
     "taxonomy": 4,
     "tables": 4,
     "figures": 6,

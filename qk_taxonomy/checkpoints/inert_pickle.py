@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import pickletools
 import struct
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -20,7 +19,8 @@ from qk_taxonomy.errors import CheckpointError
 # A tensor takes some 30: enough for 65,000 of them, and some seconds at most.
 _MOST_STEPS = 1 << 21
 
-_DICT = "collections OrderedDict"
+_ORDERED_DICT = "collections OrderedDict"
+_DEFAULT_DICT = "collections defaultdict"
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
@@ -43,12 +43,16 @@ class Name:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Call:
-    """A call that a pickle asks for and that was not made."""
+    """A call that a pickle asks for and that was not made.
+
+    ``state``: what would then be handed to the result's ``__setstate__``, if anything.
+    """
 
     function: str
     arguments: tuple[Any, ...]
+    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,21 @@ class Persistent:
 
 
 @dataclass(frozen=True)
+class PickleKind:
+    """What pickles of one kind may ask for beside plain values, and how their errors speak of it.
+
+    ``content``: what they hold; ``advice``: where to get that otherwise. ``names``: what they may
+    name (``module name``); ``stateful``: the calls among these whose result may be given a state.
+    """
+
+    content: str
+    advice: str
+    names: frozenset[str] = frozenset()
+    stateful: frozenset[str] = frozenset()
+    bytearrays: bool = False
+
+
+@dataclass(frozen=True)
 class Pickle:
     """What a pickle holds, and the ids of all objects that it keeps elsewhere, in order."""
 
@@ -66,14 +85,14 @@ class Pickle:
     persistent_ids: list[Any]
 
 
-def read_pickle(stream: io.BufferedIOBase, allowed: Collection[str], where: str) -> Pickle:
+def read_pickle(stream: io.BufferedIOBase, kind: PickleKind, where: str) -> Pickle:
     """The object of the pickle at the stream's position, which is left behind its last byte.
 
-    Scalars, strings, tuples, lists and dicts are themselves (an OrderedDict is a dict); anything
-    else is a Name, Call or Persistent. Raises CheckpointError where the pickle is damaged or names
-    what is not in ``allowed`` (``module name``).
+    Scalars, strings, tuples, lists and dicts are themselves (an OrderedDict or defaultdict is a
+    dict); anything else is a Name, Call or Persistent. Raises CheckpointError where the pickle is
+    damaged or asks for what its kind may not.
     """
-    machine = _Machine(allowed, where)
+    machine = _Machine(kind, where)
     try:
         for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             machine.work(1)
@@ -89,8 +108,8 @@ def read_pickle(stream: io.BufferedIOBase, allowed: Collection[str], where: str)
 class _Machine:
     """The stack machine that a pickle is a program of. Errors are those of broken programs."""
 
-    def __init__(self, allowed: Collection[str], where: str) -> None:
-        self.allowed = {_DICT, *allowed}
+    def __init__(self, kind: PickleKind, where: str) -> None:
+        self.kind = kind
         self.where = where
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
@@ -109,7 +128,7 @@ class _Machine:
         return self.stack[0]
 
     def step(self, opcode: str, argument: Any) -> None:
-        if opcode in _VALUES:
+        if opcode in _VALUES or (opcode == "BYTEARRAY8" and self.kind.bytearrays):
             self.stack.append(argument)
         elif opcode in _CONSTANTS:
             self.stack.append(_CONSTANTS[opcode])
@@ -160,17 +179,14 @@ class _Machine:
             case "REDUCE":
                 self.stack.append(self.call(*self.pop(2)))
             case "BUILD":
-                _, target = self.pop(1)[0], self.stack[-1]
-                if type(target) is not dict:  # a state_dict's _metadata, which nobody needs
-                    raise TypeError("it sets the state of what is no OrderedDict")
+                self.set_state(self.pop(1)[0])
             case "BINPERSID":
                 self.persistent_ids += self.pop(1)
                 self.stack.append(Persistent(self.persistent_ids[-1]))
             case _:
                 raise CheckpointError(
-                    f"{self.where} uses the pickle opcode {opcode}, which weights do not need; "
-                    "nothing of it was run. Look for a revision or repository with safetensors "
-                    "files."
+                    f"{self.where} uses the pickle opcode {opcode}, which {self.kind.content} do "
+                    f"not need; nothing of it was run. {self.kind.advice}."
                 )
 
     def pop(self, n: int) -> list[Any]:
@@ -202,23 +218,33 @@ class _Machine:
                 raise TypeError("a dict has keys that are no names")
             target[key] = value
 
+    def set_state(self, state: Any) -> None:
+        target = self.stack[-1]
+        if type(target) is Call and target.function in self.kind.stateful:
+            target.state = state
+        elif type(target) is not dict:  # a state_dict's _metadata, which nobody needs
+            raise TypeError("it sets the state of what has none")
+
     def name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             raise TypeError("a name is no text")
         name = f"{module} {name}"
-        if name not in self.allowed:
+        if name != _ORDERED_DICT and name not in self.kind.names:
             raise CheckpointError(
-                f"{self.where} asks to run {name.replace(' ', '.')[:120]}, which weights do not "
-                "need. It was not run, and nothing of the file was taken. Look for a revision or "
-                "repository with safetensors files; if you trust the file, convert it to "
-                "safetensors in a sandbox."
+                f"{self.where} asks to run {name.replace(' ', '.')[:120]}, which "
+                f"{self.kind.content} do not need. It was not run, and nothing of the file was "
+                f"taken. {self.kind.advice}; if you trust the file, convert it in a sandbox."
             )
         self.stack.append(Name(name))
 
     def call(self, function: Any, arguments: Any) -> Any:
         if type(function) is not Name or type(arguments) is not tuple:
             raise TypeError("it calls what is no function")
-        if function.name != _DICT:
+        if function.name == _DEFAULT_DICT:
+            if len(arguments) > 1 or not all(type(factory) is Name for factory in arguments):
+                raise TypeError("a defaultdict is made of more than what makes its values")
+            return {}
+        if function.name != _ORDERED_DICT:
             return Call(function.name, arguments)
         items: list[Any] = []
         for pair in arguments[0] if arguments else ():  # as Python 2 wrote them

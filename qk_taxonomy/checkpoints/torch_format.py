@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qk_taxonomy.checkpoints.inert_pickle import Call, Name, Persistent, read_pickle
+from qk_taxonomy.checkpoints.inert_pickle import Call, Name, Persistent, PickleKind, read_pickle
 from qk_taxonomy.checkpoints.range_file import RangeFile, ReadBytes
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
@@ -85,7 +85,12 @@ _TENSORS = frozenset(f"torch._utils _rebuild_tensor{version}" for version in (""
 _PARAMETERS = frozenset(f"torch._utils _rebuild_parameter{kind}" for kind in ("", "_with_state"))
 _SIZE = "torch Size"
 
-_ALLOWED = frozenset({*_STORAGE_DTYPES, *_TORCH_DTYPES, *_TENSORS, *_PARAMETERS, _SIZE})
+# What a pickle of plain values may name, and one of tensors.
+_PLAIN = PickleKind("weights", "Look for a revision or repository with safetensors files")
+_WEIGHTS = replace(
+    _PLAIN,
+    names=frozenset({*_STORAGE_DTYPES, *_TORCH_DTYPES, *_TENSORS, *_PARAMETERS, _SIZE}),
+)
 
 _BIG_ENDIAN = (
     "{} was written on a big-endian machine, which is not read. Load it with "
@@ -316,7 +321,7 @@ def _read_zip(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[s
         stream.seek(begin(name, size))
         return stream.read(size)
 
-    pickled = read_pickle(io.BytesIO(content(pickles[0])), _ALLOWED, where)
+    pickled = read_pickle(io.BytesIO(content(pickles[0])), _WEIGHTS, where)
     if f"{folder}byteorder" in records and content(f"{folder}byteorder") != b"little":
         raise CheckpointError(_BIG_ENDIAN.format(where))
     tensors = _state_dict(pickled.value, where)
@@ -355,16 +360,16 @@ def _record_data(info: zipfile.ZipInfo, following: int, stream: RangeFile, where
 
 def _read_legacy(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[str, int]]:
     """The tensors of a legacy file, and where all storages begin, by key."""
-    if read_pickle(stream, (), where).value != _MAGIC_NUMBER:
+    if read_pickle(stream, _PLAIN, where).value != _MAGIC_NUMBER:
         raise CheckpointError(f"{where} is a pickle that torch.save did not write; wanted weights.")
-    if read_pickle(stream, (), where).value != _PROTOCOL_VERSION:
+    if read_pickle(stream, _PLAIN, where).value != _PROTOCOL_VERSION:
         raise CheckpointError(f"{where} has a version of torch's legacy format that is not known.")
-    system = read_pickle(stream, (), where).value
+    system = read_pickle(stream, _PLAIN, where).value
     if type(system) is not dict or system.get("little_endian") is not True:
         raise CheckpointError(_BIG_ENDIAN.format(where))
-    pickled = read_pickle(stream, _ALLOWED, where)
+    pickled = read_pickle(stream, _WEIGHTS, where)
     tensors = _state_dict(pickled.value, where)
-    keys = read_pickle(stream, (), where).value
+    keys = read_pickle(stream, _PLAIN, where).value
     try:
         sizes = {place[2]: _whole_bytes(place) for place in pickled.persistent_ids}
         offsets, end = {}, stream.tell()

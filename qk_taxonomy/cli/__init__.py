@@ -13,7 +13,9 @@ from qk_taxonomy import __version__
 from qk_taxonomy.cli.boxplots import boxplots
 from qk_taxonomy.cli.cluster import cluster
 from qk_taxonomy.cli.download import download
+from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
+from qk_taxonomy.cli.import_ import import_
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
 from qk_taxonomy.errors import CatalogError, QKTaxonomyError
@@ -63,5 +65,5 @@ def main() -> None:
     """
 
 
-for command in (run, families, download, cluster, boxplots, show):
+for command in (run, families, download, cluster, boxplots, show, export, import_):
     main.add_command(command)

@@ -59,6 +59,17 @@ def data_root_option(command: Command) -> Command:
     )(command)
 
 
+def output_root_option(command: Command) -> Command:
+    return click.option(
+        "--output-root",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(),
+        show_default="working directory",
+        metavar="DIR",
+        help="Spectra go to DIR/data.",
+    )(command)
+
+
 def one_circuit_options(command: Command) -> Command:
     """Which circuit and convention to look at."""
     with_circuit = click.option(
@@ -94,14 +105,7 @@ def survey_options(command: Command) -> Command:
             show_default="both",
             help="raw: weights as stored; folded: with norm gains and attention scale.",
         ),
-        click.option(
-            "--output-root",
-            type=click.Path(file_okay=False, path_type=Path),
-            default=Path(),
-            show_default="working directory",
-            metavar="DIR",
-            help="Spectra go to DIR/data.",
-        ),
+        output_root_option,
         click.option(
             "--device",
             type=click.Choice(["auto", "cpu", "cuda"]),

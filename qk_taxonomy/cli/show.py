@@ -51,8 +51,11 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
     for name, g in stack_table(m).items():
         out.print(
             f"{name + ': ' if name else ''}{g['n_layers']} layers × {g['n_heads']} heads "
-            f"({g['n_kv_heads']} key-value), d_head {g['d_head']}, d_model {g['d_model']}"
+            f"({g['n_kv_heads'] or 'unknown'} key-value), d_head {g['d_head']}, "
+            f"d_model {g['d_model'] or 'unknown'}"
         )
+    if spectra.is_imported:
+        out.print("predecessor's formula, which is not that of W_QK")
     for note in json.loads(m.get("provenance", "{}")).get("notes", ()):
         out.print(f"Note: {note}.")
     pairs = sorted(contents(spectra))

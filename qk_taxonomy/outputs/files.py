@@ -33,7 +33,8 @@ def stem_of(name: str, circuit: Circuit, convention: Convention, stack: str = ""
 def title_of(spectra: ModelSpectra, path: Path, circuit: Circuit, convention: Convention) -> str:
     (stack,) = spectra.stacks
     which = f"{path.stem}, {stack} stack" if stack else path.stem
-    return f"{which} ({spectra.family}), {circuit.upper()} circuit, {convention} weights"
+    title = f"{which} ({spectra.family}), {circuit.upper()} circuit, {convention} weights"
+    return f"{title}, predecessor's formula" if spectra.is_imported else title
 
 
 def write_file(path: Path, data: bytes) -> Path:

@@ -1,0 +1,90 @@
+"""``qk-taxonomy export``: one table of all heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qk_taxonomy.cli.options import data_root_option, debug_option, family_option
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import Circuit, Convention
+
+_FORMATS = ("csv", "parquet")
+
+
+def _format_of(output: Path | None, chosen: str | None) -> str:
+    """The format that was chosen, else that of the file's ending; CSV for no file."""
+    if chosen is not None:
+        return chosen
+    if output is None or output == Path("-"):
+        return "csv"
+    ending = output.suffix.casefold().removeprefix(".")
+    if ending not in _FORMATS:
+        raise click.BadParameter(
+            f"{output} ends in neither .csv nor .parquet. Name it so, or choose a --format.",
+            param_hint="OUTPUT",
+        )
+    return ending
+
+
+@click.command(epilog="Example: qk-taxonomy export heads.parquet --family minilm")
+@click.argument(
+    "output", required=False, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+)
+@family_option("Only this family (repeatable); default: all that have spectra.")
+@data_root_option
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(_FORMATS),
+    show_default="as OUTPUT ends",
+    help="CSV, or Parquet with the dtypes of the columns.",
+)
+@click.option(
+    "--circuit",
+    "circuits",
+    type=click.Choice(CIRCUITS),
+    multiple=True,
+    default=CIRCUITS,
+    show_default="both",
+    help="Only this circuit.",
+)
+@click.option(
+    "--convention",
+    "conventions",
+    type=click.Choice(CONVENTIONS),
+    multiple=True,
+    default=CONVENTIONS,
+    show_default="both",
+    help="Only this convention.",
+)
+@debug_option
+def export(
+    output: Path | None,
+    families: tuple[str, ...],
+    data_root: Path,
+    file_format: str | None,
+    circuits: tuple[Circuit, ...],
+    conventions: tuple[Convention, ...],
+) -> None:
+    """Write one table of all heads: a row a head, circuit and convention, with all statistics.
+
+    OUTPUT is a file that ends in .csv or .parquet, or - for standard output; by default
+    plots/heads.csv beside data/.
+    """
+    chosen = _format_of(output, file_format)
+
+    from qk_taxonomy.outputs.files import PLOT_FOLDER, write_file
+    from qk_taxonomy.tables import csv_bytes, head_table, parquet_bytes
+
+    table = head_table(data_root, families or None, circuits=circuits, conventions=conventions)
+    content = parquet_bytes(table) if chosen == "parquet" else csv_bytes(table)
+    if output == Path("-"):
+        click.echo(content, nl=False)
+        return
+    path = write_file(output or data_root / PLOT_FOLDER / f"heads.{chosen}", content)
+    click.echo(f"{path}: {len(table)} rows")
