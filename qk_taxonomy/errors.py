@@ -45,6 +45,10 @@ class TaxonomyError(QKTaxonomyError, ValueError):
     """Heads cannot be sorted into the classes asked for."""
 
 
+class HypothesisError(QKTaxonomyError, ValueError):
+    """Heads cannot be tested or compared as asked."""
+
+
 class PartialFailureError(QKTaxonomyError):
     """Some models failed; the others are done and saved. ``failures`` maps model to error."""
 

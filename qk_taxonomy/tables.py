@@ -53,7 +53,7 @@ def head_table(
         spectra = load_spectra(path)
         layers = [s for s in spectra.layers if (s.circuit, s.convention) in pairs]
         if layers:
-            tables.append(_rows(spectra, layers, path.stem))
+            tables.append(spectra_rows(spectra, layers, path.stem))
     if not tables:
         wanted = " or ".join(f"{circuit} {convention}" for circuit, convention in sorted(pairs))
         raise SpectraFileError(
@@ -64,8 +64,8 @@ def head_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def _rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: str) -> pd.DataFrame:
-    """The rows of some of a file's layers, in its order."""
+def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: str) -> pd.DataFrame:
+    """The rows of :func:`head_table` for some of a file's layers, in their order."""
     stacks = stack_table(spectra.metadata)
     depths = _depths(spectra.layers)
     sizes = [len(layer.statistics) for layer in layers]

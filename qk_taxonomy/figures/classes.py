@@ -11,13 +11,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.style import RGB, class_colours
+from qk_taxonomy.figures.style import RGB, class_colours, layer_head_grid
 from qk_taxonomy.statistics.densities import gamma_density
 from qk_taxonomy.taxonomy import HeadClass, Taxonomy
 
 _PANEL_COLUMNS = 2
 _LEGEND_SIZE = 40.0
-_EMPTY: RGB = (0.93, 0.93, 0.93)
 
 
 def _draw_map(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
@@ -38,22 +37,11 @@ def _draw_map(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
 
 def _draw_grid(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
     layers, heads = taxonomy.layers, taxonomy.heads
-    grid = np.full((int(layers.max()) + 1, int(heads.max()) + 1), -1)
-    grid[layers, heads] = taxonomy.labels
-    ax.imshow(
-        grid.T,
-        cmap=ListedColormap([_EMPTY, *colours]),
-        vmin=-1.5,
-        vmax=len(colours) - 0.5,
-        aspect="auto",
-        interpolation="nearest",
-        origin="lower",
-    )
+    layer_head_grid(
+        ax, layers, heads, taxonomy.labels,
+        cmap=ListedColormap(colours), vmin=-0.5, vmax=len(colours) - 0.5,
+    )  # fmt: skip
     ax.set(xlabel="layer", ylabel="head", title="Where the classes live")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
-    for spine in ax.spines.values():
-        spine.set_visible(False)
 
 
 def _draw_class(ax: Axes, group: HeadClass, edges: np.ndarray, colour: RGB, share: float) -> None:

@@ -7,9 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 RGB = tuple[float, float, float]
+
+# What has no value.
+_EMPTY: RGB = (0.93, 0.93, 0.93)
 
 #: Dots per inch of PNG files.
 DPI = 150
@@ -62,3 +70,24 @@ def class_colours(n: int) -> list[RGB]:
 def statistic_label(name: str) -> str:
     """What an axis calls a statistic of λ."""
     return _LABELS.get(name, name.replace("_", " ") + " of λ")
+
+
+def layer_head_grid(
+    ax: Axes, layers: ArrayLike, heads: ArrayLike, values: ArrayLike, **image: Any
+) -> AxesImage:
+    """A map of one value a head, layers across and heads upwards; cells without a head are grey.
+
+    layers, heads, values: (n,). ``image``: colour map and limits, as of ``Axes.imshow``.
+    """
+    x, y = np.asarray(layers, dtype=np.int64), np.asarray(heads, dtype=np.int64)
+    grid = np.full((int(y.max()) + 1, int(x.max()) + 1), np.nan)
+    grid[y, x] = np.asarray(values)
+    ax.set_facecolor(_EMPTY)
+    drawn = ax.imshow(
+        np.ma.masked_invalid(grid), aspect="auto", interpolation="nearest", origin="lower", **image
+    )
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return drawn

@@ -74,8 +74,11 @@ def hodges_lehmann(differences: Array) -> tuple[float, float, float]:
     return float(np.median(walsh)), float(walsh[cut - 1]), float(walsh[-cut])
 
 
-def _wilcoxon(differences: Array) -> Finding:
-    """Wilcoxon's signed-rank test of the differences of independent units, zeros left out."""
+def signed_rank(differences: Array) -> Finding:
+    """Wilcoxon's signed-rank test of differences (n,) of independent units, zeros left out.
+
+    The effect is :func:`hodges_lehmann`'s. Refused below six units that differ. Wilcoxon (1945).
+    """
     from scipy.stats import wilcoxon
 
     n = len(differences)
@@ -109,7 +112,7 @@ def _exceeding(observed: Array, permuted: Array) -> Array:
     return np.asarray((1.0 + extreme) / (1.0 + len(permuted)))
 
 
-def _layer_interval(biserial: float, n: int) -> tuple[float, float]:
+def _fisher_interval(biserial: float, n: int) -> tuple[float, float]:
     """95 % interval of a rank-biserial correlation of n units, by Fisher's z. Kerby (2014)."""
     if n < 2:
         return float("nan"), float("nan")
@@ -118,15 +121,18 @@ def _layer_interval(biserial: float, n: int) -> tuple[float, float]:
     return float(np.tanh(z - 1.96 * error)), float(np.tanh(z + 1.96 * error))
 
 
-def _interval_over_layers(biserial: Array) -> tuple[float, float]:
-    """95 % interval of the mean over layers, by Student's t with the layer as unit."""
+def _overall_interval(biserial: Array, n: int) -> tuple[float, float]:
+    """95 % interval of the mean over layers: by Student's t with the layer as unit, or, where that
+    is narrower (layers that agree by chance), by Fisher's z with the ``n`` groups as units.
+    """
     from scipy.stats import t
 
-    n = len(biserial)
-    if n < 3:
-        return float("nan"), float("nan")
-    half = t.ppf(1 - _TAIL, n - 1) * biserial.std(ddof=1) / np.sqrt(n)
-    return max(-1.0, float(biserial.mean() - half)), min(1.0, float(biserial.mean() + half))
+    layers, mean = len(biserial), float(biserial.mean())
+    low, high = _fisher_interval(mean, n)
+    if layers < 3:
+        return low, high
+    half = float(t.ppf(1 - _TAIL, layers - 1) * biserial.std(ddof=1) / np.sqrt(layers))
+    return max(-1.0, min(low, mean - half)), min(1.0, max(high, mean + half))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +181,7 @@ def _wilcoxon_shifts(units: _Units) -> Iterator[Shift]:
     for layer in (None, *np.unique(units.layers).tolist()):
         means = units.means if layer is None else units.of_layer(layer)
         for column, values in enumerate(means.T):
-            yield Shift(column, layer, _wilcoxon(values[np.isfinite(values)]))
+            yield Shift(column, layer, signed_rank(values[np.isfinite(values)]))
 
 
 def _permutation_shifts(units: _Units, permutations: int, seed: int) -> Iterator[Shift]:
@@ -194,20 +200,21 @@ def _permutation_shifts(units: _Units, permutations: int, seed: int) -> Iterator
         counts = np.isfinite(means).sum(0)
         for column, effect in enumerate(biserial[row].tolist()):
             n = int(counts[column])
-            low, high = _layer_interval(effect, n)
+            low, high = _fisher_interval(effect, n)
             p = float(p_values[column]) if n else float("nan")
             yield Shift(column, layer, Finding(effect, low, high, p, n, FLIP_GROUPS))
     overall = biserial.mean(0)
     flips = rng.choice((-1.0, 1.0), (permutations, len(names)))
+    units_of = np.isfinite(units.means).sum(0)
     ways = (
-        (FLIP_GROUPS, by_groups, np.isfinite(units.means).sum(0)),
+        (FLIP_GROUPS, by_groups, units_of),
         (FLIP_LAYERS, flips @ biserial / len(names), np.full(len(overall), len(names))),
     )
     for method, permuted, counts in ways:
         p_values = _exceeding(overall, permuted)
         for column, effect in enumerate(overall.tolist()):
             n = int(counts[column])
-            low, high = _interval_over_layers(biserial[:, column])
+            low, high = _overall_interval(biserial[:, column], int(units_of[column]))
             finding = Finding(effect, low, high, float(p_values[column]), n, method, _few(n))
             yield Shift(column, None, finding)
 

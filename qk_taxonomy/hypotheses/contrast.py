@@ -1,0 +1,183 @@
+"""Contrasts: a model against what it was before some training, head by matched head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.errors import HypothesisError
+from qk_taxonomy.hypotheses.heads import Array, HeadSet, untrained_like
+from qk_taxonomy.hypotheses.table import as_rows, corrected, finding_rows, subject
+from qk_taxonomy.statistics.changes import DISTANCES, SpectralChanges, spectral_changes
+from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.statistics.shifts import FLIP_GROUPS, paired_shifts, signed_rank
+
+SHIFT, CHANGE, KIND = "contrast: shift", "contrast: changed head", "contrast: kind"
+
+#: Statistics in the units of the weights, whose shifts are of their logarithm (nats).
+LOG_STATISTICS = ("MIN", "MAX", "MEAN", "STD")
+
+PERMUTATIONS = 999
+
+_NULLS = {
+    "untrained": "against pairs of untrained heads of this shape",
+    "within": "against pairs of heads of the control",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastResult:
+    """One contrast: rows of shifts and of changed heads, and the heads in order of change.
+
+    ``heads``: one row a head, the most changed first: layer, head, both distances, their p-values
+    and q-values against both nulls.
+    """
+
+    name: str
+    kind: str
+    treatment: HeadSet
+    control: HeadSet
+    rows: pd.DataFrame
+    heads: pd.DataFrame
+
+
+def check_comparable(sides: Sequence[HeadSet], *, include_imported: bool = False) -> None:
+    """Raises HypothesisError where heads are of several circuits, conventions or formulas."""
+    for what, found in (
+        ("circuits", {side.circuit for side in sides}),
+        ("conventions", {side.convention for side in sides}),
+    ):
+        if len(found) > 1:
+            raise HypothesisError(
+                f"Heads of two {what} ({', '.join(sorted(found))}) are no one comparison: choose "
+                "one for all."
+            )
+    imported = [side.name for side in sides if side.spectra.is_imported]
+    if 0 < len(imported) < len(sides) and not include_imported:
+        raise HypothesisError(
+            f"{', '.join(imported)} holds the predecessor's numbers, which are not spectra of the "
+            "circuit; the others are. Survey all of them, or ask for it with --include-imported."
+        )
+
+
+def shape_difference(treatment: HeadSet, control: HeadSet) -> str:
+    """Why heads of two models cannot be matched by their place; "" where they can."""
+    if treatment.shape == control.shape:
+        return ""
+    return (
+        f"{treatment.name} has {treatment.described_shape}, {control.name} "
+        f"{control.described_shape}: no head has its match. Compare several models a side instead: "
+        "`qk-taxonomy test --treatment A --treatment B ... --control C --control D ...`"
+    )
+
+
+def matched_contrast(
+    name: str,
+    kind: str,
+    treatment: HeadSet,
+    control: HeadSet,
+    *,
+    twins: Iterable[HeadSet] = (),
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    include_imported: bool = False,
+) -> ContrastResult:
+    """Test matched heads of two models: shifts of every statistic, and every head's spectrum.
+
+    Shifts are treatment less control, of the logarithm for :data:`LOG_STATISTICS`. q-values of
+    heads are over the heads of this contrast, for each distance and null; shifts have none until
+    all contrasts are known. Raises HypothesisError where the sides cannot be compared or differ in
+    shape.
+    """
+    check_comparable((treatment, control), include_imported=include_imported)
+    differ = shape_difference(treatment, control)
+    if differ:
+        raise HypothesisError(f"{differ}.")
+    names = [n for n in treatment.statistics if n in control.statistics]
+    differences = _differences(treatment, names) - _differences(control, names)
+    shared = subject(treatment, SHIFT, against=f"{control.family}/{control.model}")
+    note = "" if treatment.groups_known else "key-value groups are not known: heads are the units"
+    shifts = finding_rows(
+        {**shared, "note": note},
+        (
+            ({"statistic": names[s.column], "layer": s.layer}, s.finding)
+            for s in paired_shifts(
+                differences, treatment.layer, treatment.groups, permutations=permutations, seed=seed
+            )
+        ),
+    )
+    untrained = untrained_like(treatment, twins).lam
+    changes = spectral_changes(
+        treatment.lam, control.lam, treatment.layer, treatment.groups, untrained, seed=seed
+    )
+    rows, heads = _change_rows(treatment, changes, {**shared, "hypothesis": CHANGE})
+    return ContrastResult(
+        name, kind, treatment, control, pd.concat([shifts, rows], ignore_index=True), heads
+    )
+
+
+def _differences(heads: HeadSet, names: Sequence[str]) -> Array:
+    """What shifts are differences of: (heads, statistics)."""
+    values = heads.statistics[list(names)].to_numpy(np.float64).copy()
+    logs = [column for column, name in enumerate(names) if name in LOG_STATISTICS]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values[:, logs] = np.log(values[:, logs])
+    return values
+
+
+def _change_rows(
+    heads: HeadSet, changes: SpectralChanges, shared: dict[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of changed heads; and the same a row a head, in order of Wasserstein distance."""
+    place = {"layer": heads.layer, "head": heads.table["head"].to_numpy()}
+    parts, wide = [], pd.DataFrame(place)
+    for column, distance in enumerate(DISTANCES):
+        wide[distance] = changes.distances[:, column]
+        for null, p_values in (("untrained", changes.p_untrained), ("within", changes.p_within)):
+            part = as_rows(
+                {
+                    **shared,
+                    **place,
+                    "statistic": distance,
+                    "effect": changes.distances[:, column],
+                    "p_value": p_values[:, column],
+                    "n": len(heads.lam),
+                    "method": f"{distance} distance of densities, {_NULLS[null]}",
+                }
+            )
+            part = corrected(part, ["method"])
+            parts.append(part)
+            wide[f"p_{distance}_{null}"] = part["p_value"]
+            wide[f"q_{distance}_{null}"] = part["q_value"]
+    order = ["wasserstein", "jensen_shannon"]
+    ranked = wide.sort_values(order, ascending=False, kind="stable", ignore_index=True)
+    return pd.concat(parts, ignore_index=True), ranked
+
+
+def kind_rows(results: Iterable[ContrastResult]) -> pd.DataFrame:
+    """Does a kind of training shift a statistic? The pair of models is the unit.
+
+    A pair counts with its rank-biserial correlation over all layers, which has no units. Refused
+    below six pairs. Rows are named by the kind.
+    """
+    rows = [
+        result.rows[(result.rows["method"] == FLIP_GROUPS) & result.rows["layer"].isna()].assign(
+            kind=result.kind
+        )
+        for result in results
+    ]
+    if not rows:
+        return finding_rows({}, ())
+    table = pd.concat(rows, ignore_index=True)
+    keys = ["kind", "stack", "circuit", "convention", "statistic"]
+    findings = []
+    for values, group in table.groupby(keys, sort=False):
+        kind, *rest = values
+        found = signed_rank(group["effect"].to_numpy(np.float64))
+        method = "Wilcoxon signed-rank over pairs of models; of their rank-biserial correlations"
+        own = {**dict(zip(keys[1:], rest, strict=True)), "model": f"all {kind} contrasts"}
+        findings.append((own, Finding(**{**vars(found), "method": method})))
+    return finding_rows({"hypothesis": KIND}, findings)

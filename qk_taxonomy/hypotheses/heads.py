@@ -1,0 +1,169 @@
+"""The heads that hypotheses are about: one stack of one surveyed model, in one convention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from qk_taxonomy.architectures import architecture_table
+from qk_taxonomy.cache import load_spectra, stack_table
+from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelSpectra
+from qk_taxonomy.tables import spectra_rows
+from qk_taxonomy.untrained import untrained_heads
+
+Array = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadSet:
+    """All heads of one stack of one model, of one circuit in one convention.
+
+    ``spectra``: the file they come from; ``layers``: theirs, in order; ``family``, ``model``: the
+    names of its folder and its stem.
+    """
+
+    family: str
+    model: str
+    stack: str
+    circuit: Circuit
+    convention: Convention
+    spectra: ModelSpectra
+    layers: tuple[LayerSpectra, ...]
+
+    @property
+    def name(self) -> str:
+        """Family, model and stack, as a reader tells it from others."""
+        return "/".join(part for part in (self.family, self.model, self.stack) if part)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows of ``head_table`` for these heads, layer by layer."""
+        return spectra_rows(self.spectra, self.layers, self.model)
+
+    @cached_property
+    def lam(self) -> Array:
+        """λ = σ² of every head, in the table's order: (heads, d_head), descending."""
+        sigma = np.concatenate([layer.singular_values for layer in self.layers])
+        return np.square(sigma.astype(np.float64))
+
+    @cached_property
+    def statistics(self) -> pd.DataFrame:
+        """Every statistic of every head, float64, in the file's order."""
+        names = self.spectra.metadata["statistics"].split(",")
+        return self.table[names].astype(np.float64)
+
+    @property
+    def layer(self) -> Places:
+        return self.table["layer"].to_numpy(np.int64)
+
+    @property
+    def depth(self) -> Array:
+        return self.table["depth"].to_numpy(np.float64)
+
+    @property
+    def groups(self) -> Places:
+        """Key-value head of each head; the head itself where the grouping is not known."""
+        return self.table["kv_head"].fillna(self.table["head"]).to_numpy(np.int64)
+
+    @property
+    def groups_known(self) -> bool:
+        return not self.table["kv_head"].isna().any()
+
+    @property
+    def geometry(self) -> dict[str, int]:
+        return stack_table(self.spectra.metadata)[self.stack]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What matched models share: layers' numbers and heads, and d_head."""
+        sizes = (len(layer.singular_values) for layer in self.layers)
+        numbers = (layer.layer for layer in self.layers)
+        return (*numbers, *sizes, self.lam.shape[1])
+
+    @property
+    def described_shape(self) -> str:
+        n_heads = len(self.lam) // len(self.layers)
+        return f"{len(self.layers)} layers × {n_heads} heads of d_head {self.lam.shape[1]}"
+
+
+def load_heads(
+    paths: Iterable[Path], circuit: Circuit, convention: Convention
+) -> tuple[list[HeadSet], list[Path]]:
+    """The heads of spectra files, a set a stack; and the files that have none of this kind."""
+    found: list[HeadSet] = []
+    without: list[Path] = []
+    for path in paths:
+        spectra = load_spectra(path)
+        own = [
+            HeadSet(
+                family=path.parent.name,
+                model=path.stem,
+                stack=stack,
+                circuit=circuit,
+                convention=convention,
+                spectra=spectra,
+                layers=layers,
+            )
+            for stack in spectra.stacks
+            if (layers := spectra.select(circuit, convention, stack))
+        ]
+        found += own
+        if not own:
+            without.append(path)
+    return found, without
+
+
+@dataclass(frozen=True, eq=False)
+class Untrained:
+    """λ of untrained heads of one shape (N, d_head), or None and the ``reason`` there are none."""
+
+    lam: Array | None
+    reason: str = ""
+
+
+def untrained_like(heads: HeadSet, twins: Iterable[HeadSet] = ()) -> Untrained:
+    """Untrained heads of a model's shape: by Monte Carlo, or those of its random twin.
+
+    The twin is taken where untrained heads are no product of two Gaussian matrices: in latent
+    attention, whose keys are products themselves, and where a norm centres queries or keys.
+    ``twins``: heads of controls, of any models.
+    """
+    d_model = heads.geometry["d_model"]
+    if not d_model:
+        return Untrained(None, "d_model is not known; import the file with --d-model")
+    if not _needs_twin(heads):
+        return Untrained(untrained_heads(heads.lam.shape[1], d_model))
+    own = [twin.lam for twin in twins if _is_random_twin(twin, heads)]
+    if own:
+        return Untrained(np.concatenate(own))
+    return Untrained(
+        None,
+        "untrained heads of this architecture have no law of their shape alone; "
+        "`qk-taxonomy download --control random` surveys some",
+    )
+
+
+def _needs_twin(heads: HeadSet) -> bool:
+    """Whether untrained heads are other than products of two Gaussian matrices."""
+    row = architecture_table().rows.get(heads.spectra.metadata["architecture"])
+    stacks = [stack.table for stack in row.stacks] if row else []
+    latent = any(stack.get("packing") == "latent" for stack in stacks)
+    norms = [stack.get(norm, {}) for stack in stacks for norm in ("q_norm", "k_norm")]
+    centred = any(norm.get("kind") == "layer" for norm in norms)
+    return latent or (centred and heads.circuit == "qk" and heads.convention == "folded")
+
+
+def _is_random_twin(twin: HeadSet, heads: HeadSet) -> bool:
+    return (
+        twin.spectra.control.startswith("random")
+        and twin.spectra.model_id == heads.spectra.model_id
+        and twin.shape == heads.shape
+        and twin.stack == heads.stack
+    )
