@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -50,4 +51,5 @@ def _keep(file: Path, lam: NDArray[np.float32]) -> None:
         np.save(beside, lam, allow_pickle=False)
         beside.replace(file)
     except OSError:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()

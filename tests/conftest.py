@@ -45,9 +45,16 @@ def pytest_terminal_summary(
     )
 
 
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests keep their untrained heads, so that a shape is drawn once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's catalogue, token or hub cache, nor leaves files where it was run."""
+def _isolated(tmp_path: Path, session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's catalogue, token or caches, nor leaves files where it was run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(session_cache))
     for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

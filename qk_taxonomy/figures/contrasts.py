@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.style import layer_head_grid, statistic_label
-from qk_taxonomy.hypotheses.contrast import SHIFT, ContrastResult
+from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, SHIFT, ContrastResult
+from qk_taxonomy.statistics.changes import DISTANCES
 from qk_taxonomy.statistics.shifts import FLIP_GROUPS
 
 _LEVEL = 0.05
@@ -33,48 +34,52 @@ def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
     ax.set_title("Shift of each statistic, treatment less control")
 
 
-def _draw_volcano(ax: Axes, heads: pd.DataFrame) -> None:
-    """Each head's Wasserstein distance against its p-value within the control."""
-    p_values = heads["p_wasserstein_untrained"].fillna(1.0)
-    rejected = (heads["q_wasserstein_untrained"] <= _LEVEL).to_numpy()
+def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
+    """Each head's Wasserstein distance over the shift of its rank, with what either null allows."""
+    heads, column = result.heads, DISTANCES.index("wasserstein")
+    beyond = (heads["q_wasserstein_untrained"] <= _LEVEL).to_numpy()
     strict = (heads["q_wasserstein_within"] <= _LEVEL).to_numpy()
-    distance = heads["wasserstein"].to_numpy()
-    height = -np.log10(heads["p_wasserstein_within"].fillna(1.0).to_numpy())
     groups = (
-        (~rejected & ~strict, _KEPT, "o", "within what untrained heads differ by"),
-        (rejected & ~strict, _REJECTED, "o", "beyond pairs of untrained heads"),
-        (strict, "black", "D", "beyond pairs of the control's heads too"),
+        (~beyond & ~strict, _KEPT, "o", "neither"),
+        (beyond & ~strict, _REJECTED, "o", "pairs of untrained heads"),
+        (strict, "black", "D", "pairs of the control's heads"),
     )
     for chosen, colour, marker, label in groups:
         if chosen.any():
-            n = int(chosen.sum())
             ax.scatter(
-                distance[chosen], height[chosen], s=14, color=colour, marker=marker,
-                label=f"{label} ({n})", linewidth=0,
+                heads[RANK_SHIFT][chosen], heads["wasserstein"][chosen], s=16, color=colour,
+                marker=marker, linewidth=0, label=f"{label} ({int(chosen.sum())})",
             )  # fmt: skip
-    for row in heads.head(_NAMED).itertuples():
-        at = (row.wasserstein, -np.log10(row.p_wasserstein_within))
+    usual = (
+        (result.changes.usual_untrained[column], ":", "untrained heads"),
+        (result.changes.usual_within[column], "--", "the control's heads"),
+    )
+    for height, style, label in usual:
+        if np.isfinite(height):
+            ax.axhline(height, color="0.4", ls=style, lw=0.9, label=f"0.95 quantile, {label}")
+    for row in heads.head(_NAMED).to_dict("records"):
         ax.annotate(
-            f"{row.layer}.{row.head}", at, xytext=(3, 3), textcoords="offset points", fontsize=7
-        )
-    if p_values.eq(1.0).all() and not rejected.any():
-        ax.set_title("Each head's spectrum (no untrained heads to compare with)")
-    else:
-        ax.set_title("Each head's spectrum (the most changed as layer.head)")
-    ax.set_xlabel("Wasserstein distance of λ / mean λ")
-    ax.set_ylabel("−log₁₀ p, pairs of the control's heads")
-    ax.legend(frameon=False, loc="best", title=f"q ≤ {_LEVEL}")
+            f"{row['layer']}.{row['head']}", (row[RANK_SHIFT], row["wasserstein"]),
+            xytext=(4, 2), textcoords="offset points", fontsize=7,
+        )  # fmt: skip
+    if (heads["wasserstein"] > 0).any():
+        ax.set_yscale("log")
+    ax.set_title("Each head's spectrum (the most changed as layer.head)")
+    ax.set_xlabel("shift of the effective rank of λ, treatment less control")
+    ax.set_ylabel("Wasserstein distance of λ / mean λ")
+    title = f"changed more (q ≤ {_LEVEL}) than"
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, title=title)
 
 
 def contrast_figure(result: ContrastResult, title: str) -> Figure:
     """Forest plot of shifts, volcano plot of heads, and layer × head map of the distances."""
-    fig = Figure(figsize=(14.5, 4.8), layout="constrained")
+    fig = Figure(figsize=(15.0, 5.4), layout="constrained")
     fig.suptitle(title)
     forest, volcano, grid = fig.subplots(1, 3, width_ratios=[1.0, 1.0, 1.0])
     rows = result.rows
     overall = (rows["hypothesis"] == SHIFT) & (rows["method"] == FLIP_GROUPS) & rows["layer"].isna()
     _draw_forest(forest, rows[overall])
-    _draw_volcano(volcano, result.heads)
+    _draw_volcano(volcano, result)
     table = result.heads
     image = layer_head_grid(
         grid, table["layer"], table["head"], table["wasserstein"], cmap="magma_r", vmin=0.0

@@ -13,6 +13,7 @@ from qk_taxonomy.hypotheses.heads import Array, HeadSet, untrained_like
 from qk_taxonomy.hypotheses.table import as_rows, corrected, finding_rows, subject
 from qk_taxonomy.statistics.changes import DISTANCES, SpectralChanges, spectral_changes
 from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.statistics.moments import effective_rank_lambda
 from qk_taxonomy.statistics.shifts import FLIP_GROUPS, paired_shifts, signed_rank
 
 SHIFT, CHANGE, KIND = "contrast: shift", "contrast: changed head", "contrast: kind"
@@ -21,6 +22,9 @@ SHIFT, CHANGE, KIND = "contrast: shift", "contrast: changed head", "contrast: ki
 LOG_STATISTICS = ("MIN", "MAX", "MEAN", "STD")
 
 PERMUTATIONS = 999
+
+#: The column of a head table of a contrast that tells in which direction a spectrum changed.
+RANK_SHIFT = "effective_rank_shift"
 
 _NULLS = {
     "untrained": "against pairs of untrained heads of this shape",
@@ -33,7 +37,8 @@ class ContrastResult:
     """One contrast: rows of shifts and of changed heads, and the heads in order of change.
 
     ``heads``: one row a head, the most changed first: layer, head, both distances, their p-values
-    and q-values against both nulls.
+    and q-values against both nulls, and the shift of the effective rank of λ. ``changes``: the
+    distances as computed.
     """
 
     name: str
@@ -42,6 +47,7 @@ class ContrastResult:
     control: HeadSet
     rows: pd.DataFrame
     heads: pd.DataFrame
+    changes: SpectralChanges
 
 
 def check_comparable(sides: Sequence[HeadSet], *, include_imported: bool = False) -> None:
@@ -114,8 +120,17 @@ def matched_contrast(
         treatment.lam, control.lam, treatment.layer, treatment.groups, untrained, seed=seed
     )
     rows, heads = _change_rows(treatment, changes, {**shared, "hypothesis": CHANGE})
+    heads[RANK_SHIFT] = effective_rank_lambda(treatment.lam) - effective_rank_lambda(control.lam)
     return ContrastResult(
-        name, kind, treatment, control, pd.concat([shifts, rows], ignore_index=True), heads
+        name=name,
+        kind=kind,
+        treatment=treatment,
+        control=control,
+        rows=pd.concat([shifts, rows], ignore_index=True),
+        heads=heads.sort_values(
+            ["wasserstein", "jensen_shannon"], ascending=False, kind="stable", ignore_index=True
+        ),
+        changes=changes,
     )
 
 
@@ -131,7 +146,7 @@ def _differences(heads: HeadSet, names: Sequence[str]) -> Array:
 def _change_rows(
     heads: HeadSet, changes: SpectralChanges, shared: dict[str, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of changed heads; and the same a row a head, in order of Wasserstein distance."""
+    """Rows of changed heads, and the same numbers with one row a head."""
     place = {"layer": heads.layer, "head": heads.table["head"].to_numpy()}
     parts, wide = [], pd.DataFrame(place)
     for column, distance in enumerate(DISTANCES):
@@ -152,9 +167,7 @@ def _change_rows(
             parts.append(part)
             wide[f"p_{distance}_{null}"] = part["p_value"]
             wide[f"q_{distance}_{null}"] = part["q_value"]
-    order = ["wasserstein", "jensen_shannon"]
-    ranked = wide.sort_values(order, ascending=False, kind="stable", ignore_index=True)
-    return pd.concat(parts, ignore_index=True), ranked
+    return pd.concat(parts, ignore_index=True), wide
 
 
 def kind_rows(results: Iterable[ContrastResult]) -> pd.DataFrame:

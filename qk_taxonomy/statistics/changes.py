@@ -40,13 +40,15 @@ class SpectralChanges:
     ``distances`` (heads, 2): Jensen–Shannon divergence of the histograms in nats, and Wasserstein-1
     distance of the spectra in units of the mean λ. ``p_untrained``, ``p_within`` (heads, 2):
     against pairs of untrained heads, and against pairs of heads within the control, one-sided; nan
-    where there are no such pairs. ``n_within``: pairs within the control.
+    where there are no such pairs. ``usual_untrained``, ``usual_within`` (2,): distances that one
+    pair in twenty of either null exceeds.
     """
 
     distances: Array
     p_untrained: Array
     p_within: Array
-    n_within: int
+    usual_untrained: Array
+    usual_within: Array
 
 
 def _distances(x: Array, y: Array, edges: Array) -> Array:
@@ -100,18 +102,20 @@ def spectral_changes(
         raise ShapeError("Nearly all λ of both models are zero: there are no densities to compare.")
     distances = _distances(x, y, edges)
     first, second = pairs_within(layers, groups, seed=seed)
-    within = _distances(y[first], y[second], edges)
+    within = _distances(y[first], y[second], edges) if len(first) else None
     pairs = None
     if untrained is not None:
         free = mean_normalised(untrained[: len(untrained) // 2 * 2])
         pairs = _distances(free[::2], free[1::2], edges)
-    return SpectralChanges(
-        distances, _p_values(distances, pairs), _p_values(distances, within), len(within)
-    )
+    p_untrained, usual_untrained = _against(distances, pairs)
+    p_within, usual_within = _against(distances, within)
+    return SpectralChanges(distances, p_untrained, p_within, usual_untrained, usual_within)
 
 
-def _p_values(observed: Array, null: Array | None) -> Array:
-    if null is None or not len(null):
-        return np.full_like(observed, np.nan)
+def _against(observed: Array, null: Array | None) -> tuple[Array, Array]:
+    """p-values (heads, 2) of distances against a null (pairs, 2), and its 0.95 quantiles (2,)."""
+    if null is None:
+        return np.full_like(observed, np.nan), np.full(observed.shape[1], np.nan)
     columns = zip(observed.T, null.T, strict=True)
-    return np.stack([monte_carlo_p_values(o, n, "greater") for o, n in columns], axis=-1)
+    p_values = [monte_carlo_p_values(o, n, "greater") for o, n in columns]
+    return np.stack(p_values, axis=-1), np.quantile(null, 0.95, axis=0)

@@ -113,12 +113,18 @@ def _exceeding(observed: Array, permuted: Array) -> Array:
 
 
 def _fisher_interval(biserial: float, n: int) -> tuple[float, float]:
-    """95 % interval of a rank-biserial correlation of n units, by Fisher's z. Kerby (2014)."""
+    """95 % interval of a rank-biserial correlation of n units, by Fisher's z. Kerby (2014).
+
+    Units that all agree are taken as if the smallest difference lay half the other way, so that
+    the interval keeps a width.
+    """
     if n < 2:
         return float("nan"), float("nan")
+    furthest = 1 - 2 / (n * (n + 1))
     error = np.sqrt((2 * n**3 + 3 * n**2 + n) / 6) / ((n**2 + n) / 2)
-    z = np.arctanh(np.clip(biserial, -1 + 1e-12, 1 - 1e-12))
-    return float(np.tanh(z - 1.96 * error)), float(np.tanh(z + 1.96 * error))
+    z = np.arctanh(np.clip(biserial, -furthest, furthest))
+    low, high = np.tanh(z - 1.96 * error), np.tanh(z + 1.96 * error)
+    return float(min(low, biserial)), float(max(high, biserial))
 
 
 def _overall_interval(biserial: Array, n: int) -> tuple[float, float]:
@@ -205,18 +211,20 @@ def _permutation_shifts(units: _Units, permutations: int, seed: int) -> Iterator
             yield Shift(column, layer, Finding(effect, low, high, p, n, FLIP_GROUPS))
     overall = biserial.mean(0)
     flips = rng.choice((-1.0, 1.0), (permutations, len(names)))
-    units_of = np.isfinite(units.means).sum(0)
+    exists = np.isfinite(units.means)
+    units_of = exists.sum(0)
+    layers_of = sum(exists[units.layers == layer].any(0).astype(int) for layer in names)
     ways = (
         (FLIP_GROUPS, by_groups, units_of),
-        (FLIP_LAYERS, flips @ biserial / len(names), np.full(len(overall), len(names))),
+        (FLIP_LAYERS, flips @ biserial / len(names), layers_of),
     )
     for method, permuted, counts in ways:
         p_values = _exceeding(overall, permuted)
         for column, effect in enumerate(overall.tolist()):
             n = int(counts[column])
             low, high = _overall_interval(biserial[:, column], int(units_of[column]))
-            finding = Finding(effect, low, high, float(p_values[column]), n, method, _few(n))
-            yield Shift(column, None, finding)
+            p = float(p_values[column]) if n else float("nan")
+            yield Shift(column, None, Finding(effect, low, high, p, n, method, _few(n)))
 
 
 def _few(n: int) -> str:

@@ -1,0 +1,92 @@
+"""Which surveyed models are to be compared: the catalogue's contrasts, twins, and those named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qk_taxonomy.errors import HypothesisError
+from qk_taxonomy.hypotheses.heads import HeadSet
+from qk_taxonomy.records import Contrast
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two stacks to compare, under the ``name`` and ``kind`` of their contrast."""
+
+    name: str
+    kind: str
+    treatment: HeadSet
+    control: HeadSet
+
+
+def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
+    """The stacks of the one surveyed model that ``ref`` names.
+
+    ``ref``: a spectra file, its stem, ``family/stem`` or the model's id. Raises HypothesisError
+    where no surveyed model or more than one answers to it.
+    """
+    wanted = str(Path(ref).with_suffix("")) if ref.endswith(".safetensors") else ref
+    stem = wanted.rpartition("/")[2]
+    found = [s for s in sets if wanted in (s.model, f"{s.family}/{s.model}")]
+    found = found or [s for s in sets if s.spectra.model_id == ref and not s.spectra.control]
+    if not found and ref.endswith(".safetensors"):
+        found = [s for s in sets if wanted.endswith(f"{s.family}/{s.model}")]
+    files = sorted({f"{s.family}/{s.model}" for s in found})
+    if len(files) == 1:
+        return found
+    if files:
+        raise HypothesisError(
+            f"{ref!r} could be any of {', '.join(files)}; name one of them so, with its family."
+        )
+    near = sorted({f"{s.family}/{s.model}" for s in sets if stem.casefold() in s.model.casefold()})
+    known = near or sorted({f"{s.family}/{s.model}" for s in sets})
+    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    raise HypothesisError(
+        f"No surveyed model is called {ref!r} (with spectra of this circuit and convention). "
+        f"{'Like it are' if near else 'There are'} {shown}. `qk-taxonomy download` surveys others."
+    )
+
+
+def stack_pairs(
+    name: str, kind: str, treatment: Iterable[HeadSet], control: Iterable[HeadSet]
+) -> list[Pair]:
+    """The stacks that two models share, each with its counterpart."""
+    others = {heads.stack: heads for heads in control}
+    return [Pair(name, kind, t, others[t.stack]) for t in treatment if t.stack in others]
+
+
+def catalogued_pairs(contrasts: Iterable[Contrast], sets: Sequence[HeadSet]) -> list[Pair]:
+    """The contrasts of the catalogue that have both sides surveyed, by one formula."""
+    pairs = []
+    for contrast in contrasts:
+        for imported in (False, True):
+            sides = [
+                [s for s in sets if _is_model(s, side) and s.spectra.is_imported == imported]
+                for side in (contrast.treatment, contrast.control)
+            ]
+            pairs += stack_pairs(contrast.name, contrast.kind, *sides)
+    return pairs
+
+
+def _is_model(heads: HeadSet, model_id: str) -> bool:
+    """Whether these are a model's heads, of the revision that nobody had to name."""
+    own = not heads.spectra.control and "@" not in heads.model
+    return own and heads.spectra.model_id == model_id
+
+
+def twin_pairs(sets: Sequence[HeadSet]) -> list[Pair]:
+    """Every model against its own random twins."""
+    pairs = []
+    for twin in sets:
+        if not twin.spectra.control.startswith("random"):
+            continue
+        own = [s for s in sets if s.stack == twin.stack and f"{s.model}~" == _before(twin.model)]
+        own = [s for s in own if s.family == twin.family and not s.spectra.control]
+        pairs += stack_pairs(twin.model.replace("~", "-against-"), "random twin", own, [twin])
+    return pairs
+
+
+def _before(model: str) -> str:
+    return model[: model.rindex("~") + 1]
