@@ -1,0 +1,26 @@
+"""The record every hypothesis test returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+nan = float("nan")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One test: ``effect`` with its 95 % interval [``low``, ``high``], ``p_value``, ``n`` units.
+
+    ``effect``: size of the difference, in the unit that ``method`` names. ``n``: number of units
+    of replication (models, unless ``method`` says otherwise). ``method``: test and effect by name.
+    ``note``: why a number is missing, or what limits it; empty where there is nothing to say.
+    Floats are nan where they are not defined; a test that is refused has p_value nan and a note.
+    """
+
+    effect: float = nan
+    low: float = nan
+    high: float = nan
+    p_value: float = nan
+    n: int = 0
+    method: str = ""
+    note: str = ""
