@@ -86,6 +86,14 @@ class TestRun:
         assert [row["statistic"] for row in table] == list(STATISTICS)
         assert {"family", "model", "bds", "p_value", "spearman", "note"} <= set(table[0])
         assert all(-1 <= float(row["spearman"]) <= 1 for row in table if row["spearman"])
+        for row in table:
+            tested = row["mann_kendall_tau"] != ""
+            assert tested == ("constant" not in row["note"]), row
+            if tested:
+                assert -1 <= float(row["mann_kendall_tau"]) <= 1
+                assert 0 < float(row["mann_kendall_p_value"]) <= 1
+                slope = [float(row[n]) for n in ("slope_low", "theil_sen_slope", "slope_high")]
+                assert slope == sorted(slope)
 
     def test_the_same_input_gives_the_same_bytes(self, surveyed: Path, tmp_path: Path) -> None:
         assert qk("run", "--output-root", tmp_path / "again").exit_code == 0

@@ -28,7 +28,6 @@ from qk_taxonomy.statistics.moments import (
     r90,
     stable_rank,
 )
-from qk_taxonomy.statistics.trends import depth_trend, mean_spline
 
 FLAT = np.full(8, 3.0)
 ONE = np.array([5.0, 0, 0, 0, 0, 0, 0, 0])
@@ -160,41 +159,3 @@ def test_gamma_fit_finds_the_density_it_was_made_from() -> None:
     np.testing.assert_allclose(
         gamma_density(centres, 1.7, 0.6), stats.gamma(1.7, scale=0.6).pdf(centres)
     )
-
-
-class TestDepthTrend:
-    def test_a_falling_statistic(self) -> None:
-        rng = np.random.default_rng(6)
-        trend = depth_trend([rng.normal(-i, 0.1, 12) for i in range(30)])
-        assert trend.spearman == -1.0
-        assert trend.bds_p_value < 1e-3
-        assert trend.note == ""
-
-    def test_independent_layers_are_seldom_rejected(self) -> None:
-        rng = np.random.default_rng(7)
-        rejected = sum(
-            depth_trend(list(rng.normal(size=(60, 8)))).spearman_p_value < 0.05 for _ in range(100)
-        )
-        assert rejected <= 12
-
-    @pytest.mark.parametrize(
-        ("layers", "note"),
-        [
-            ([np.ones(3)] * 20, "constant"),
-            ([np.arange(3.0)] * 2, "too few"),
-            ([np.array([i, i + 1.0]) for i in range(6)], "too few for BDS"),
-            ([np.array([np.inf, np.nan])] * 20, "no finite value"),
-        ],
-    )
-    def test_series_without_a_test_say_why(self, layers: list[np.ndarray], note: str) -> None:
-        trend = depth_trend(layers)
-        assert note in trend.note
-        assert np.isnan(trend.bds)
-
-    def test_spline_smooths_statistics_of_any_size_alike(self) -> None:
-        means = np.random.default_rng(8).normal(np.arange(30.0), 3.0)
-        x = np.arange(30.0)
-        spline = mean_spline(means, x)
-        left = np.square(means - spline).sum() / np.square(means - means.mean()).sum()
-        assert 0.05 < left <= 0.26
-        np.testing.assert_allclose(mean_spline(1e-6 * means, x), 1e-6 * spline, rtol=1e-6)

@@ -17,6 +17,7 @@ from qk_taxonomy.cli.options import (
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import Circuit, Convention
+    from qk_taxonomy.statistics.trends import Smoothing
 
 
 def make_boxplots(families: tuple[str, ...], **options: Any) -> None:
@@ -29,12 +30,21 @@ def make_boxplots(families: tuple[str, ...], **options: Any) -> None:
 @family_option("Only this family (repeatable); default: all that have spectra.")
 @data_root_option
 @click.option("--skip", multiple=True, metavar="STAT", help="Leave out a statistic (repeatable).")
+@click.option(
+    "--smoothing",
+    type=click.Choice(["relative", "predecessor"]),
+    default="relative",
+    show_default=True,
+    help="Dashed line through the means: relative to the statistic's size, or as absolute as "
+    "qk-spectral-analysis drew it.",
+)
 @one_circuit_options
 @debug_option
 def boxplots(
     families: tuple[str, ...],
     data_root: Path,
     skip: tuple[str, ...],
+    smoothing: Smoothing,
     circuit: Circuit,
     convention: Convention,
 ) -> None:
@@ -42,4 +52,11 @@ def boxplots(
 
     Writes plots/<family>/<STAT>/<model>_<STAT>_box.png and plots/<family>/boxplots.csv.
     """
-    make_boxplots(families, data_root=data_root, skip=skip, circuit=circuit, convention=convention)
+    make_boxplots(
+        families,
+        data_root=data_root,
+        skip=skip,
+        smoothing=smoothing,
+        circuit=circuit,
+        convention=convention,
+    )

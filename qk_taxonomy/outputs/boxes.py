@@ -24,19 +24,15 @@ from qk_taxonomy.outputs.files import (
 )
 from qk_taxonomy.records import Circuit, Convention, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
-from qk_taxonomy.statistics.trends import Array, DepthTrend, depth_trend, mean_spline
+from qk_taxonomy.statistics.trends import (
+    Array,
+    DepthTrend,
+    Smoothing,
+    depth_trend,
+    first_layer,
+    mean_spline,
+)
 from qk_taxonomy.tables import csv_bytes
-
-
-def first_layer(n_layers: int) -> int:
-    """The first layer that box plots show: early layers dwarf the others in deep models.
-
-    Two are left out, five from 80 layers on (the sizes of Llama 70B and above), none in models so
-    shallow (fewer than 12) that little would remain.
-    """
-    if n_layers < 12:
-        return 0
-    return 5 if n_layers >= 80 else 2
 
 
 def generate_stat_boxplots(
@@ -46,14 +42,16 @@ def generate_stat_boxplots(
     family: str | None = None,
     circuit: Circuit = "qk",
     convention: Convention = "raw",
+    smoothing: Smoothing = "relative",
     progress: FigureProgress | None = None,
 ) -> list[Path]:
     """Box plots by layer of every statistic of λ, with their tests; paths of the figures.
 
     Writes ``<data_root>/plots/<family>/<STAT>/<model>_<STAT>_box.png`` for the six of ``Stats``
     and every other statistic of the file, less those of ``skip``, and
-    ``<data_root>/plots/<family>/boxplots.csv`` with one row a model and statistic: BDS test of
-    the per-layer medians, and Spearman's correlation of the per-layer means with depth. Raises
+    ``<data_root>/plots/<family>/boxplots.csv`` with one row a model and statistic: its
+    :class:`~qk_taxonomy.statistics.trends.DepthTrend`. ``smoothing``: how much of the means' course
+    the dashed line keeps, as :func:`~qk_taxonomy.statistics.trends.mean_spline` says. Raises
     SpectraFileError where there are no spectra, CatalogError for an unknown statistic, and
     PartialFailureError, after all others are done, where models failed.
     """
@@ -80,7 +78,8 @@ def generate_stat_boxplots(
             values = [layer.statistics[:, column].astype(np.float64) for layer in layers]
             trend = depth_trend(values)
             title = title_of(spectra, path, circuit, convention)
-            fig = _statistic_figure(name, [layer.layer for layer in layers], values, trend, title)
+            numbers = [layer.layer for layer in layers]
+            fig = _statistic_figure(name, numbers, values, trend, title, smoothing)
             stem = stem_of(path.stem, circuit, convention, spectra.stacks[0])
             file = f"{stem}_{name}_box.png"
             yield write_file(folder / name / file, fig)
@@ -96,6 +95,12 @@ def generate_stat_boxplots(
                     "n_heads": len(values[0]),
                     "bds": trend.bds,
                     "p_value": trend.bds_p_value,
+                    "bds_permutation_p_value": trend.bds_permutation_p_value,
+                    "mann_kendall_tau": trend.mann_kendall_tau,
+                    "mann_kendall_p_value": trend.mann_kendall_p_value,
+                    "theil_sen_slope": trend.theil_sen_slope,
+                    "slope_low": trend.slope_low,
+                    "slope_high": trend.slope_high,
                     "spearman": trend.spearman,
                     "spearman_p_value": trend.spearman_p_value,
                     "note": trend.note,
@@ -111,7 +116,12 @@ def generate_stat_boxplots(
 
 
 def _statistic_figure(
-    name: str, layers: list[int], values: list[Array], trend: DepthTrend, title: str
+    name: str,
+    layers: list[int],
+    values: list[Array],
+    trend: DepthTrend,
+    title: str,
+    smoothing: Smoothing,
 ) -> bytes:
     """The PNG of one statistic's box plot, with smoothed means where there are any to smooth."""
     means = np.array([v.mean() for v in values])
@@ -121,7 +131,7 @@ def _statistic_figure(
         fig = box_figure(
             layers,
             values,
-            (x, mean_spline(means, x)) if smooth else None,
+            (x, mean_spline(means, x, smoothing)) if smooth else None,
             trend,
             title=title,
             ylabel=statistic_label(name),

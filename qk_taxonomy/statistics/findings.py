@@ -14,7 +14,8 @@ class Finding:
     ``effect``: size of the difference, in the unit that ``method`` names. ``n``: number of units
     of replication (models, unless ``method`` says otherwise). ``method``: test and effect by name.
     ``note``: why a number is missing, or what limits it; empty where there is nothing to say.
-    Floats are nan where they are not defined; a test that is refused has p_value nan and a note.
+    ``statistic``: the test statistic. Floats are nan where they are not defined; a test that is
+    refused has ``p_value`` nan and a note.
     """
 
     effect: float = nan
@@ -24,3 +25,9 @@ class Finding:
     n: int = 0
     method: str = ""
     note: str = ""
+    statistic: float = nan
+
+
+def join_notes(*notes: str) -> str:
+    """Those notes that say something, in one line."""
+    return "; ".join(filter(None, notes))
