@@ -18,6 +18,7 @@ from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
+from qk_taxonomy.cli.test import test
 from qk_taxonomy.errors import CatalogError, QKTaxonomyError
 
 
@@ -65,5 +66,5 @@ def main() -> None:
     """
 
 
-for command in (run, families, download, cluster, boxplots, show, export, import_):
+for command in (run, families, download, cluster, boxplots, test, show, export, import_):
     main.add_command(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -170,6 +170,27 @@ def _change_rows(
     return pd.concat(parts, ignore_index=True), wide
 
 
+def refused_contrast(treatment: HeadSet, control: HeadSet, reason: str) -> pd.DataFrame:
+    """The row of a contrast that cannot be tested, with the reason."""
+    shared = subject(treatment, SHIFT, against=f"{control.family}/{control.model}")
+    return finding_rows(shared, [({}, Finding(note=reason))])
+
+
+def correct_shifts(results: Sequence[ContrastResult]) -> list[ContrastResult]:
+    """The contrasts with q-values of their shifts: over all statistics, layers and contrasts."""
+    if not results:
+        return []
+    shifts = [result.rows[result.rows["hypothesis"] == SHIFT] for result in results]
+    together = corrected(pd.concat(shifts, keys=range(len(results))), ["method"])
+    corrected_results = []
+    for number, result in enumerate(results):
+        rows = result.rows.copy()
+        own = together.loc[number]
+        rows.loc[own.index, "q_value"] = own["q_value"]
+        corrected_results.append(replace(result, rows=rows))
+    return corrected_results
+
+
 def kind_rows(results: Iterable[ContrastResult]) -> pd.DataFrame:
     """Does a kind of training shift a statistic? The pair of models is the unit.
 
@@ -192,5 +213,5 @@ def kind_rows(results: Iterable[ContrastResult]) -> pd.DataFrame:
         found = signed_rank(group["effect"].to_numpy(np.float64))
         method = "Wilcoxon signed-rank over pairs of models; of their rank-biserial correlations"
         own = {**dict(zip(keys[1:], rest, strict=True)), "model": f"all {kind} contrasts"}
-        findings.append((own, Finding(**{**vars(found), "method": method})))
+        findings.append((own, replace(found, method=method)))
     return finding_rows({"hypothesis": KIND}, findings)

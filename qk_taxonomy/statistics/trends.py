@@ -56,10 +56,11 @@ class DepthTrend:
 
 
 def first_layer(n_layers: int) -> int:
-    """Where the layers begin that trends and box plots are about: early layers dwarf the others in deep models.
+    """The place of the first layer that trends and box plots are about.
 
-    Two are left out, five from 80 layers on (the sizes of Llama 70B and above), none in models so
-    shallow (fewer than 12) that little would remain.
+    Early layers dwarf the others in deep models: two are left out, five from 80 layers on (the
+    sizes of Llama 70B and above), none in models so shallow (fewer than 12) that little would
+    remain.
     """
     if n_layers < 12:
         return 0

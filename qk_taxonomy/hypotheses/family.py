@@ -1,0 +1,130 @@
+"""Differences between families, and between groups of models whose heads have no match."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS, check_comparable
+from qk_taxonomy.hypotheses.heads import Array, HeadSet
+from qk_taxonomy.hypotheses.table import corrected, finding_rows
+from qk_taxonomy.statistics.densities import (
+    histogram_densities,
+    mean_normalised,
+    pool_edges,
+)
+from qk_taxonomy.statistics.groups import GroupComparison, composition_test, kruskal_dunn
+from qk_taxonomy.statistics.profiles import depth_profile
+from qk_taxonomy.statistics.unmatched import unmatched_contrast
+from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, sort_into_classes
+
+COMPOSITION, PROFILE, PAIRS = "families: classes", "families: by depth", "families: pairs"
+UNMATCHED = "contrast: unmatched models"
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyResult:
+    """Families compared: ``compositions`` (models, classes), the shares of each model's heads;
+    ``comparisons`` by statistic; and all rows.
+    """
+
+    models: tuple[HeadSet, ...]
+    compositions: Array
+    comparisons: dict[str, GroupComparison]
+    rows: pd.DataFrame
+
+    @property
+    def families(self) -> list[str]:
+        """The family of each model."""
+        return [heads.family for heads in self.models]
+
+
+def compare_families(
+    models: Sequence[HeadSet],
+    *,
+    n_clusters: int = N_CLUSTERS,
+    seed: int = 0,
+    include_imported: bool = False,
+) -> FamilyResult:
+    """Do families differ: in their heads' classes, and in each statistic by depth?
+
+    The model is the unit. Classes are those of all the models' heads together. q-values are over
+    all statistics (and pairs of families). Raises HypothesisError where models cannot be compared.
+    """
+    check_comparable(models, include_imported=include_imported)
+    families = [heads.family for heads in models]
+    shared = {"circuit": models[0].circuit, "convention": models[0].convention}
+    compositions = _compositions(models, n_clusters, seed)
+    classes = composition_test(compositions, families, seed=seed)
+    rows = [
+        finding_rows(
+            {**shared, "hypothesis": COMPOSITION}, [({"statistic": "class composition"}, classes)]
+        )
+    ]
+    names = [name for name in models[0].statistics if all(name in m.statistics for m in models)]
+    comparisons = {}
+    for name in names:
+        profiles = [depth_profile(m.statistics[name].to_numpy(), m.depth) for m in models]
+        comparisons[name] = kruskal_dunn(np.stack(profiles), families, seed=seed)
+    overall = [({"statistic": name}, found.overall) for name, found in comparisons.items()]
+    rows.append(finding_rows({**shared, "hypothesis": PROFILE}, overall))
+    pairs = [
+        ({"statistic": name, "family": one, "against": two}, finding)
+        for name, found in comparisons.items()
+        for (one, two), finding in found.pairs.items()
+    ]
+    rows.append(finding_rows({**shared, "hypothesis": PAIRS}, pairs))
+    table = corrected(pd.concat(rows, ignore_index=True), ["hypothesis"])
+    return FamilyResult(tuple(models), compositions, comparisons, table)
+
+
+def _compositions(models: Sequence[HeadSet], n_clusters: int, seed: int) -> Array:
+    """Shares (models, classes) of each model's heads in the classes of all heads together."""
+    normalised = [mean_normalised(heads.lam) for heads in models]
+    edges = pool_edges(np.concatenate([x.ravel() for x in normalised]), N_BINS)
+    histograms = [histogram_densities(x, edges) for x in normalised]
+    labels = sort_into_classes(np.concatenate(histograms), n_clusters, seed=seed)
+    counts = [
+        np.bincount(own, minlength=n_clusters)
+        for own in np.split(labels, np.cumsum([len(x) for x in histograms])[:-1])
+    ]
+    return np.stack([count / count.sum() for count in counts])
+
+
+def unmatched_rows(
+    treatments: Sequence[HeadSet],
+    controls: Sequence[HeadSet],
+    *,
+    seed: int = 0,
+    include_imported: bool = False,
+) -> pd.DataFrame:
+    """Two groups of models of any shapes, treated and not: two tests a statistic, model as unit.
+
+    Differences are of logarithms for ``LOG_STATISTICS``. q-values are over the statistics, for
+    each test. Raises HypothesisError where models cannot be compared.
+    """
+    models = [*treatments, *controls]
+    check_comparable(models, include_imported=include_imported)
+    sizes = [len(heads.lam) for heads in models]
+    number = np.repeat(np.arange(len(models)), sizes)
+    treated = number < len(treatments)
+    depths = np.concatenate([heads.depth for heads in models])
+    findings = []
+    for name in models[0].statistics:
+        values = np.concatenate([heads.statistics[name].to_numpy() for heads in models])
+        if name in LOG_STATISTICS:
+            with np.errstate(divide="ignore"):
+                values = np.log(values)
+        found = unmatched_contrast(values, number.tolist(), treated, depths, seed=seed)
+        findings += [({"statistic": name}, finding) for finding in (found.mixed, found.medians)]
+    shared = {
+        "model": " + ".join(dict.fromkeys(heads.model for heads in treatments)),
+        "against": " + ".join(dict.fromkeys(heads.model for heads in controls)),
+        "circuit": models[0].circuit,
+        "convention": models[0].convention,
+        "hypothesis": UNMATCHED,
+    }
+    return corrected(finding_rows(shared, findings), ["method"])
