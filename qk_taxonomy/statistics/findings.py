@@ -26,3 +26,8 @@ class Finding:
     method: str = ""
     note: str = ""
     statistic: float = nan
+
+
+def join_notes(*notes: str) -> str:
+    """Those notes that say something, in one line."""
+    return "; ".join(filter(None, notes))
