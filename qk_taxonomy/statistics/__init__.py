@@ -1,1 +1,1 @@
-"""Moments, densities and trends: pure functions on arrays, with no files and no drawing."""
+"""Moments, densities, trends and tests between models: pure functions on arrays."""
