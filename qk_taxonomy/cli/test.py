@@ -29,7 +29,7 @@ def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
     from rich.progress import Progress
 
     from qk_taxonomy.hypotheses.summary import summary
-    from qk_taxonomy.outputs import generate_tests
+    from qk_taxonomy.outputs import generate_hypothesis_tests
 
     out = console(stderr=True)
     files: list[Path] = []
@@ -39,7 +39,7 @@ def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
         def watch(name: str, index: int, total: int) -> None:
             bars.update(task, completed=index, total=total, description=name)
 
-        outcome: Outcome = generate_tests(
+        outcome: Outcome = generate_hypothesis_tests(
             families=families or None, watcher=watch, file_progress=files.append, **options
         )
     for line in summary(outcome):

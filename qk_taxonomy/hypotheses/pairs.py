@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,38 @@ def _is_model(heads: HeadSet, model_id: str) -> bool:
     """Whether these are a model's heads, of the revision that nobody had to name."""
     own = not heads.spectra.control and "@" not in heads.model
     return own and heads.spectra.model_id == model_id
+
+
+def one_per_training(
+    contrasts: Iterable[Contrast], sets: Sequence[HeadSet]
+) -> tuple[list[HeadSet], list[HeadSet]]:
+    """The models that are independent of each other, as far as the catalogue knows; the others.
+
+    Models that were trained further from one another, by the catalogue's contrasts, count once:
+    the one that all others go back to, or else the first of them. Revisions that were asked for by
+    name are of one training run and do not count.
+    """
+    controls = {contrast.treatment: contrast.control for contrast in contrasts}
+    kept: dict[tuple[str, str, bool], HeadSet] = {}
+    others = []
+    for heads in sorted(sets, key=lambda s: s.spectra.model_id in controls):
+        if "@" in heads.model:
+            others.append(heads)
+            continue
+        key = (_origin(heads.spectra.model_id, controls), heads.stack, heads.spectra.is_imported)
+        if kept.setdefault(key, heads) is not heads:
+            others.append(heads)
+    chosen = set(map(id, kept.values()))
+    return [heads for heads in sets if id(heads) in chosen], others
+
+
+def _origin(model_id: str, controls: Mapping[str, str]) -> str:
+    """The model that a chain of trainings began with."""
+    seen = {model_id}
+    while (before := controls.get(model_id)) and before not in seen:
+        seen.add(before)
+        model_id = before
+    return model_id
 
 
 def twin_pairs(sets: Sequence[HeadSet]) -> list[Pair]:

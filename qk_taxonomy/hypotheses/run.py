@@ -26,13 +26,14 @@ from qk_taxonomy.hypotheses.pairs import (
     Pair,
     catalogued_pairs,
     named_heads,
+    one_per_training,
     stack_pairs,
     twin_pairs,
 )
 from qk_taxonomy.hypotheses.rank import RankResult, rank_hypothesis
 from qk_taxonomy.hypotheses.table import corrected, empty_table
 from qk_taxonomy.hypotheses.trend import trend_rows
-from qk_taxonomy.records import Circuit, Convention
+from qk_taxonomy.records import Circuit, Contrast, Convention
 
 Hypothesis = Literal["rank", "contrast", "family", "trend"]
 HYPOTHESES: tuple[Hypothesis, ...] = get_args(Hypothesis)
@@ -92,6 +93,7 @@ def run_hypotheses(
             f"command that made it (`qk-taxonomy download ...`) --circuit {circuit} --convention "
             f"{convention}."
         )
+    known = load_contrasts(catalog)
     run = _Run(sets, permutations, seed, include_imported, watcher)
     run.notes += [f"{path} has no {circuit} {convention} spectra" for path in without]
     wanted = set(hypotheses)
@@ -100,16 +102,15 @@ def run_hypotheses(
     if treatments or controls:
         run.named(treatments, controls)
     elif "contrast" in wanted:
-        run.pairs([*catalogued_pairs(_chosen(contrasts, catalog), sets), *twin_pairs(sets)])
+        run.pairs([*catalogued_pairs(_chosen(contrasts, known), sets), *twin_pairs(sets)])
     if "family" in wanted:
-        run.families()
+        run.families(known)
     if "trend" in wanted:
         run.trends()
     return run.outcome()
 
 
-def _chosen(names: Iterable[str], catalog: str | Path | None) -> list:
-    known = load_contrasts(catalog)
+def _chosen(names: Iterable[str], known: Sequence[Contrast]) -> list[Contrast]:
     wanted = [name.casefold() for name in names]
     unknown = set(wanted) - {contrast.name.casefold() for contrast in known}
     if unknown:
@@ -213,9 +214,14 @@ class _Run:
         self.contrasts = correct_shifts(self.contrasts)
         self.tables += [result.rows for result in self.contrasts]
 
-    def families(self) -> None:
-        """Compare families, stack by stack, by the models of one formula."""
-        models = [heads for heads in self.models if "@" not in heads.model]
+    def families(self, contrasts: Sequence[Contrast]) -> None:
+        """Compare families, stack by stack, by independent models of one formula."""
+        models, others = one_per_training(contrasts, self.models)
+        if others:
+            names = ", ".join(heads.name for heads in others)
+            self.notes.append(
+                f"left out of the comparison of families, being trained from others in it: {names}"
+            )
         if not self.include_imported:
             exact = [heads for heads in models if not heads.spectra.is_imported]
             if 0 < len(exact) < len(models):

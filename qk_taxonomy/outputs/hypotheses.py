@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 FileProgress = Callable[[Path], None]
 
 
-def generate_tests(
+def generate_hypothesis_tests(
     data_root: str | Path = ".",
     *,
     circuit: Circuit = "qk",
@@ -61,22 +62,17 @@ def _write_all(
         if rank.test is not None:
             title = f"{heads.name}: lower-rank than an untrained head? ({what})"
             place = figures / heads.family / f"{named(heads.model, heads.stack)}_rank.png"
-            yield _draw(place, lambda rank=rank, title=title: rank_figure(rank, title))
+            yield _draw(place, partial(rank_figure, rank, title))
     for contrast in outcome.contrasts:
         stem = figures / "contrasts" / named(contrast.name, contrast.treatment.stack)
         yield write_file(stem.parent / f"{stem.name}.csv", csv_bytes(contrast.heads))
         title = f"{contrast.treatment.name} against {contrast.control.name} ({what})"
-        yield _draw(
-            stem.parent / f"{stem.name}.png",
-            lambda contrast=contrast, title=title: contrast_figure(contrast, title),
-        )
+        yield _draw(stem.parent / f"{stem.name}.png", partial(contrast_figure, contrast, title))
     for family in outcome.families:
         stack = family.models[0].stack
-        title = " ".join(filter(None, ["Families compared,", stack, f"({what})"]))
-        yield _draw(
-            figures / f"{named('families', stack)}.png",
-            lambda family=family, title=title: family_figure(family, title),
-        )
+        title = f"Families compared{', ' if stack else ''}{stack} ({what})"
+        place = figures / f"{named('families', stack)}.png"
+        yield _draw(place, partial(family_figure, family, title))
 
 
 def _draw(path: Path, make: Callable[[], Figure]) -> Path:
