@@ -83,7 +83,7 @@ def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
 @click.option(
     "--permutations",
     type=click.IntRange(99),
-    default=999,
+    default=9999,
     show_default=True,
     help="Sign flips of a contrast: p-values reach 1 / (1 + N).",
 )

@@ -11,6 +11,7 @@ from matplotlib.image import AxesImage
 
 from qk_taxonomy.figures.style import class_colours, statistic_label
 from qk_taxonomy.hypotheses.family import COMPOSITION, PROFILE, FamilyResult
+from qk_taxonomy.statistics.findings import Finding
 
 _LEVEL = 0.05
 _REJECTED, _KEPT = "#d55e00", "#0072b2"
@@ -62,16 +63,19 @@ def _draw_statistics(ax: Axes, result: FamilyResult) -> None:
 
 def _draw_pairs(ax: Axes, result: FamilyResult) -> AxesImage:
     """Cliff's δ of pairs of families, those furthest apart if there are many."""
-    pairs = list(next(iter(result.comparisons.values())).pairs)
-    delta = np.array(
-        [[found.pairs[pair].effect for pair in pairs] for found in result.comparisons.values()]
-    )
+    # A statistic without any variation has no pairs.
+    pairs = list(dict.fromkeys(p for found in result.comparisons.values() for p in found.pairs))
+    findings = [
+        [found.pairs.get(pair, Finding()) for pair in pairs]
+        for found in result.comparisons.values()
+    ]
+    delta = np.array([[finding.effect for finding in row] for row in findings])
     strength = np.nan_to_num(np.abs(delta)).mean(0)
     chosen = sorted(np.argsort(-strength, kind="stable")[:_MOST_PAIRS])
     image = ax.imshow(delta[:, chosen], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    for row, found in enumerate(result.comparisons.values()):
+    for row, of_statistic in enumerate(findings):
         for column, index in enumerate(chosen):
-            if found.pairs[pairs[index]].p_value <= _LEVEL:
+            if of_statistic[index].p_value <= _LEVEL:
                 ax.text(column, row, "*", ha="center", va="center")
     names = [" − ".join(pairs[index]) for index in chosen]
     ax.set_xticks(range(len(chosen)), names, rotation=40, ha="right", fontsize=7)

@@ -21,7 +21,7 @@ SHIFT, CHANGE, KIND = "contrast: shift", "contrast: changed head", "contrast: ki
 #: Statistics in the units of the weights, whose shifts are of their logarithm (nats).
 LOG_STATISTICS = ("MIN", "MAX", "MEAN", "STD")
 
-PERMUTATIONS = 999
+PERMUTATIONS = 9999
 
 #: The column of a head table of a contrast that tells in which direction a spectrum changed.
 RANK_SHIFT = "effective_rank_shift"

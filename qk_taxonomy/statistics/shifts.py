@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import ShapeError
-from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.statistics.findings import Finding, nan
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -65,12 +65,12 @@ def hodges_lehmann(differences: Array) -> tuple[float, float, float]:
     """
     n = len(differences)
     if n == 0:
-        return float("nan"), float("nan"), float("nan")
+        return nan, nan, nan
     walsh = np.concatenate([(differences[i] + differences[i:]) / 2 for i in range(n)])
     walsh.sort()
     cut = _signed_rank_count(n) + 1
     if cut < 1:
-        return float(np.median(walsh)), float("nan"), float("nan")
+        return float(np.median(walsh)), nan, nan
     return float(np.median(walsh)), float(walsh[cut - 1]), float(walsh[-cut])
 
 
@@ -88,7 +88,7 @@ def signed_rank(differences: Array) -> Finding:
     shift, low, high = hodges_lehmann(differences)
     if len(changed) < FEWEST_UNITS:
         note = f"{len(changed)} units differ, fewer than the {FEWEST_UNITS} that a test needs"
-        return Finding(shift, low, high, float("nan"), n, WILCOXON, note)
+        return Finding(shift, low, high, nan, n, WILCOXON, note)
     return Finding(shift, low, high, float(wilcoxon(changed).pvalue), n, WILCOXON)
 
 
@@ -119,7 +119,7 @@ def _fisher_interval(biserial: float, n: int) -> tuple[float, float]:
     the interval keeps a width.
     """
     if n < 2:
-        return float("nan"), float("nan")
+        return nan, nan
     furthest = 1 - 2 / (n * (n + 1))
     error = np.sqrt((2 * n**3 + 3 * n**2 + n) / 6) / ((n**2 + n) / 2)
     z = np.arctanh(np.clip(biserial, -furthest, furthest))
@@ -164,14 +164,15 @@ def _units(differences: Array, layers: Places, groups: Places) -> _Units:
 
 
 def paired_shifts(
-    differences: Array, layers: Places, groups: Places, *, permutations: int = 999, seed: int = 0
+    differences: Array, layers: Places, groups: Places, *, permutations: int = 9999, seed: int = 0
 ) -> list[Shift]:
     """Tests of paired differences, over all layers and in each, for every statistic.
 
     differences: (heads, statistics), treatment less control, not finite where they do not exist;
     ``layers`` and ``groups`` (heads,): each head's layer and its key-value group within it. For
     each statistic three findings over all layers (:data:`WILCOXON`, :data:`FLIP_GROUPS`,
-    :data:`FLIP_LAYERS`) and the first two in each layer; p-values are two-sided and not corrected.
+    :data:`FLIP_LAYERS`) and the first two in each layer; p-values are two-sided and not corrected,
+    and nan below six units.
     Raises ShapeError.
     """
     if differences.ndim != 2 or not len(differences) == len(layers) == len(groups) > 0:
@@ -207,8 +208,8 @@ def _permutation_shifts(units: _Units, permutations: int, seed: int) -> Iterator
         for column, effect in enumerate(biserial[row].tolist()):
             n = int(counts[column])
             low, high = _fisher_interval(effect, n)
-            p = float(p_values[column]) if n else float("nan")
-            yield Shift(column, layer, Finding(effect, low, high, p, n, FLIP_GROUPS))
+            finding = _flip_finding(effect, low, high, p_values[column], n, FLIP_GROUPS)
+            yield Shift(column, layer, finding)
     overall = biserial.mean(0)
     flips = rng.choice((-1.0, 1.0), (permutations, len(names)))
     exists = np.isfinite(units.means)
@@ -223,10 +224,15 @@ def _permutation_shifts(units: _Units, permutations: int, seed: int) -> Iterator
         for column, effect in enumerate(overall.tolist()):
             n = int(counts[column])
             low, high = _overall_interval(biserial[:, column], int(units_of[column]))
-            p = float(p_values[column]) if n else float("nan")
-            yield Shift(column, None, Finding(effect, low, high, p, n, method, _few(n)))
+            finding = _flip_finding(effect, low, high, p_values[column], n, method)
+            yield Shift(column, None, finding)
 
 
-def _few(n: int) -> str:
-    """What limits a sign-flip test of few units."""
-    return "" if n >= FEWEST_UNITS else f"{n} units cannot reach p ≤ 0.05"
+def _flip_finding(
+    effect: float, low: float, high: float, p_value: float, n: int, method: str
+) -> Finding:
+    """A sign-flip test; refused for so few units that it could not reject."""
+    if n >= FEWEST_UNITS:
+        return Finding(effect, low, high, float(p_value), n, method)
+    note = f"{n} units cannot give p ≤ 0.05; needs {FEWEST_UNITS}"
+    return Finding(effect, low, high, nan, n, method, note)
