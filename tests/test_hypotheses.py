@@ -1,0 +1,408 @@
+"""Hypotheses on surveyed models: what is compared, what is refused, and the table on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from scipy.stats import wilcoxon
+from untrained import Shape, untrained_model
+
+from qk_taxonomy.cache import load_spectra, write_spectra
+from qk_taxonomy.cli import main
+from qk_taxonomy.errors import CatalogError, HypothesisError, SpectraFileError
+from qk_taxonomy.hypotheses.contrast import CHANGE, KIND, SHIFT, matched_contrast
+from qk_taxonomy.hypotheses.family import COMPOSITION, PAIRS, PROFILE, UNMATCHED
+from qk_taxonomy.hypotheses.heads import load_heads
+from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
+from qk_taxonomy.hypotheses.table import COLUMNS
+from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelSpectra
+from qk_taxonomy.statistics.moments import STATISTICS, describe
+from qk_taxonomy.statistics.shifts import WILCOXON
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = Shape(layers=12, heads=6, kv_heads=6, d_head=16, d_model=64)
+
+
+def qk(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def write_model(
+    root: Path,
+    name: str,
+    lam: np.ndarray | int = 0,
+    *,
+    shape: Shape = SHAPE,
+    circuit: str = "qk",
+    **metadata: str,
+) -> Path:
+    """A spectra file of given λ (heads, d_head), or of an untrained model of that seed."""
+    family, _, stem = name.partition("/")
+    if isinstance(lam, int):
+        lam = untrained_model(np.random.default_rng(lam), shape)
+    by_layer = lam.reshape(shape.layers, shape.heads, -1)
+    layers = tuple(
+        LayerSpectra(
+            layer=number,
+            circuit=circuit,  # type: ignore[arg-type]
+            convention="raw",
+            singular_values=np.sqrt(values),
+            eigenvalues=np.zeros(values.shape, dtype=np.complex64),
+            statistics=describe(values),
+        )
+        for number, values in enumerate(by_layer)
+    )
+    known = {
+        "format": "qk-taxonomy-spectra",
+        "format_version": "1",
+        "model_id": f"made/{stem}",
+        "family": family,
+        "revision": "none",
+        "architecture": "llama",
+        "n_layers": str(shape.layers),
+        "n_heads": str(shape.heads),
+        "n_kv_heads": str(shape.kv_heads),
+        "d_head": str(by_layer.shape[-1]),
+        "d_model": str(shape.d_model),
+        "weights_dtype": "F32",
+        "source": "a test",
+        "statistics": ",".join(STATISTICS),
+        "tool_version": "test",
+        "provenance": "{}",
+    }
+    path = root / "data" / family / f"{stem}.safetensors"
+    write_spectra(path, ModelSpectra({**known, **metadata}, layers))
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """All hypotheses on the real models whose results the repository has."""
+    root = tmp_path_factory.mktemp("real")
+    for family in ("minilm", "rxnfp", "smollm2-gguf"):
+        shutil.copytree(ROOT / "data" / family, root / "data" / family)
+    return root, run_hypotheses(root)
+
+
+class TestOnRealModels:
+    def test_one_row_a_test(self, real: tuple[Path, Outcome]) -> None:
+        table = real[1].table
+        assert tuple(table.columns) == COLUMNS
+        subject = ["family", "model", "against", "layer", "head", "hypothesis", "statistic"]
+        assert not table.duplicated([*subject, "method"]).any()
+        assert table["p_value"].dropna().between(0, 1).all()
+        known = table.dropna(subset=["p_value", "q_value"])
+        assert (known["q_value"] >= known["p_value"] - 1e-12).all()
+        # What has no p-value says why, or is a description by its method.
+        described = table["method"].str.contains("number of|share of|slope")
+        silent = table[table["p_value"].isna() & ~described & (table["note"] == "")]
+        assert not len(silent), silent
+
+    def test_ranks_of_trained_heads(self, real: tuple[Path, Outcome]) -> None:
+        table = real[1].table
+        rank = table[(table["hypothesis"] == "rank") & table["head"].notna()]
+        rejected = rank[rank["q_value"] <= 0.05].groupby(["model", "statistic"]).size()
+        assert rejected["SmolLM2-135M-Instruct.Q4_1", "effective_rank_lambda"] == 270
+        assert 50 < rejected["all-MiniLM-L6-v2", "effective_rank_lambda"] < 72
+        # Its first layer is the flattest known: 18 of 64 directions.
+        smollm = rank[(rank["model"].str.startswith("SmolLM2")) & (rank["layer"] == 0)]
+        flat = smollm[smollm["statistic"] == "effective_rank_lambda"]["effect"]
+        assert (flat < 0.5).all()
+        above = smollm[smollm["statistic"] == "above_untrained_edge"]["effect"]
+        assert (above > 10).all()
+
+    def test_the_contrasts_of_rxnfp(self, real: tuple[Path, Outcome]) -> None:
+        root, outcome = real
+        assert {c.name for c in outcome.contrasts} == {"rxnfp-ft", "rxnfp-ft-10k"}
+        table = outcome.table
+        shift = table[
+            (table["hypothesis"] == SHIFT)
+            & (table["model"] == "bert_ft")
+            & (table["statistic"] == "effective_rank_lambda")
+            & (table["method"] == WILCOXON)
+            & table["layer"].isna()
+        ].iloc[0]
+        sides = [
+            np.concatenate(
+                [
+                    x.statistics[:, list(STATISTICS).index("effective_rank_lambda")]
+                    for x in load_spectra(root / f"data/rxnfp/{name}.safetensors").select(
+                        "qk", "raw"
+                    )
+                ]
+            ).astype(float)
+            for name in ("bert_ft", "bert_pretrained")
+        ]
+        assert shift["p_value"] == pytest.approx(wilcoxon(sides[0] - sides[1]).pvalue)
+        assert (shift["n"], shift["against"]) == (48, "rxnfp/bert_pretrained")
+        mean = table[
+            (table["hypothesis"] == SHIFT)
+            & (table["model"] == "bert_ft")
+            & (table["statistic"] == "MEAN")
+            & (table["method"] == WILCOXON)
+            & table["layer"].isna()
+        ].iloc[0]
+        # In nats: fine-tuning shrinks the mean λ by some 13 %.
+        assert -0.16 < mean["low"] < mean["effect"] < mean["high"] < -0.11
+        assert mean["q_value"] < 1e-6
+
+    def test_models_of_one_training_count_once(self, real: tuple[Path, Outcome]) -> None:
+        outcome = real[1]
+        (families,) = outcome.families
+        names = {heads.model for heads in families.models}
+        assert names == {"all-MiniLM-L6-v2", "bert_pretrained", "SmolLM2-135M-Instruct.Q4_1"}
+        assert any("bert_ft" in note for note in outcome.notes)
+        tested = outcome.table[outcome.table["hypothesis"].isin([COMPOSITION, PROFILE, PAIRS])]
+        assert tested["p_value"].isna().all()
+        assert tested["note"].str.contains("needs").all()
+
+    def test_too_few_pairs_for_a_kind(self, real: tuple[Path, Outcome]) -> None:
+        table = real[1].table
+        kinds = table[table["hypothesis"] == KIND]
+        assert set(kinds["model"]) == {"all base-tuned contrasts"}
+        assert kinds["p_value"].isna().all()
+        assert kinds["note"].str.contains("6").all()
+
+    def test_the_most_changed_heads_are_ranked(self, real: tuple[Path, Outcome]) -> None:
+        contrast = next(c for c in real[1].contrasts if c.name == "rxnfp-ft")
+        heads = contrast.heads
+        assert len(heads) == 48
+        assert heads["wasserstein"].is_monotonic_decreasing
+        assert (heads["layer"].iloc[0], heads["head"].iloc[0]) == (1, 0)
+        rows = contrast.rows[contrast.rows["hypothesis"] == CHANGE]
+        assert len(rows) == 48 * 4
+
+
+def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "data" / "rxnfp", tmp_path / "data" / "rxnfp")
+    result = qk("test", "--data-root", tmp_path)
+    assert result.exit_code == 0, result.output
+    made = {str(p.relative_to(tmp_path / "plots")) for p in tmp_path.glob("plots/**/*.*")}
+    assert made == {
+        "tests.csv",
+        *(f"tests/rxnfp/bert_{n}_rank.png" for n in ("ft", "ft_10k_25s", "pretrained")),
+        *(f"tests/contrasts/rxnfp-{n}.{s}" for n in ("ft", "ft-10k") for s in ("png", "csv")),
+    }
+    assert "rxnfp/bert_ft against rxnfp/bert_pretrained: shifted MIN" in result.output
+    table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
+    assert tuple(table.columns) == COLUMNS
+    first = (tmp_path / "plots/tests.csv").read_bytes()
+    assert qk("test", "--data-root", tmp_path).exit_code == 0
+    assert (tmp_path / "plots/tests.csv").read_bytes() == first
+    heads = pd.read_csv(tmp_path / "plots/tests/contrasts/rxnfp-ft.csv")
+    assert {"layer", "head", "wasserstein", "q_wasserstein_within"} <= set(heads.columns)
+
+
+def test_other_circuits_have_files_of_their_own(tmp_path: Path) -> None:
+    write_model(tmp_path, "one/a", 1, circuit="ov")
+    result = qk("test", "--data-root", tmp_path, "--circuit", "ov", "--hypothesis", "rank")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "plots/tests.ov.raw.csv").is_file()
+    assert (tmp_path / "plots/tests/one/a.ov.raw_rank.png").is_file()
+    result = qk("test", "--data-root", tmp_path)
+    assert result.exit_code == 1
+    assert "qk raw" in result.output
+
+
+class TestNamedModels:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        for number, name in enumerate(("one/a", "one/b", "two/a", "two/c")):
+            write_model(tmp_path, name, number)
+        return tmp_path
+
+    def test_any_two_by_file_or_name(self, root: Path) -> None:
+        file = root / "data/one/b.safetensors"
+        for treatment in ("b", "one/b", "made/b", str(file)):
+            outcome = run_hypotheses(
+                root, hypotheses=["contrast"], treatments=[treatment], controls=["two/c"]
+            )
+            (contrast,) = outcome.contrasts
+            assert (contrast.treatment.name, contrast.control.name) == ("one/b", "two/c")
+
+    def test_names_of_none_or_several(self, root: Path) -> None:
+        with pytest.raises(HypothesisError, match=r"could be any of one/a, two/a"):
+            run_hypotheses(root, hypotheses=[], treatments=["a"], controls=["b"])
+        with pytest.raises(HypothesisError, match=r"No surveyed model .* 'bert'.*There are one/a"):
+            run_hypotheses(root, hypotheses=[], treatments=["bert"], controls=["b"])
+        with pytest.raises(HypothesisError, match="--treatment and a --control"):
+            run_hypotheses(root, hypotheses=[], treatments=["b"])
+        with pytest.raises(CatalogError, match=r"no contrast no-such.*families --contrasts"):
+            run_hypotheses(root, contrasts=["no-such"])
+        assert qk("test", "--data-root", root, "--contrast", "no-such").exit_code == 2
+
+    def test_a_model_and_itself(self, root: Path) -> None:
+        lam = untrained_model(np.random.default_rng(0), SHAPE)
+        write_model(root, "one/copy", lam)
+        outcome = run_hypotheses(
+            root, hypotheses=["contrast"], treatments=["copy"], controls=["one/a"]
+        )
+        rows = outcome.table
+        assert (rows["effect"].dropna() == 0).all()
+        assert (rows["p_value"].dropna() == 1).all()
+
+    def test_sides_of_two_shapes_are_refused_with_a_way_on(self, root: Path) -> None:
+        small = Shape(layers=3, heads=4, kv_heads=4, d_head=16, d_model=64)
+        write_model(root, "one/small", 7, shape=small)
+        with pytest.raises(HypothesisError, match=r"3 layers × 4 heads.*no head has its match.*--"):
+            run_hypotheses(root, hypotheses=[], treatments=["small"], controls=["b"])
+        result = qk("test", "--data-root", root, "--treatment", "small", "--control", "b")
+        assert result.exit_code == 1
+        assert "Traceback" not in result.output
+
+    def test_groups_of_models_of_any_shape(self, root: Path) -> None:
+        small = Shape(layers=3, heads=4, kv_heads=4, d_head=16, d_model=64)
+        groups: dict[str, list[str]] = {"low": [], "free": []}
+        rng = np.random.default_rng(5)
+        for number in range(8):
+            side = "low" if number % 2 else "free"
+            shape = small if number < 4 else SHAPE
+            planted = np.arange(shape.n) if side == "low" else None
+            lam = untrained_model(rng, shape, planted, decay=0.1)
+            write_model(root, f"{side}/m{number}", lam, shape=shape)
+            groups[side].append(f"m{number}")
+        outcome = run_hypotheses(
+            root, hypotheses=[], treatments=groups["low"], controls=groups["free"]
+        )
+        rows = outcome.table
+        assert set(rows["hypothesis"]) == {UNMATCHED}
+        rank = rows[rows["statistic"] == "effective_rank_lambda"]
+        assert len(rank) == 2
+        assert (rank["effect"] < 0).all()
+        assert (rank["q_value"] <= 0.05).all()
+        assert (rank["n"] == 8).all()
+        few = run_hypotheses(
+            root, hypotheses=[], treatments=groups["low"][:2], controls=groups["free"][:2]
+        ).table
+        permuted = few[few["method"].str.startswith("permutation")]
+        assert permuted["p_value"].isna().all()
+        assert permuted["note"].str.contains("needs 4").all()
+
+
+def test_a_catalogued_contrast_of_two_shapes_gets_a_row(tmp_path: Path) -> None:
+    write_model(tmp_path, "rxnfp/bert_ft", 1, model_id="rxnfp/bert_ft")
+    small = Shape(layers=3, heads=4, kv_heads=4, d_head=16, d_model=64)
+    write_model(tmp_path, "rxnfp/bert_pretrained", 2, shape=small, model_id="rxnfp/bert_pretrained")
+    outcome = run_hypotheses(tmp_path, hypotheses=["contrast"])
+    assert len(outcome.table) == 1
+    assert "no head has its match" in outcome.table["note"].iloc[0]
+    result = qk("test", "--data-root", tmp_path, "--hypothesis", "contrast")
+    assert result.exit_code == 0
+    assert "contrast refused: " in result.output
+
+
+class TestImported:
+    """The predecessor's numbers stay out of comparisons with true spectra."""
+
+    PROVENANCE = json.dumps({"formula": PREDECESSOR_FORMULA})
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        write_model(tmp_path, "true/a", 1)
+        write_model(tmp_path, "true/b", 2)
+        for number in (3, 4):
+            name = f"other/{number}"
+            write_model(tmp_path, name, number, provenance=self.PROVENANCE, n_kv_heads="0")
+        return tmp_path
+
+    def test_families_leave_them_out_unless_asked(self, root: Path) -> None:
+        outcome = run_hypotheses(root, hypotheses=["family"])
+        assert outcome.families == ()
+        assert any("predecessor" in note for note in outcome.notes)
+        outcome = run_hypotheses(root, hypotheses=["family"], include_imported=True)
+        assert len(outcome.families[0].models) == 4
+
+    def test_a_named_comparison_is_refused_unless_asked(self, root: Path) -> None:
+        sides = {"treatments": ["other/3"], "controls": ["true/a"]}
+        with pytest.raises(HypothesisError, match="--include-imported"):
+            run_hypotheses(root, hypotheses=[], **sides)  # type: ignore[arg-type]
+        outcome = run_hypotheses(root, hypotheses=[], include_imported=True, **sides)  # type: ignore[arg-type]
+        assert len(outcome.contrasts) == 1
+
+    def test_among_themselves_they_are_compared(self, root: Path) -> None:
+        outcome = run_hypotheses(root, hypotheses=[], treatments=["3"], controls=["4"])
+        notes = set(outcome.table.loc[outcome.table["hypothesis"] == SHIFT, "note"])
+        assert any("key-value groups are not known" in note for note in notes)
+
+    def test_without_d_model_there_is_no_null(self, tmp_path: Path) -> None:
+        write_model(tmp_path, "other/x", 3, provenance=self.PROVENANCE, d_model="0")
+        outcome = run_hypotheses(tmp_path, hypotheses=["rank"])
+        assert outcome.ranks[0].test is None
+        assert outcome.table["note"].str.contains("--d-model").all()
+        assert qk("test", "--data-root", tmp_path).exit_code == 0
+
+
+def test_circuits_and_conventions_are_not_mixed(tmp_path: Path) -> None:
+    paths = [write_model(tmp_path, "one/a", 1), write_model(tmp_path, "one/b", 2, circuit="ov")]
+    (qk_heads,), without = load_heads(paths, "qk", "raw")
+    (ov_heads,), _ = load_heads(paths, "ov", "raw")
+    assert without == [paths[1]]
+    with pytest.raises(HypothesisError, match="two circuits"):
+        matched_contrast("x", "named", qk_heads, ov_heads)
+    outcome = run_hypotheses(tmp_path, hypotheses=["rank"])
+    assert any("b.safetensors has no qk raw" in note for note in outcome.notes)
+
+
+class TestEdges:
+    def test_one_model_of_one_layer_with_one_head(self, tmp_path: Path) -> None:
+        shape = Shape(layers=1, heads=1, kv_heads=1, d_head=8, d_model=32)
+        write_model(tmp_path, "one/a", 1, shape=shape)
+        result = qk("test", "--data-root", tmp_path)
+        assert result.exit_code == 0, result.output
+        assert "trend  one/a: none" in result.output
+
+    def test_one_head_a_layer(self, tmp_path: Path) -> None:
+        shape = Shape(layers=14, heads=1, kv_heads=1, d_head=8, d_model=32)
+        write_model(tmp_path, "one/a", 1, shape=shape)
+        write_model(tmp_path, "one/b", 2, shape=shape)
+        result = qk("test", "--data-root", tmp_path, "--treatment", "a", "--control", "b")
+        assert result.exit_code == 0, result.output
+        table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
+        shift = table[(table["hypothesis"] == SHIFT) & (table["layer"] == "")]
+        assert (shift["n"].astype(int) == 14).all()
+
+    def test_constant_spectra_and_dead_heads(self, tmp_path: Path) -> None:
+        lam = np.ones((SHAPE.n, SHAPE.d_head))
+        write_model(tmp_path, "one/flat", lam)
+        lam = lam.copy()
+        lam[3] = 0.0
+        write_model(tmp_path, "two/dead", lam)
+        result = qk("test", "--data-root", tmp_path, "--treatment", "flat", "--control", "dead")
+        assert result.exit_code == 0, result.output
+        result = qk("test", "--data-root", tmp_path)
+        assert "Traceback" not in result.output
+        table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
+        trend = table[table["hypothesis"] == "trend with depth"]
+        assert trend["note"].str.contains("constant").all()
+        rank = table[(table["hypothesis"] == "rank") & (table["model"] == "flat")]
+        assert not (rank["q_value"].replace("", 1).astype(float) <= 0.05).any()
+
+    def test_nothing_surveyed(self, tmp_path: Path) -> None:
+        with pytest.raises(SpectraFileError, match="qk-taxonomy download"):
+            run_hypotheses(tmp_path)
+        assert qk("test", "--data-root", tmp_path).exit_code == 1
+
+
+def test_families_with_enough_models_are_told_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    shape = Shape(layers=4, heads=6, kv_heads=6, d_head=16, d_model=64)
+    for number in range(8):
+        family = "low" if number < 4 else "free"
+        planted = np.arange(shape.n) if family == "low" else None
+        lam = untrained_model(rng, shape, planted, decay=0.1)
+        write_model(tmp_path, f"{family}/m{number}", lam, shape=shape)
+    outcome = run_hypotheses(tmp_path, hypotheses=["family"])
+    table = outcome.table
+    classes = table[table["hypothesis"] == COMPOSITION].iloc[0]
+    assert classes["p_value"] == pytest.approx(1 / 35)
+    pairs = table[(table["hypothesis"] == PAIRS) & (table["statistic"] == "effective_rank_lambda")]
+    assert set(zip(pairs["family"], pairs["against"], strict=True)) == {("free", "low")}
+    assert pairs["effect"].iloc[0] == 1.0
+    assert qk("test", "--data-root", tmp_path, "--hypothesis", "family").exit_code == 0
+    assert (tmp_path / "plots/tests/families.png").is_file()
