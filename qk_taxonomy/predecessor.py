@@ -48,8 +48,8 @@ _TOLERANCE = 1e-5
 _ROUNDINGS = 4
 
 _NOTES = (
-    "the predecessor's values: its formula takes V for Vᵀ, so these are not the spectra of W_QK "
-    "and depend on arbitrary signs",
+    "the predecessor's formula takes V for Vᵀ, so these are not the spectra of W_QK, and depend on "
+    "arbitrary signs",
     "the circuit eigenvalues μ are not known, and NaN in the file",
 )
 
