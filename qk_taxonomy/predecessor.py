@@ -48,8 +48,8 @@ _TOLERANCE = 1e-5
 _ROUNDINGS = 4
 
 _NOTES = (
-    "the predecessor's values: its formula takes V for Vᵀ, so these are not the spectra of W_QK "
-    "and depend on arbitrary signs",
+    "the predecessor's formula takes V for Vᵀ, so these are not the spectra of W_QK, and depend on "
+    "arbitrary signs",
     "the circuit eigenvalues μ are not known, and NaN in the file",
 )
 
@@ -85,7 +85,16 @@ def import_predecessor(
             "--family-name, or replace the file with --force."
         )
     sigma = read_singular_values(path)
-    n_heads, d_head = next(iter(sigma.values())).shape
+    n_heads, _ = next(iter(sigma.values())).shape
+    _check_numbers(path, n_heads, d_model, n_kv_heads)
+    metadata = _metadata(path, ref, sigma, d_model or 0, n_kv_heads or 0)
+    layers = tuple(_layer(layer, sigma[layer]) for layer in sorted(sigma))
+    write_spectra(target, ModelSpectra(metadata, layers))
+    return target
+
+
+def _check_numbers(path: Path, n_heads: int, d_model: int | None, n_kv_heads: int | None) -> None:
+    """Raises ShapeError where the numbers that a user gives cannot be those of the model."""
     for what, number in (("d_model", d_model), ("n_kv_heads", n_kv_heads)):
         if number is not None and number < 1:
             raise ShapeError(f"Wanted a positive {what}, found {number}.")
@@ -94,7 +103,13 @@ def import_predecessor(
             f"{path} has {n_heads} heads a layer, which {n_kv_heads} key-value heads cannot share "
             "evenly. Correct --kv-heads, or leave it out."
         )
-    metadata = {
+
+
+def _metadata(
+    path: Path, ref: ModelRef, sigma: Spectra, d_model: int, n_kv_heads: int
+) -> dict[str, str]:
+    n_heads, d_head = next(iter(sigma.values())).shape
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "model_id": ref.ref,
@@ -103,18 +118,15 @@ def import_predecessor(
         "architecture": "unknown",
         "n_layers": str(len(sigma)),
         "n_heads": str(n_heads),
-        "n_kv_heads": str(n_kv_heads or 0),
+        "n_kv_heads": str(n_kv_heads),
         "d_head": str(d_head),
-        "d_model": str(d_model or 0),
+        "d_model": str(d_model),
         "weights_dtype": "unknown",
         "source": f"{PREDECESSOR_FORMULA} pickle {path.name}",
         "statistics": ",".join(STATISTICS),
         "tool_version": __version__,
         "provenance": _provenance(path),
     }
-    layers = tuple(_layer(layer, sigma[layer]) for layer in sorted(sigma))
-    write_spectra(target, ModelSpectra(metadata, layers))
-    return target
 
 
 def _reference(path: Path, family_name: str | None) -> ModelRef:

@@ -57,8 +57,8 @@ def head_table(
     if not tables:
         wanted = " or ".join(f"{circuit} {convention}" for circuit, convention in sorted(pairs))
         raise SpectraFileError(
-            f"The spectra files under {data_root} have no {wanted or 'circuit that was asked for'}."
-            " Add it by giving the command that made them (`qk-taxonomy download ...`) --circuit "
+            f"Of the {len(paths)} spectra files found, none has {wanted or 'a circuit asked for'}. "
+            "Add it by giving the command that made them (`qk-taxonomy download ...`) --circuit "
             "and --convention."
         )
     return pd.concat(tables, ignore_index=True)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import MakeFolder
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-from qk_taxonomy import head_table, load_spectra
+from qk_taxonomy import load_spectra
 from qk_taxonomy.cache import (
     UnfinishedSpectra,
     cache_state,
@@ -125,9 +126,15 @@ def test_damaged_files_are_named(surveyed: Path, damage: str) -> None:
     assert "download" in str(caught.value) or damage == "other"
 
 
-def write_anyway(path: Path, metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save_file
+@pytest.mark.parametrize("provenance", ["{", "[]", "2"])
+def test_a_provenance_that_is_none(surveyed: Path, provenance: str) -> None:
+    metadata = {**load_spectra(surveyed).metadata, "provenance": provenance}
+    save_file(load_file(surveyed), surveyed, metadata=metadata)
+    with pytest.raises(SpectraFileError, match=r"tiny\.safetensors is damaged"):
+        load_spectra(surveyed)
 
+
+def write_anyway(path: Path, metadata: dict[str, str]) -> None:
     save_file({"layers.0.qk.raw.statistics": np.zeros(1)}, path, metadata=metadata)
 
 
@@ -182,25 +189,6 @@ def test_unfinished_layers_are_found_again_unless_they_are_of_another_survey(
     assert not UnfinishedSpectra(path, {**identity, "revision": "another"}).layers
     assert not list(found.folder.iterdir())
     assert find_spectra(".") == [surveyed]
-
-
-def test_one_row_a_head(surveyed: Path) -> None:
-    table = head_table(".")
-    assert len(table) == 2 * 2 * 2 * 4
-    keys = ["family", "model", "revision", "stack", "circuit", "convention", "layer", "head"]
-    assert not table.duplicated(keys).any()
-    assert table.columns.tolist()[: len(keys) + 2] == [
-        *("family", "model", "model_id", "revision", "stack"),
-        *("circuit", "convention", "layer", "head", "kv_head"),
-    ]
-    assert table[table["head"] == 3]["kv_head"].unique().tolist() == [1]
-    layer = load_spectra(surveyed).select("ov", "folded")[1]
-    rows = table.query("circuit == 'ov' and convention == 'folded' and layer == 1")
-    np.testing.assert_array_equal(rows["MAX"], layer.statistics[:, 1])
-    np.testing.assert_allclose(rows["MAX"], layer.singular_values[:, 0] ** 2, rtol=1e-6)
-    with pytest.raises(SpectraFileError, match="no spectra of other"):
-        head_table(".", ["other"])
-    assert len(head_table(".", "TINY")) == len(table)
 
 
 def test_a_familys_folder_is_found_by_its_own_name_or_an_alias(surveyed: Path) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import REFERENCE
-from reference_data import read_pickle
 
-from qk_taxonomy import Stats, get_stats
+from qk_taxonomy import Stats, get_stats, import_predecessor, load_spectra
+from qk_taxonomy.checkpoints.numpy_pickle import read_arrays
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
 from qk_taxonomy.statistics.trends import depth_trend
 from qk_taxonomy.taxonomy import describe_classes, sort_into_classes
@@ -51,7 +51,7 @@ CLASSES = {
 
 @pytest.mark.parametrize("model", CLASSES)
 def test_published_classes(model: str) -> None:
-    spectra = read_pickle(REFERENCE / f"{model}.pkl")["eigen_values"]
+    spectra = read_arrays(REFERENCE / f"{model}.pkl")["eigen_values"]
     # Rows in the pickle's own order and a single start, as published: both decide membership.
     x = mean_normalised(np.concatenate(list(spectra.values())))
     edges = pool_edges(x, 24)
@@ -75,7 +75,7 @@ def test_published_classes(model: str) -> None:
     ],
 )
 def test_published_bds(model: str, stat: Stats, bds: str, p_value: str) -> None:
-    table = read_pickle(REFERENCE / f"{model}.pkl")["eigen_values_stats"]
+    table = read_arrays(REFERENCE / f"{model}.pkl")["eigen_values_stats"]
     trend = depth_trend([table[i][stat].squeeze() for i in sorted(table) if i >= 2])
     assert (f"{trend.bds:.2f}", f"{trend.bds_p_value:.2e}") == (bds, p_value)
 
@@ -93,14 +93,14 @@ def test_published_bds(model: str, stat: Stats, bds: str, p_value: str) -> None:
     ],
 )
 def test_published_trends_with_depth(model: str, stat: Stats, spearman: float) -> None:
-    table = read_pickle(REFERENCE / f"{model}.pkl")["eigen_values_stats"]
+    table = read_arrays(REFERENCE / f"{model}.pkl")["eigen_values_stats"]
     trend = depth_trend([table[i][stat].squeeze() for i in sorted(table) if i >= 2])
     assert round(trend.spearman, 2) == pytest.approx(spearman, abs=0.011)
 
 
 @pytest.mark.parametrize("model", CLASSES)
 def test_published_statistics(model: str) -> None:
-    data = read_pickle(REFERENCE / f"{model}.pkl")
+    data = read_arrays(REFERENCE / f"{model}.pkl")
     for layer, lam in data["eigen_values"].items():
         ours = get_stats(lam.astype(np.float64))
         for stat in Stats:
@@ -108,3 +108,32 @@ def test_published_statistics(model: str) -> None:
             np.testing.assert_allclose(
                 ours[stat], theirs, rtol=2e-4, atol=2e-5 * np.abs(theirs).max()
             )
+
+
+@pytest.mark.parametrize(
+    ("model", "model_id", "shape"),
+    [
+        ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct", (32, 32, 128)),
+        ("Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B-Instruct", (16, 32, 64)),
+        ("Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-Instruct-v0.1", (32, 32, 128)),
+        ("Qwen3-0.6B", "Qwen/Qwen3-0.6B", (28, 16, 128)),
+        ("gemma-2-2b-it", "google/gemma-2-2b-it", (26, 8, 256)),
+    ],
+)
+def test_published_spectra_are_imported(
+    model: str, model_id: str, shape: tuple[int, int, int]
+) -> None:
+    spectra = load_spectra(import_predecessor(REFERENCE / f"{model}.pkl"))
+    assert spectra.model_id == model_id
+    assert spectra.is_imported
+    sigma = np.stack([layer.singular_values for layer in spectra.layers])
+    assert sigma.shape == shape
+    published = read_arrays(REFERENCE / f"{model}.pkl")
+    for layer in spectra.layers:
+        np.testing.assert_array_equal(
+            layer.singular_values, published["singular_values"][layer.layer]
+        )
+        for stat in Stats:
+            theirs = published["eigen_values_stats"][layer.layer][stat][:, 0]
+            ours = layer.statistics[:, stat]
+            np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * np.abs(theirs).max())

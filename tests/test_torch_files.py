@@ -23,6 +23,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
+from hostile import TOUCH, Runs
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from safetensors.torch import save_file
@@ -427,16 +428,6 @@ def script() -> bytes:
     return out.getvalue()
 
 
-class Runs:
-    """Pickled, it asks whoever reads it to call a function."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
 def in_zip(pickled: bytes) -> bytes:
     return repacked(saved({"a": torch.ones(3)}), **{"data.pkl": pickled})
 
@@ -453,8 +444,6 @@ TENSOR = (
     b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x03tQK\x00K\x03\x85K\x01\x85\x89}tR"
 )
 
-
-TOUCH = "touch canary"
 
 #: Objects that a reader must not build, by what they would do.
 HOSTILE: dict[str, Any] = {
@@ -483,6 +472,19 @@ PROGRAMS: dict[str, tuple[bytes, str]] = {
     ),
     "an instance": (b"(S'touch canary'\nios\nsystem\n.", "opcode INST"),
     "an object": (b"(cos\nsystem\nS'touch canary'\no.", "asks to run os.system"),
+    "an array of NumPy": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.",
+        "asks to run numpy.core.multiarray._reconstruct",
+    ),
+    "a dict with defaults": (
+        b"\x80\x02ccollections\ndefaultdict\n)R.",
+        "asks to run collections.defaultdict",
+    ),
+    "a bytearray": (b"\x80\x05\x96" + struct.pack("<Q", 3) + b"abc.", "opcode BYTEARRAY8"),
+    "state of a tensor": (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R}b.",
+        "sets the state of what has none",
+    ),
     "a new object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "opcode NEWOBJ"),
     "an extension": (b"\x80\x02\x82\x01.", "opcode EXT1"),
     "a global with a dotted name": (

@@ -51,7 +51,7 @@ def _format_of(output: Path | None, chosen: str | None) -> str:
     multiple=True,
     default=CIRCUITS,
     show_default="both",
-    help="Only this circuit.",
+    help="Only this circuit (repeatable).",
 )
 @click.option(
     "--convention",
@@ -60,7 +60,7 @@ def _format_of(output: Path | None, chosen: str | None) -> str:
     multiple=True,
     default=CONVENTIONS,
     show_default="both",
-    help="Only this convention.",
+    help="Only this convention (repeatable).",
 )
 @debug_option
 def export(

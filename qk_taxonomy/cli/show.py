@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qk_taxonomy.cli.options import console, debug_option, one_circuit_options
+from qk_taxonomy.records import PREDECESSOR_FORMULA
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import Circuit, Convention
@@ -55,7 +56,7 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
             f"d_model {g['d_model'] or 'unknown'}"
         )
     if spectra.is_imported:
-        out.print("predecessor's formula, which is not that of W_QK")
+        out.print(f"predecessor's formula ({PREDECESSOR_FORMULA})")
     for note in json.loads(m.get("provenance", "{}")).get("notes", ()):
         out.print(f"Note: {note}.")
     pairs = sorted(contents(spectra))
