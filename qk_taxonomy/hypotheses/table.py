@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.hypotheses.heads import HeadSet
-from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.statistics.findings import Finding, join_notes
 
 #: What a test is about. ``against``: the other side of a comparison; ``layer`` and ``head`` are
 #: empty where the test is about all of them.
@@ -50,12 +50,13 @@ def as_rows(columns: Mapping[str, Any], index: Sequence[int] | None = None) -> p
 def finding_rows(
     shared: Mapping[str, Any], findings: Iterable[tuple[Mapping[str, Any], Finding]]
 ) -> pd.DataFrame:
-    """A row a finding: ``shared`` columns, its own, and its numbers."""
+    """A row a finding: ``shared`` columns, its own, and its numbers; notes of both are joined."""
     rows = [
         {
             **shared,
             **own,
             **{name: getattr(finding, name) for name in _RESULT if name != "q_value"},
+            "note": join_notes(shared.get("note", ""), finding.note),
         }
         for own, finding in findings
     ]
