@@ -23,6 +23,7 @@ FLOORS = {
     "statistics": 2,
     "checkpoints": 2,
     "cache": 3,
+    "controls": 3,
     "survey": 4,
     "taxonomy": 4,
     "tables": 4,

@@ -1,4 +1,4 @@
-"""The table's initialisers against what transformers draws, for every type it can build."""
+"""Random twins against what transformers' own initialiser draws, for every type it can build."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from gguf_models import GGUF_MODELS
 from scipy.stats import truncnorm
 from tiny_models import TINY_MODELS
 from transformers import PreTrainedConfig
+from twins import RANDOM
 
 from qk_taxonomy.architectures import architecture_table, attention_layout
 from qk_taxonomy.checkpoints import open_checkpoint
-from qk_taxonomy.errors import LayoutError
+from qk_taxonomy.controls import surveyed
+from qk_taxonomy.errors import CatalogError, LayoutError
 from qk_taxonomy.records import TensorInfo
+from qk_taxonomy.resources import builtin_catalog
 
 TABLE = architecture_table()
 MODELS = TINY_MODELS | GGUF_MODELS
@@ -57,7 +60,7 @@ def told_nothing(config: PreTrainedConfig) -> PreTrainedConfig:
 @pytest.mark.parametrize(
     "name", [t for t, row in TABLE.model_types.items() if row.unbuildable is None]
 )
-def test_an_untrained_model_has_the_deviations_of_the_table(name: str, tmp_path: Path) -> None:
+def test_a_twin_is_drawn_as_transformers_draws_the_model(name: str, tmp_path: Path) -> None:
     if name not in MODELS:
         pytest.fail(f"tests/tiny_models.py builds no {name} model.")
     tiny = MODELS[name]
@@ -65,23 +68,27 @@ def test_an_untrained_model_has_the_deviations_of_the_table(name: str, tmp_path:
     config = change(tiny.transformers_config())
     torch.manual_seed(0)
     checkpoint = open_checkpoint(str(tiny.untrained(config, tmp_path / "model")))
-    layout = attention_layout(
-        checkpoint.config, checkpoint.tensors, tiny.said_architecture, untrained=True
-    )
+    twin, layout = surveyed(checkpoint, tiny.said_architecture, RANDOM)
     for stack in layout.stacks:
         layers = [plan for plan in layout.layers if plan.stack == stack]
         for role in layers[0].tensors:
-            stored = [checkpoint.read(plan.tensors[role]).double() for plan in layers]
+            tensor_names = [plan.tensors[role].name for plan in layers]
+            stored, drawn = (
+                [opened.read(opened.tensors[n]).double() for n in tensor_names]
+                for opened in (checkpoint, twin)
+            )
             if "_norm" in role:
                 offset = layers[0].norms[role.partition(".")[0]].offset
-                gains = torch.cat(stored) + offset
-                np.testing.assert_allclose(gains, GAINS.get(name, 1.0), rtol=1e-6)
+                gain = GAINS.get(name, 1.0)
+                np.testing.assert_allclose(torch.cat(stored) + offset, gain, rtol=1e-6)
+                np.testing.assert_allclose(torch.cat(drawn) + offset, 1.0)
                 continue
-            parts = zip(stored, layers, strict=True)
-            weights = torch.cat([(w / plan.init_std[role]).flatten() for w, plan in parts])
-            error = ERRORS * len(weights) ** -0.5
-            assert weights.mean().item() == pytest.approx(0, abs=error), (stack, role)
-            assert weights.std().item() == pytest.approx(1, abs=error / 2**0.5), (stack, role)
+            for tensors in (stored, drawn):
+                parts = zip(tensors, layers, strict=True)
+                weights = torch.cat([(w / plan.init_std[role]).flatten() for w, plan in parts])
+                error = ERRORS * len(weights) ** -0.5
+                assert weights.mean().item() == pytest.approx(0, abs=error), (stack, role)
+                assert weights.std().item() == pytest.approx(1, abs=error / 2**0.5), (stack, role)
 
 
 LLAMA = {
@@ -126,3 +133,24 @@ def test_a_normal_distribution_that_is_cut(cut: float) -> None:
     config = {"model_type": "modernbert", "num_attention_heads": 4, "initializer_range": 1.0}
     layout = attention_layout(config | {"initializer_cutoff_factor": cut}, infos, untrained=True)
     assert layout.layers[0].init_std["qkv"] == pytest.approx(truncnorm.std(-cut, cut))
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ('{ all = { initializer_range = "1" } }', r"init.*initializer_range: wanted a power, a nu"),
+        ("{ o = 0.02 }", r"init.*o: .*wanted"),
+        ("{ qkv = { 2 = -0.5 } }", r"init.*qkv"),
+        ("0.02", r"init: "),
+    ],
+)
+def test_a_row_with_a_mistake_is_named_with_its_line(
+    init: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (builtin_catalog() / "architectures.toml").read_text()
+    row = "[architectures.olmo] # its LayerNorm has no gain\n"
+    assert row in text
+    (tmp_path / "architectures.toml").write_text(text.replace(row, f"{row}init = {init}\n"))
+    monkeypatch.setattr("qk_taxonomy.architectures.table.builtin_catalog", lambda: tmp_path)
+    with pytest.raises(CatalogError, match=rf"line \d+, architectures\.olmo\.{message}"):
+        architecture_table.__wrapped__()
