@@ -217,12 +217,14 @@ def cache_state(
     *,
     revision: str | None = None,
     architecture: str | None = None,
+    control: str = "",
 ) -> CacheState:
     """Whether a file has what is asked for: ``missing``, ``stale`` (damaged or of an older
     format), ``incomplete`` (lacks a circuit or convention) or ``whole``.
 
-    Raises SpectraFileError where it holds another model or imported spectra, or where ``revision``
-    or ``architecture`` are given and it holds another of them.
+    ``control``: the label of the control whose spectra are asked for. Raises SpectraFileError where
+    the file holds another model or control or imported spectra, or where ``revision`` or
+    ``architecture`` are given and it holds another of them.
     """
     if not path.exists():
         return "missing"
@@ -236,9 +238,14 @@ def cache_state(
             f"that of W_QK; a survey of {model_id} would take its place. Keep both with another "
             "--family-name, or replace the file with --force."
         )
-    identity = {"model_id": model_id, "revision": revision, "architecture": architecture}
+    identity = {
+        "model_id": model_id,
+        "revision": revision,
+        "architecture": architecture,
+        "control": control,
+    }
     for key, wanted in identity.items():
-        found = spectra.metadata[key]
+        found = spectra.metadata.get(key, "")
         if wanted is not None and found != wanted:
             raise SpectraFileError(
                 f"{path} holds the spectra of {spectra.model_id} ({key} {found}); those of "

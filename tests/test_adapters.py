@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from safetensors.torch import save_file
 from tiny_models import TINY_MODELS
+from twins import RANDOM, spectra_of, survey_control
 
 from qk_taxonomy import load_spectra, open_checkpoint
 from qk_taxonomy.architectures import attention_layout
@@ -284,6 +285,13 @@ def test_a_base_in_float8(make_folder: MakeFolder, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hub_cache")
+def test_a_random_twin_is_that_of_the_base(make_folder: MakeFolder, tmp_path: Path) -> None:
+    base = make_folder()
+    adapter = make_adapter(tmp_path / "adapter", base)
+    twins = [spectra_of(survey_control(path, RANDOM)) for path in (base, adapter)]
+    assert_same_spectra(*twins)
+
+
 class TestOnTheHub:
     def test_adapter_and_base_at_their_commits(
         self, hub: LoopbackHub, make_folder: MakeFolder, tmp_path: Path

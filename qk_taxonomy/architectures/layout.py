@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qk_taxonomy.architectures.factors import attention_scale, initial_deviations
 from qk_taxonomy.architectures.geometry import check_shapes, head_geometry
-from qk_taxonomy.architectures.scale import attention_scale
 from qk_taxonomy.architectures.table import (
     Architecture,
     Stack,
@@ -28,6 +28,7 @@ from qk_taxonomy.errors import LayoutError
 from qk_taxonomy.records import (
     AttentionLayout,
     Circuit,
+    HeadGeometry,
     LayerPlan,
     TensorInfo,
 )
@@ -51,18 +52,24 @@ Tensors = Mapping[str, TensorInfo]
 
 
 def attention_layout(
-    config: Mapping[str, Any], tensors: Tensors, architecture: str | None = None
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    architecture: str | None = None,
+    *,
+    untrained: bool = False,
 ) -> AttentionLayout:
     """Plan every attention layer of a checkpoint from its config and its tensors' names and shapes.
 
-    ``architecture`` names a row of the table where the config does not. Raises LayoutError where
-    no row describes the model, a layer or tensor is missing, or a shape contradicts the config.
+    ``architecture`` names a row of the table where the config does not. ``untrained``: also work
+    out how the architecture's initialiser draws the projections (``LayerPlan.init_std``). Raises
+    LayoutError where no row describes the model, a layer or tensor is missing, a shape contradicts
+    the config, or the config lacks what the initialiser takes.
     """
     if architecture is not None:
-        return _layout(named_architecture(architecture), config, tensors)
+        return _layout(named_architecture(architecture), config, tensors, untrained)
     model_type = config.get("model_type")
     if model_type is None:
-        return _recognised(config, tensors)
+        return _recognised(config, tensors, untrained)
     table = architecture_table()
     if isinstance(model_type, str) and model_type in table.without_attention:
         raise LayoutError(
@@ -72,7 +79,7 @@ def attention_layout(
     row = table.model_types.get(model_type) if isinstance(model_type, str) else None
     if row is None:
         raise _unknown(model_type, config, tensors)
-    return _layout(row, config, tensors)
+    return _layout(row, config, tensors, untrained)
 
 
 def restrict(plan: LayerPlan, circuits: Sequence[Circuit]) -> LayerPlan:
@@ -82,13 +89,13 @@ def restrict(plan: LayerPlan, circuits: Sequence[Circuit]) -> LayerPlan:
     return replace(plan, tensors=tensors)
 
 
-def _recognised(config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
+def _recognised(config: Mapping[str, Any], tensors: Tensors, untrained: bool) -> AttentionLayout:
     """The layout of a config without a ``model_type``, where all rows that fit agree on it."""
     found = []
     for row in architecture_table().rows.values():
         if row.model_types and not row.wraps:
             try:
-                found.append(_layout(row, config, tensors))
+                found.append(_layout(row, config, tensors, untrained))
             except LayoutError:
                 continue
     if found and all(layout.layers == found[0].layers for layout in found):
@@ -131,7 +138,9 @@ def _how_to_add(tensors: Tensors) -> str:
     )
 
 
-def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> AttentionLayout:
+def _layout(
+    row: Architecture, config: Mapping[str, Any], tensors: Tensors, untrained: bool
+) -> AttentionLayout:
     model_type = str(config.get("model_type", row.name))
     notes = [row.note] if row.note else []
     prefixes: Sequence[str] = ("",)
@@ -139,7 +148,10 @@ def _layout(row: Architecture, config: Mapping[str, Any], tensors: Tensors) -> A
         prefixes = row.prefixes
         row, config = _held(row, row.wraps, config)
         notes += [row.note] if row.note else []
-    stacks = [_StackPlans(stack, stack.config(config), tensors, prefixes) for stack in row.stacks]
+    stacks = [
+        _StackPlans(stack, stack.config(config), tensors, prefixes, untrained)
+        for stack in row.stacks
+    ]
     found = [stack for stack in stacks if stack.numbers]
     if not found:
         raise stacks[0].nothing(row.name)
@@ -210,6 +222,7 @@ class _StackPlans:
     config: Mapping[str, Any]
     tensors: Tensors
     prefixes: Sequence[str]
+    untrained: bool
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -277,12 +290,17 @@ class _StackPlans:
     def _place(self, number: int) -> str:
         return f"{self.row.name} layer {number}".strip()
 
+    @functools.cached_property
+    def _n_layers(self) -> int:
+        """Layers as the config counts them, or as far as the checkpoint's go."""
+        said = _whole_number(self.config, self._any.keys["n_layers"], of_a_list=True)
+        return said or max(self.numbers) + 1
+
     def _own_layers(self) -> list[int]:
         """Numbers of the layers to survey. Raises LayoutError where one is missing."""
         pattern, numbers = self._found
         stack = self._any
-        said = _whole_number(self.config, stack.keys["n_layers"], of_a_list=True)
-        n_layers = said or max(numbers) + 1
+        n_layers = self._n_layers
         if stack.shared_by is not None:
             sharing = _whole_number(self.config, [stack.shared_by]) or n_layers
             if sharing > len(numbers):
@@ -345,17 +363,24 @@ class _StackPlans:
             layer=number,
             geometry=geometry,
             packing=stack.packing,
-            scale=attention_scale(name, stack.scale, self.config, number, geometry),
+            scale=attention_scale(name, stack, self.config, number, geometry),
             tensors=found,
             norms={role: norm.norm for role, norm in stack.norms.items()},
             transposed=stack.transposed,
             gated=stack.gated,
             cross=stack.cross,
             stack=self.row.name,
+            init_std=self._deviations(name, stack, geometry, found) if self.untrained else {},
         )
         check_shapes(plan)
         self._check_norms(plan)
         return plan
+
+    def _deviations(
+        self, name: str, stack: Stack, geometry: HeadGeometry, tensors: Tensors
+    ) -> dict[str, float]:
+        n_layers = self._n_layers
+        return initial_deviations(name, stack, self.config, n_layers, geometry, tensors)
 
     @functools.cached_property
     def _query_norms(self) -> dict[str, list[str]]:

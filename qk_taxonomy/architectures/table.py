@@ -28,6 +28,9 @@ _PROJECTIONS: dict[Packing, tuple[frozenset[str], ...]] = {
     ),
 }
 
+#: The initialiser of a row that names none.
+_INITIALISER = {"all": {"initializer_range": 1}}
+
 NORM_ROLES = ("input_norm", "memory_norm", "q_norm", "k_norm", "q_latent_norm", "kv_latent_norm")
 
 _NORM_OPTIONS = {"kind": str, "gain": str, "offset": float}
@@ -39,6 +42,7 @@ _STACK_OPTIONS = {
     "cross": bool,
     "input_width": int,
     "scale": dict,
+    "init": dict,
     "config": dict,
     "config_in": str,
     "keys": dict,
@@ -90,6 +94,7 @@ class Stack:
     tensors: Mapping[str, str]
     norms: Mapping[str, NormRow]
     scale: Mapping[str, float]
+    init: Mapping[str, Mapping[str, float]]
     keys: Mapping[str, Sequence[str]]
     shared_by: str | None
     extra_layers: str | None
@@ -191,6 +196,7 @@ class _Reader:
         self.file = file
         self.tables: dict[str, Any] = file.data["architectures"]
         self.keys: dict[str, Any] = file.data["config_keys"]
+        self.defaults: dict[str, Any] = file.data["config_defaults"]
 
     def row(self, name: str) -> Architecture:
         place = ("architectures", name)
@@ -247,6 +253,7 @@ class _Reader:
                 raise self.file.error("wanted names with one {i}.", *place, "layers")
         for index, variant in enumerate(table.get("variants", ())):
             self.file.check(variant, (*place, "variants", index), {}, _VARIANT_OPTIONS)
+        table = {**table, "config": {**self.defaults, **table.get("config", {})}}
         parse = functools.partial(self._parse, place)
         row = StackRow(name, table, parse)
         plain = {key: value for key, value in table.items() if key != "variants"}
@@ -262,9 +269,6 @@ class _Reader:
         if frozenset(table["tensors"]) not in _PROJECTIONS[packing]:
             wanted = " or ".join(", ".join(sorted(roles)) for roles in _PROJECTIONS[packing])
             raise self.file.error(f"wanted the names of {wanted}.", *place, "tensors")
-        for quantity, power in table.get("scale", {}).items():
-            if not isinstance(power, int | float):
-                raise self.file.error("wanted a power, a number.", *place, "scale", quantity)
         return Stack(
             packing=packing,
             transposed=table.get("transposed", False),
@@ -273,13 +277,27 @@ class _Reader:
             input_width=table.get("input_width", 1),
             tensors=table["tensors"],
             norms=self._norms(table, place),
-            scale=table.get("scale", {}),
+            scale=self._powers(table.get("scale", {}), (*place, "scale")),
+            init=self._initialiser(table, (*place, "init")),
             keys=self.keys | table.get("keys", {}),
             shared_by=table.get("shared_by"),
             extra_layers=table.get("extra_layers"),
             without_attention=table.get("without_attention", {}),
             refuse=self._refusals(table, place),
         )
+
+    def _powers(self, factors: Mapping[str, Any], place: tuple[str, ...]) -> Mapping[str, float]:
+        for quantity, power in factors.items():
+            if not isinstance(power, int | float):
+                raise self.file.error("wanted a power, a number.", *place, quantity)
+        return factors
+
+    def _initialiser(
+        self, table: Mapping[str, Any], place: tuple[str, ...]
+    ) -> dict[str, Mapping[str, float]]:
+        init = _INITIALISER | table.get("init", {})
+        self.file.check(init, place, {}, dict.fromkeys(("all", *table["tensors"]), dict))
+        return {part: self._powers(factors, (*place, part)) for part, factors in init.items()}
 
     def _norms(self, table: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, NormRow]:
         norms = {}
@@ -310,7 +328,12 @@ class _Reader:
 def architecture_table() -> ArchitectureTable:
     """The architecture table, read once. Raises CatalogError naming the line of a mistake."""
     file = read_toml(builtin_catalog() / "architectures.toml")
-    top = {"config_keys": dict, "without_attention": dict, "architectures": dict}
+    top = {
+        "config_keys": dict,
+        "config_defaults": dict,
+        "without_attention": dict,
+        "architectures": dict,
+    }
     file.check(file.data, (), top, {})
     file.check(file.data["config_keys"], ("config_keys",), _CONFIG_KEYS, {})
     reader = _Reader(file)

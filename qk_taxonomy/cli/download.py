@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qk_taxonomy.cli.options import console, family_option, size, survey_options
+from qk_taxonomy.records import CONTROL_KINDS, Control
 
 if TYPE_CHECKING:
-    from qk_taxonomy.records import ModelRef, ModelResult
+    from qk_taxonomy.records import ControlKind, ModelRef, ModelResult
 
 
 def survey_with_bars(refs: Sequence[ModelRef], **options: Any) -> list[ModelResult]:
@@ -74,6 +75,20 @@ def print_results(results: Sequence[ModelResult]) -> None:
     help="A branch, tag or commit (repeatable).",
 )
 @click.option("--architecture", metavar="NAME", help="The table's row, where a config names none.")
+@click.option(
+    "--control",
+    "controls",
+    type=click.Choice(CONTROL_KINDS),
+    multiple=True,
+    help="Survey this twin of each model instead of the model itself: random, untrained and drawn "
+    "with --seed, or one-layer, the first layer alone (repeatable).",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="The seed of --control random.  [default: 0]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be read; move no tensors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @survey_options
@@ -83,6 +98,8 @@ def download(
     family_name: str | None,
     revisions: tuple[str, ...],
     architecture: str | None,
+    controls: tuple[ControlKind, ...],
+    seed: int | None,
     as_json: bool,
     catalog: Path | None,
     **options: Any,
@@ -103,13 +120,21 @@ def download(
         )
     if not all(model.strip() for model in models):
         raise click.UsageError("--model needs a hub id, a folder or a file.")
+    if seed is not None and "random" not in controls:
+        raise click.UsageError("--seed is for --control random; nothing else is drawn.")
     known = load_families(catalog)
     refs = [ref for name in families for ref in family_refs(find_family(name, known))]
     refs += [model_ref(ref, family_name=family_name, families=known) for ref in models]
     refs = [
-        dataclasses.replace(ref, revision=revision, architecture=architecture or ref.architecture)
+        dataclasses.replace(
+            ref,
+            revision=revision,
+            architecture=architecture or ref.architecture,
+            control=Control(control, seed or 0) if control else None,
+        )
         for ref in refs
         for revision in revisions or (None,)
+        for control in controls or (None,)
     ]
     results = survey_with_bars(refs, **options)
     if as_json:

@@ -47,11 +47,14 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
     m = spectra.metadata
     out = console()
     out.print(m["model_id"], style="bold")
+    if spectra.control:
+        out.print(f"a control of that model: {spectra.control}")
     out.print(f"family {m['family']}, revision {m['revision']}")
     out.print(f"{m['architecture']}, {m['weights_dtype']}, from {m['source']}")
     for name, g in stack_table(m).items():
+        layers_said = "1 layer" if g["n_layers"] == 1 else f"{g['n_layers']} layers"
         out.print(
-            f"{name + ': ' if name else ''}{g['n_layers']} layers × {g['n_heads']} heads "
+            f"{name + ': ' if name else ''}{layers_said} × {g['n_heads']} heads "
             f"({g['n_kv_heads'] or 'unknown'} key-value), d_head {g['d_head']}, "
             f"d_model {g['d_model'] or 'unknown'}"
         )
