@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from qk_taxonomy.errors import ShapeError
 from qk_taxonomy.statistics.unmatched import UnmatchedContrast, unmatched_contrast
@@ -153,3 +154,26 @@ class TestInput:
             unmatched_contrast(np.ones(4), ["a"] * 4, np.ones(3, bool))
         with pytest.raises(ShapeError, match="Model a is among the treated and the controls"):
             unmatched_contrast(np.ones(2), ["a", "a"], np.array([True, False]))
+
+
+def test_standard_error_is_that_of_the_library_where_it_has_one() -> None:
+    rng = np.random.default_rng(11)
+    model = np.repeat(np.arange(8), 30)
+    treated = model < 4
+    x = rng.normal(size=8)[model] + rng.normal(size=240)
+    fit = MixedLM(x, np.column_stack([np.ones(240), treated]), groups=model).fit(method="powell")
+    found = unmatched_contrast(x, model.tolist(), treated).mixed
+    assert found.statistic == pytest.approx(fit.params[1] / fit.bse[1], rel=1e-4)
+
+
+def test_models_of_a_side_that_do_not_differ() -> None:
+    rng = np.random.default_rng(12)
+    model = np.repeat(np.arange(8), 30)
+    treated = model < 4
+    for _ in range(20):
+        x = rng.normal(size=(8, 30))
+        x = (x - x.mean(1, keepdims=True)).ravel() + 3.0 * treated
+        found = unmatched_contrast(x, model.tolist(), treated).mixed
+        assert found.p_value < 1e-4
+        assert found.low < 3.0 < found.high
+        assert "no variance" in found.note

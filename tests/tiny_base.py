@@ -19,6 +19,9 @@ SEED = 20240229
 
 
 def _own_scaling(attention: Any) -> float:
+    """The scale as a module keeps it: as a factor, or (CodeGen, older GPT-J) as a divisor."""
+    if hasattr(attention, "scale_attn"):
+        return 1.0 / float(attention.scale_attn)
     return float(attention.scaling)
 
 

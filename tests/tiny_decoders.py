@@ -245,7 +245,6 @@ MODELS: tuple[TinyModel, ...] = (
         layers="h",
         attention="attn",
         norm="layer",
-        scaling=lambda attention: 1.0 / float(attention.scale_attn),
         n_heads=8,
     ),
     _PERSIMMON,

@@ -109,7 +109,6 @@ _ALL = (
         layers="h",
         attention="attn",
         norm="layer",
-        scaling=lambda attention: 1.0 / float(attention.scale_attn),
     ),
     one(
         "opt",

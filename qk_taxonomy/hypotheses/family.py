@@ -82,11 +82,16 @@ def compare_families(
 
 
 def _compositions(models: Sequence[HeadSet], n_clusters: int, seed: int) -> Array:
-    """Shares (models, classes) of each model's heads in the classes of all heads together."""
+    """Shares (models, classes) of each model's heads in the classes of all heads together.
+
+    Fewer classes than ``n_clusters`` where there are fewer different heads.
+    """
     normalised = [mean_normalised(heads.lam) for heads in models]
     edges = pool_edges(np.concatenate([x.ravel() for x in normalised]), N_BINS)
     histograms = [histogram_densities(x, edges) for x in normalised]
-    labels = sort_into_classes(np.concatenate(histograms), n_clusters, seed=seed)
+    pooled = np.concatenate(histograms)
+    n_clusters = min(n_clusters, len(np.unique(pooled, axis=0)))
+    labels = sort_into_classes(pooled, n_clusters, seed=seed)
     counts = [
         np.bincount(own, minlength=n_clusters)
         for own in np.split(labels, np.cumsum([len(x) for x in histograms])[:-1])

@@ -94,7 +94,8 @@ def _mixed_model(
     if depth is not None:
         columns.append(depth - depth.mean())
     # In units of its own spread: statistics span many orders of magnitude.
-    regression = MixedLM((x - x.mean()) / scale, np.column_stack(columns), groups=model)
+    design = np.column_stack(columns)
+    regression = MixedLM((x - x.mean()) / scale, design, groups=model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # What they say is in the fit, and in the note.
         try:
@@ -103,7 +104,8 @@ def _mixed_model(
             fit = regression.fit(method="powell")
         except (np.linalg.LinAlgError, ValueError) as err:
             return replace(result, note=f"the mixed model has no fit: {err}")
-    effect, error = float(fit.params[1]), float(fit.bse[1])
+    effect, between = float(fit.params[1]), float(fit.cov_re[0, 0])
+    error = _standard_error(design, model, between, float(fit.scale))
     if not (fit.converged and np.isfinite(error) and error > 0):
         return replace(result, effect=scale * effect, note="the mixed model did not converge")
     freedom = sum(sides) - 2
@@ -115,8 +117,22 @@ def _mixed_model(
         high=scale * (effect + half),
         statistic=effect / error,
         p_value=float(2 * t.sf(abs(effect / error), freedom)),
-        note="" if fit.cov_re[0, 0] > 1e-8 else "no variance between models of a side",
+        note="" if between > 1e-8 else "no variance between models of a side",
     )
+
+
+def _standard_error(design: Array, model: NDArray[np.intp], between: float, within: float) -> float:
+    """Standard error of the second coefficient, by generalised least squares.
+
+    statsmodels' own comes from a numerical Hessian, which is nan where the variance ``between``
+    models is next to nothing. The covariance of n heads of a model is within·I + between·11ᵀ.
+    """
+    information = design.T @ design
+    for number in np.unique(model):
+        own = design[model == number]
+        total = own.sum(0)
+        information -= between / (within + between * len(own)) * np.outer(total, total)
+    return float(np.sqrt(within * np.linalg.inv(information)[1, 1]))
 
 
 def _medians(
