@@ -201,6 +201,7 @@ def _chatglm(config: Mapping[str, Any], said: Mapping[str, Any], **other: Any) -
 
 
 MODELS: tuple[TinyModel, ...] = (
+    one("exaone", {**GROUPED, "head_dim": 6}),
     one("exaone4", {**GROUPED, "head_dim": 6}, norm=None, qk_norms=QK_NORMS),
     *(one(name, {**GROUPED, "head_dim": 8}) for name in ("glm", "glm4")),
     one(
@@ -381,13 +382,6 @@ MODELS: tuple[TinyModel, ...] = (
         names={"self_attn.o_proj": "attn.c_proj", "input_layernorm": "ln_1"},
         qkv="attn.c_attn",
         said={**_SAID, "kv_channels": 6},
-    ),
-    _published(
-        "exaone",
-        {**GROUPED, "head_dim": 6},
-        prefixes=("transformer.h.", "h."),
-        names={"o_proj": "out_proj", "self_attn": "attn.attention", "input_layernorm": "ln_1"},
-        said={"num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6},
     ),
 )
 
