@@ -11,6 +11,7 @@ from qk_taxonomy.cli.boxplots import make_boxplots
 from qk_taxonomy.cli.cluster import make_class_figures
 from qk_taxonomy.cli.download import print_results, survey_with_bars
 from qk_taxonomy.cli.options import family_option, survey_options
+from qk_taxonomy.cli.test import run_tests
 from qk_taxonomy.errors import PartialFailureError
 
 
@@ -25,7 +26,7 @@ def run(
     conventions: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Survey, classify and plot: download, cluster and boxplots in one.
+    """Survey, classify, plot and test: download, cluster, boxplots and test in one.
 
     Figures show the first circuit and convention surveyed.
     """
@@ -48,7 +49,7 @@ def run(
         if any(model.id == r.model for model in family.models for r in results if r not in failed)
     )
     problems: dict[str, Exception] = {}
-    for make in (make_class_figures, make_boxplots) if done else ():
+    for make in (make_class_figures, make_boxplots, run_tests) if done else ():
         try:
             make(done, data_root=output_root, circuit=circuits[0], convention=conventions[0])
         except PartialFailureError as err:

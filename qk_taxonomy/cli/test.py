@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qk_taxonomy.cli.figures import print_figures
 from qk_taxonomy.cli.options import (
     catalog_option,
     console,
@@ -44,7 +43,10 @@ def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
         )
     for line in summary(outcome):
         click.echo(line)
-    print_figures(files)
+    table, *others = files
+    click.echo(table)
+    if others:
+        click.echo(f"{table.parent / 'tests'}: {len(others)} figures and tables")
     for note in outcome.notes:
         click.echo(f"Note: {note}.", err=True)
     if outcome.failures:

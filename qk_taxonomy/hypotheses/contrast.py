@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -192,15 +192,16 @@ def correct_shifts(results: Sequence[ContrastResult]) -> list[ContrastResult]:
     return corrected_results
 
 
-def kind_rows(results: Iterable[ContrastResult]) -> pd.DataFrame:
-    """Does a kind of training shift a statistic? The pair of models is the unit.
+def kind_rows(results: Iterable[ContrastResult], origins: Mapping[str, str]) -> pd.DataFrame:
+    """Does a kind of training shift a statistic? What models were trained from is the unit.
 
-    A pair counts with its rank-biserial correlation over all layers, which has no units. Refused
-    below six pairs. Rows are named by the kind.
+    A pair of models counts with its rank-biserial correlation over all layers, which has no units,
+    and pairs that go back to one model (``origins``) with their mean. Refused below six units. Rows
+    are named by the kind; q-values are over kinds and statistics.
     """
     rows = [
         result.rows[(result.rows["method"] == FLIP_GROUPS) & result.rows["layer"].isna()].assign(
-            kind=result.kind
+            kind=result.kind, origin=_origin(result, origins)
         )
         for result in results
     ]
@@ -211,8 +212,14 @@ def kind_rows(results: Iterable[ContrastResult]) -> pd.DataFrame:
     findings = []
     for values, group in table.groupby(keys, sort=False):
         kind, *rest = values
-        found = signed_rank(group["effect"].to_numpy(np.float64))
-        method = "Wilcoxon signed-rank over pairs of models; of their rank-biserial correlations"
+        units = group.groupby("origin", sort=False)["effect"].mean()
+        found = signed_rank(units.to_numpy(np.float64))
+        method = "Wilcoxon signed-rank over origins of models; of rank-biserial correlations"
         own = {**dict(zip(keys[1:], rest, strict=True)), "model": f"all {kind} contrasts"}
         findings.append((own, replace(found, method=method)))
-    return finding_rows({"hypothesis": KIND}, findings)
+    return corrected(finding_rows({"hypothesis": KIND}, findings), ["hypothesis"])
+
+
+def _origin(result: ContrastResult, origins: Mapping[str, str]) -> str:
+    control = result.control.spectra.model_id
+    return origins.get(control, control)

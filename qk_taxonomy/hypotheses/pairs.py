@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,26 +86,32 @@ def one_per_training(
     name are of one training run and do not count.
     """
     controls = {contrast.treatment: contrast.control for contrast in contrasts}
+    origins = training_origins(contrasts)
     kept: dict[tuple[str, str, bool], HeadSet] = {}
     others = []
     for heads in sorted(sets, key=lambda s: s.spectra.model_id in controls):
         if "@" in heads.model:
             others.append(heads)
             continue
-        key = (_origin(heads.spectra.model_id, controls), heads.stack, heads.spectra.is_imported)
+        origin = origins.get(heads.spectra.model_id, heads.spectra.model_id)
+        key = (origin, heads.stack, heads.spectra.is_imported)
         if kept.setdefault(key, heads) is not heads:
             others.append(heads)
     chosen = set(map(id, kept.values()))
     return [heads for heads in sets if id(heads) in chosen], others
 
 
-def _origin(model_id: str, controls: Mapping[str, str]) -> str:
-    """The model that a chain of trainings began with."""
-    seen = {model_id}
-    while (before := controls.get(model_id)) and before not in seen:
-        seen.add(before)
-        model_id = before
-    return model_id
+def training_origins(contrasts: Iterable[Contrast]) -> dict[str, str]:
+    """For each model that was trained further, the one that its chain of trainings began with."""
+    controls = {contrast.treatment: contrast.control for contrast in contrasts}
+    origins = {}
+    for model_id in controls:
+        seen, origin = {model_id}, model_id
+        while (before := controls.get(origin)) and before not in seen:
+            seen.add(before)
+            origin = before
+        origins[model_id] = origin
+    return origins
 
 
 def twin_pairs(sets: Sequence[HeadSet]) -> list[Pair]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,6 +28,7 @@ from qk_taxonomy.hypotheses.pairs import (
     named_heads,
     one_per_training,
     stack_pairs,
+    training_origins,
     twin_pairs,
 )
 from qk_taxonomy.hypotheses.rank import RankResult, rank_hypothesis
@@ -102,7 +103,8 @@ def run_hypotheses(
     if treatments or controls:
         run.named(treatments, controls)
     elif "contrast" in wanted:
-        run.pairs([*catalogued_pairs(_chosen(contrasts, known), sets), *twin_pairs(sets)])
+        chosen = _chosen(contrasts, known)
+        run.pairs([*catalogued_pairs(chosen, sets), *twin_pairs(sets)], training_origins(known))
     if "family" in wanted:
         run.families(known)
     if "trend" in wanted:
@@ -182,7 +184,7 @@ class _Run:
                 unmatched_rows(*sides, seed=self.seed, include_imported=self.include_imported)
             )
 
-    def pairs(self, pairs: Sequence[Pair]) -> None:
+    def pairs(self, pairs: Sequence[Pair], origins: Mapping[str, str]) -> None:
         """All contrasts that are surveyed; those of two shapes get a row that says so."""
         for index, pair in enumerate(pairs):
             self.watch(f"contrast: {pair.name}", index, len(pairs))
@@ -193,7 +195,7 @@ class _Run:
             except QKTaxonomyError as err:
                 self.failures[f"contrast {pair.name}"] = err
         self._correct()
-        self.tables.append(kind_rows(self.contrasts))
+        self.tables.append(kind_rows(self.contrasts, origins))
 
     def _matched(self, pair: Pair) -> None:
         self.contrasts.append(
