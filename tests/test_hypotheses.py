@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from scipy.stats import wilcoxon
+from scipy.stats import ks_2samp, wilcoxon
 from untrained import Shape, untrained_model
 
 from qk_taxonomy.cache import load_spectra, write_spectra
@@ -22,7 +22,8 @@ from qk_taxonomy.hypotheses.heads import load_heads
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
 from qk_taxonomy.hypotheses.table import COLUMNS
 from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelSpectra
-from qk_taxonomy.statistics.moments import STATISTICS, describe
+from qk_taxonomy.statistics.moments import STATISTICS, describe, effective_rank_lambda
+from qk_taxonomy.statistics.nulls import untrained_spectra
 from qk_taxonomy.statistics.shifts import WILCOXON
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -332,10 +333,28 @@ class TestImported:
 
     def test_without_d_model_there_is_no_null(self, tmp_path: Path) -> None:
         write_model(tmp_path, "other/x", 3, provenance=self.PROVENANCE, d_model="0")
-        outcome = run_hypotheses(tmp_path, hypotheses=["rank"])
+        outcome = run_hypotheses(tmp_path, hypotheses=["rank"], include_imported=True)
         assert outcome.ranks[0].test is None
         assert outcome.table["note"].str.contains("--d-model").all()
         assert qk("test", "--data-root", tmp_path).exit_code == 0
+
+    def test_they_have_no_rank_test_unless_asked(self, root: Path) -> None:
+        outcome = run_hypotheses(root, hypotheses=["rank"])
+        assert [rank.test is None for rank in outcome.ranks] == [True, True, False, False]
+        outcome = run_hypotheses(root, hypotheses=["rank"], include_imported=True)
+        assert all(rank.test for rank in outcome.ranks)
+
+    def test_untrained_heads_have_another_law_by_the_predecessors_formula(self) -> None:
+        """The reason for it; the true formula on the same weights has the null's."""
+        w_q, w_k = np.random.default_rng(1).standard_normal((2, 1000, 32, 128))
+        (_, s_q, vh_q), (_, s_k, vh_k) = (
+            np.linalg.svd(w.mT, full_matrices=False) for w in (w_q, w_k)
+        )
+        null = effective_rank_lambda(untrained_spectra(32, 128, 2000)[:, 0])
+        for core, same in ((vh_q @ vh_k.mT, True), (vh_q.mT @ vh_k, False)):
+            sigma = np.linalg.svd(s_q[..., None] * core * s_k[:, None, :], compute_uv=False)
+            p = ks_2samp(effective_rank_lambda(np.square(sigma)), null).pvalue
+            assert (p > 0.01) == same, p
 
 
 def test_circuits_and_conventions_are_not_mixed(tmp_path: Path) -> None:

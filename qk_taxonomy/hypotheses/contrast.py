@@ -116,7 +116,7 @@ def matched_contrast(
             )
         ),
     )
-    untrained = untrained_like(treatment, twins).lam
+    untrained = untrained_like(treatment, twins, include_imported=include_imported).lam
     changes = spectral_changes(
         treatment.lam, control.lam, treatment.layer, treatment.groups, untrained, seed=seed
     )

@@ -128,13 +128,23 @@ class Untrained:
     reason: str = ""
 
 
-def untrained_like(heads: HeadSet, twins: Iterable[HeadSet] = ()) -> Untrained:
+def untrained_like(
+    heads: HeadSet, twins: Iterable[HeadSet] = (), *, include_imported: bool = False
+) -> Untrained:
     """Untrained heads of a model's shape: by Monte Carlo, or those of its random twin.
 
     The twin is taken where untrained heads are no product of two Gaussian matrices: in latent
     attention, whose keys are products themselves, and where a norm centres queries or keys.
-    ``twins``: heads of controls, of any models.
+    ``twins``: heads of controls, of any models. Imported spectra have none unless asked for: by the
+    predecessor's formula untrained heads have another law, which hangs on the signs that LAPACK
+    gives singular vectors.
     """
+    if heads.spectra.is_imported and not include_imported:
+        return Untrained(
+            None,
+            "imported: by the predecessor's formula untrained heads have another law "
+            "(--include-imported takes the true one)",
+        )
     d_model = heads.geometry["d_model"]
     if not d_model:
         return Untrained(None, "d_model is not known; import the file with --d-model")

@@ -30,7 +30,9 @@ class RankResult:
     rows: pd.DataFrame
 
 
-def rank_hypothesis(heads: HeadSet, twins: Iterable[HeadSet] = ()) -> RankResult:
+def rank_hypothesis(
+    heads: HeadSet, twins: Iterable[HeadSet] = (), *, include_imported: bool = False
+) -> RankResult:
     """Test the rank hypothesis for every head of one model.
 
     Rows of a head: the effect is its statistic over the untrained median, with the interval that
@@ -39,7 +41,7 @@ def rank_hypothesis(heads: HeadSet, twins: Iterable[HeadSet] = ()) -> RankResult
     twins, for architectures without an analytic null.
     """
     shared = subject(heads, HYPOTHESIS)
-    untrained = untrained_like(heads, twins)
+    untrained = untrained_like(heads, twins, include_imported=include_imported)
     if untrained.lam is None:
         refused = Finding(note=untrained.reason)
         findings = [({"statistic": name}, refused) for name in RANK_STATISTICS]

@@ -82,9 +82,10 @@ def run_hypotheses(
     every model against its random twins; or, where they are given, ``treatments`` against
     ``controls`` alone (files, stems, ids): head by head for one model a side of one shape, else
     with the model as unit. ``family``: families of two or more, by the model. ``trend``: each
-    statistic with depth. ``include_imported``: compare the predecessor's numbers with true
-    spectra. Raises SpectraFileError where there is nothing to test, CatalogError for unknown
-    contrasts, HypothesisError for models that were named and cannot be found or compared.
+    statistic with depth. ``include_imported``: compare the predecessor's numbers with true spectra,
+    those of untrained heads among them. Raises SpectraFileError where there is nothing to test,
+    CatalogError for unknown contrasts, HypothesisError for models that were named and cannot be
+    found or compared.
     """
     paths = find_spectra(data_root, families, controls=True)
     sets, without = load_heads(paths, circuit, convention)
@@ -154,7 +155,7 @@ class _Run:
         subjects = [*self.models, *self.twins]
         for index, heads in enumerate(subjects):
             self.watch(f"rank: {heads.name}", index, len(subjects))
-            result = rank_hypothesis(heads, self.twins)
+            result = rank_hypothesis(heads, self.twins, include_imported=self.include_imported)
             self.rank_results.append(result)
             self.tables.append(result.rows)
 
