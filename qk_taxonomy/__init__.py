@@ -32,6 +32,9 @@ _HOMES = {
     "open_checkpoint": "checkpoints",
     "head_table": "tables",
     "classify_heads": "taxonomy",
+    "run_hypotheses": "hypotheses.run",
+    "generate_hypothesis_tests": "outputs",
+    "untrained_spectra": "statistics.nulls",
     "QKTaxonomyError": "errors",
 }
 
@@ -51,7 +54,9 @@ if TYPE_CHECKING:
     )
     from qk_taxonomy.circuits.spectra import singular_values as singular_values
     from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
+    from qk_taxonomy.hypotheses.run import run_hypotheses as run_hypotheses
     from qk_taxonomy.outputs import generate_cluster_figures as generate_cluster_figures
+    from qk_taxonomy.outputs import generate_hypothesis_tests as generate_hypothesis_tests
     from qk_taxonomy.outputs import generate_stat_boxplots as generate_stat_boxplots
     from qk_taxonomy.predecessor import import_predecessor as import_predecessor
     from qk_taxonomy.records import Contrast as Contrast
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
     )
     from qk_taxonomy.statistics.moments import Stats as Stats
     from qk_taxonomy.statistics.moments import get_stats as get_stats
+    from qk_taxonomy.statistics.nulls import untrained_spectra as untrained_spectra
     from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
     from qk_taxonomy.tables import head_table as head_table
     from qk_taxonomy.taxonomy import classify_heads as classify_heads

@@ -14,6 +14,9 @@ from qk_taxonomy.statistics.shifts import FLIP_GROUPS
 
 _LEVEL = 0.05
 _NAMED = 6
+
+# Width and height of a head's name, as shares of the panel.
+_NAME_SIZE = (0.08, 0.04)
 _REJECTED, _KEPT = "#d55e00", "#0072b2"
 
 
@@ -57,18 +60,29 @@ def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
     for height, style, label in usual:
         if np.isfinite(height):
             ax.axhline(height, color="0.4", ls=style, lw=0.9, label=f"0.95 quantile, {label}")
-    for row in heads.head(_NAMED).to_dict("records"):
-        ax.annotate(
-            f"{row['layer']}.{row['head']}", (row[RANK_SHIFT], row["wasserstein"]),
-            xytext=(4, 2), textcoords="offset points", fontsize=7,
-        )  # fmt: skip
     if (heads["wasserstein"] > 0).any():
         ax.set_yscale("log")
+    _name_heads(ax, heads.head(_NAMED))
     ax.set_title("Each head's spectrum (the most changed as layer.head)")
     ax.set_xlabel("shift of the effective rank of λ, treatment less control")
     ax.set_ylabel("Wasserstein distance of λ / mean λ")
     title = f"changed more (q ≤ {_LEVEL}) than"
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, title=title)
+
+
+def _name_heads(ax: Axes, heads: pd.DataFrame) -> None:
+    """Names beside the points of some heads, but for those that would cover an earlier name."""
+    to_axes = ax.transData + ax.transAxes.inverted()
+    named: list[tuple[float, float]] = []
+    for row in heads.to_dict("records"):
+        x, y = to_axes.transform((row[RANK_SHIFT], row["wasserstein"]))
+        if any(abs(x - a) < _NAME_SIZE[0] and abs(y - b) < _NAME_SIZE[1] for a, b in named):
+            continue
+        named.append((x, y))
+        ax.annotate(
+            f"{row['layer']}.{row['head']}", (row[RANK_SHIFT], row["wasserstein"]),
+            xytext=(4, 2), textcoords="offset points", fontsize=7,
+        )  # fmt: skip
 
 
 def contrast_figure(result: ContrastResult, title: str) -> Figure:
