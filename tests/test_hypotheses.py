@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from qk_taxonomy.cli import main
 from qk_taxonomy.errors import CatalogError, HypothesisError, SpectraFileError
 from qk_taxonomy.hypotheses.contrast import CHANGE, KIND, SHIFT, matched_contrast
 from qk_taxonomy.hypotheses.family import COMPOSITION, PAIRS, PROFILE, UNMATCHED
-from qk_taxonomy.hypotheses.heads import load_heads
+from qk_taxonomy.hypotheses.heads import load_heads, untrained_like
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
 from qk_taxonomy.hypotheses.table import COLUMNS
 from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelSpectra
@@ -425,3 +426,86 @@ def test_families_with_enough_models_are_told_apart(tmp_path: Path) -> None:
     assert pairs["effect"].iloc[0] == 1.0
     assert qk("test", "--data-root", tmp_path, "--hypothesis", "family").exit_code == 0
     assert (tmp_path / "plots/tests/families.png").is_file()
+
+
+class TestWithoutALawOfTheShape:
+    """Heads that are no product of two Gaussian matrices are compared with the random twin's."""
+
+    def test_latent_attention_needs_its_twin(self, tmp_path: Path) -> None:
+        write_model(tmp_path, "one/a", 1, architecture="deepseek")
+        outcome = run_hypotheses(tmp_path, hypotheses=["rank"])
+        assert outcome.ranks[0].test is None
+        assert outcome.table["note"].str.contains("download --control random").all()
+        result = qk("test", "--data-root", tmp_path, "--hypothesis", "rank")
+        assert result.exit_code == 0
+        assert "not tested: untrained heads of this architecture" in result.output
+        twin = {"architecture": "deepseek", "control": "random-0", "model_id": "made/a"}
+        write_model(tmp_path, "one/a~random-0", 2, **twin)
+        other = {**twin, "model_id": "made/b"}
+        write_model(tmp_path, "one/b~random-0", 3, **other)
+        heads, twin_heads, _ = load_heads(
+            sorted((tmp_path / "data/one").glob("*.safetensors")), "qk", "raw"
+        )[0]
+        null = untrained_like(heads, [twin_heads]).lam
+        assert null is not None
+        np.testing.assert_array_equal(null, twin_heads.lam)
+        outcome = run_hypotheses(tmp_path, hypotheses=["rank"])
+        assert outcome.ranks[0].test is not None
+
+    def test_a_norm_that_centres_queries(self, tmp_path: Path) -> None:
+        path = write_model(tmp_path, "one/a", 1, architecture="cohere")
+        (raw,), _ = load_heads([path], "qk", "raw")
+        assert untrained_like(raw).lam is not None
+        folded = dataclasses.replace(raw, convention="folded")
+        assert "no law of their shape" in untrained_like(folded).reason
+
+
+def test_models_are_compared_with_their_random_twins(tmp_path: Path) -> None:
+    planted = np.arange(SHAPE.n)
+    lam = untrained_model(np.random.default_rng(1), SHAPE, planted, decay=0.2)
+    write_model(tmp_path, "one/a", lam)
+    write_model(tmp_path, "one/a~random-0", 2, control="random-0", model_id="made/a")
+    write_model(tmp_path, "one/a~one-layer", 3, control="one-layer", model_id="made/a")
+    outcome = run_hypotheses(tmp_path)
+    (contrast,) = outcome.contrasts
+    assert (contrast.kind, contrast.name) == ("random twin", "a-against-random-0")
+    assert (contrast.heads["q_wasserstein_within"] <= 0.05).all()
+    ranks = {result.heads.model: result for result in outcome.ranks}
+    assert set(ranks) == {"a", "a~random-0"}
+    twin = ranks["a~random-0"].test
+    assert twin is not None
+    assert (twin.q_values > 0.05).all()
+    assert {heads.model for heads in outcome.families} == set()
+
+
+SIDES = (("base", ""), ("tuned", "x"), ("tuned", "y"))
+
+
+def test_kinds_count_what_models_were_trained_from(tmp_path: Path) -> None:
+    """Two fine-tunes of one model are one unit, seven pairs of seven models are seven."""
+    lines = []
+    for number in range(7):
+        base = untrained_model(np.random.default_rng(number), SHAPE)
+        write_model(tmp_path, f"fam/base{number}", base)
+        for tune in ("x", "y"):
+            tuned = base * np.linspace(1.0, 0.5 + 0.01 * number, SHAPE.d_head)
+            write_model(tmp_path, f"fam/tuned{number}{tune}", tuned)
+            sides = f'treatment = "made/tuned{number}{tune}"\ncontrol = "made/base{number}"'
+            lines.append(f'[[contrasts]]\nname = "{number}{tune}"\nkind = "instruct"\n{sides}\n')
+    catalog = tmp_path / "catalog"
+    (catalog / "families").mkdir(parents=True)
+    names = [
+        f"{m}{n}{t}" for n in range(7) for m, t in (("base", ""), *(("tuned", t) for t in "xy"))
+    ]
+    family = 'name = "fam"\ntitle = "f"\ndescription = "f"\nlicense = "none"\n' + "".join(
+        f'[[models]]\nid = "made/{name}"\nparameters = 1\n' for name in names
+    )
+    (catalog / "families/fam.toml").write_text(family)
+    (catalog / "contrasts.toml").write_text("\n".join(lines))
+    outcome = run_hypotheses(tmp_path, hypotheses=["contrast"], catalog=catalog)
+    assert len(outcome.contrasts) == 14
+    kinds = outcome.table[outcome.table["hypothesis"] == KIND].set_index("statistic")
+    assert (kinds["n"] == 7).all()
+    rank = kinds.loc["effective_rank_lambda"]
+    assert rank["effect"] == pytest.approx(-1.0)
+    assert rank["p_value"] == pytest.approx(2 / 2**7)

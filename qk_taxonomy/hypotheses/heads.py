@@ -161,11 +161,13 @@ def untrained_like(
 
 
 def _needs_twin(heads: HeadSet) -> bool:
-    """Whether untrained heads are other than products of two Gaussian matrices."""
+    """Whether untrained heads may be other than products of two Gaussian matrices."""
     row = architecture_table().rows.get(heads.spectra.metadata["architecture"])
     stacks = [stack.table for stack in row.stacks] if row else []
-    latent = any(stack.get("packing") == "latent" for stack in stacks)
-    norms = [stack.get(norm, {}) for stack in stacks for norm in ("q_norm", "k_norm")]
+    # A row's variants count as well: which of them a model is, its config alone tells.
+    tables = [table for stack in stacks for table in (stack, *stack.get("variants", ()))]
+    latent = any(table.get("packing") == "latent" for table in tables)
+    norms = [table.get(norm, {}) for table in tables for norm in ("q_norm", "k_norm")]
     centred = any(norm.get("kind") == "layer" for norm in norms)
     return latent or (centred and heads.circuit == "qk" and heads.convention == "folded")
 
