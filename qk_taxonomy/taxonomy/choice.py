@@ -22,15 +22,15 @@ import numpy as np
 from qk_taxonomy.errors import TaxonomyError
 from qk_taxonomy.records import Circuit, Convention, Distance, ModelSpectra
 from qk_taxonomy.taxonomy.classes import N_BINS
-from qk_taxonomy.taxonomy.partition import Partition, nearest, sort_into_classes
+from qk_taxonomy.taxonomy.partition import nearest, sort_into_classes
 from qk_taxonomy.taxonomy.pool import pool_models
-from qk_taxonomy.taxonomy.spaces import Space, seed_after, space_of
+from qk_taxonomy.taxonomy.spaces import Integers, Space, seed_after, space_of
 
 #: Stability from which on a number of classes is taken for stable.
 STABLE = 0.8
 
-#: A larger number may be less stable than the best by this much. Classes that are there, one of them
-#: cut in two at random, still reach 0.85: being stable alone would let in one class too many.
+#: A larger number may be less stable than the best by this much. Three classes that are there, with
+#: one of them cut in two at random, still reach 0.85: stable alone would be one class too many.
 LARGER_MAY_LOSE = 0.05
 
 #: Where no number is stable, a smaller one may be less stable than the best by this much: heads of
@@ -64,24 +64,25 @@ class ClusterChoice:
     chosen: ClusterQuality
 
 
-def cluster_quality(space: Space, partition: Partition, *, seed: int = 0) -> ClusterQuality:
-    """Stability and silhouette of classes of a space."""
+def cluster_quality(space: Space, labels: Integers, *, seed: int = 0) -> ClusterQuality:
+    """Stability and silhouette of classes (n,), numbered from 0, of the heads of a space."""
     from sklearn.metrics import adjusted_rand_score
 
+    n_clusters = int(labels.max()) + 1
     rng = np.random.default_rng(seed)
     indices = []
     for sample in range(_SAMPLES):
         rows = np.sort(rng.integers(len(space), size=len(space)))
         # A sample with fewer different heads than classes has no more centres than heads.
-        k = min(partition.n_clusters, len(np.unique(space.histograms[rows], axis=0)))
+        k = min(n_clusters, len(np.unique(space.histograms[rows], axis=0)))
         seed_of_fit = seed_after(seed, sample)
         centres = space.fit(k, seed=seed_of_fit, starts=space.sample_starts, rows=rows)
-        indices.append(adjusted_rand_score(partition.labels, nearest(space, centres)))
+        indices.append(adjusted_rand_score(labels, nearest(space, centres)))
     return ClusterQuality(
-        n_clusters=partition.n_clusters,
+        n_clusters=n_clusters,
         stability=float(np.mean(indices)),
         standard_error=float(np.std(indices, ddof=1) / np.sqrt(_SAMPLES)),
-        silhouette=space.silhouette(partition.labels, seed=seed),
+        silhouette=space.silhouette(labels, seed=seed),
     )
 
 
@@ -99,7 +100,7 @@ def evaluate_clusters(space: Space, *, seed: int = 0) -> ClusterChoice:
             "--clusters."
         )
     table = tuple(
-        cluster_quality(space, sort_into_classes(space, k, seed=seed), seed=seed)
+        cluster_quality(space, sort_into_classes(space, k, seed=seed).labels, seed=seed)
         for k in range(FEWEST, most + 1)
     )
     return ClusterChoice(table, _choose(table))

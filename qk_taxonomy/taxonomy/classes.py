@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.records import Circuit, Convention, Distance, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.densities import GammaFit, fit_gamma
-from qk_taxonomy.taxonomy.partition import Partition, class_radii, sort_into_classes
+from qk_taxonomy.taxonomy.partition import class_radii, sort_into_classes
 from qk_taxonomy.taxonomy.pool import Array, HeadPool, Integers, pool_layers, pool_models
 from qk_taxonomy.taxonomy.saved import SavedTaxonomy, Source, source_of
 from qk_taxonomy.taxonomy.spaces import Space, space_of
@@ -145,11 +145,7 @@ def classify_heads(
     layers: spectra of one circuit in one convention (``load_spectra(path).select("qk", "raw")``).
     The same heads give the same classes in whatever order they come. Raises TaxonomyError.
     """
-    pool = pool_layers(layers)
-    edges = pool.edges(n_bins)
-    space = space_of(pool.histograms(edges), distance)
-    partition = sort_into_classes(space, n_clusters, seed=seed)
-    return taxonomy_of(pool, space, partition, edges, seed=seed)
+    return _taxonomy(pool_layers(layers), (), n_clusters, n_bins, seed, distance)
 
 
 def joint_taxonomy(
@@ -170,28 +166,22 @@ def joint_taxonomy(
     TaxonomyError, also where a model has no spectra of this circuit and convention.
     """
     pool = pool_models(models, circuit, convention, include_imported=include_imported)
+    pooled = dict.fromkeys(pool.models.tolist())
+    sources = tuple(source_of(models[index]) for index in pooled)
+    return _taxonomy(pool, sources, n_clusters, n_bins, seed, distance)
+
+
+def _taxonomy(
+    pool: HeadPool,
+    sources: tuple[Source, ...],
+    n_clusters: int,
+    n_bins: int,
+    seed: int,
+    distance: Distance,
+) -> Taxonomy:
     edges = pool.edges(n_bins)
     space = space_of(pool.histograms(edges), distance)
     partition = sort_into_classes(space, n_clusters, seed=seed)
-    sources = sources_of(models, pool)
-    return taxonomy_of(pool, space, partition, edges, seed=seed, sources=sources)
-
-
-def sources_of(models: Sequence[ModelSpectra], pool: HeadPool) -> tuple[Source, ...]:
-    """The models that are in a pool, in its order."""
-    return tuple(source_of(models[index]) for index in dict.fromkeys(pool.models.tolist()))
-
-
-def taxonomy_of(
-    pool: HeadPool,
-    space: Space,
-    partition: Partition,
-    edges: Array,
-    *,
-    seed: int,
-    sources: tuple[Source, ...] = (),
-) -> Taxonomy:
-    """The taxonomy of a pool whose heads have been sorted; this makes the map."""
     labels = partition.labels
     return Taxonomy(
         pool=pool,
@@ -206,7 +196,7 @@ def taxonomy_of(
             n_heads=np.bincount(labels),
             circuit=pool.circuit,
             convention=pool.convention,
-            distance=space.distance,
+            distance=distance,
             seed=seed,
             models=sources,
         ),

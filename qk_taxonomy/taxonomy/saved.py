@@ -134,7 +134,8 @@ def load_taxonomy(path: str | Path) -> SavedTaxonomy:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             _check_kind(metadata, path, advice)
-            return _from_parts({name: file.get_tensor(name) for name in file.keys()}, metadata)
+            names = file.keys()  # a safetensors file is no mapping
+            return _from_parts({name: file.get_tensor(name) for name in names}, metadata)
     except TaxonomyError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as err:

@@ -46,7 +46,7 @@ class Space(ABC):
 
     @abstractmethod
     def fit(self, n_clusters: int, *, seed: int, starts: int, rows: Integers) -> Array:
-        """Centres (n_clusters, bins) of the heads ``rows``, which may repeat; best of ``starts``."""
+        """Centres (n_clusters, bins) of heads ``rows``, which may repeat; best of ``starts``."""
 
     @abstractmethod
     def to(self, centres: Array) -> Array:
@@ -96,8 +96,8 @@ class JensenShannonSpace(Space):
     """Jensen–Shannon distance of histograms: the square root of the divergence in nats.
 
     A metric within [0, √ln 2] (Endres & Schindelin 2003). Centres are medoids, heads themselves,
-    by FasterPAM (Schubert & Rousseeuw 2021), of at most 6,000. A head with no λ within the histogram is at distance
-    0 from others like it and √ln 2 from all others.
+    by FasterPAM (Schubert & Rousseeuw 2021), of at most 6,000. A head with no λ within the
+    histogram is at distance 0 from others like it and √ln 2 from all others.
     """
 
     distance: Distance = "jensen-shannon"
