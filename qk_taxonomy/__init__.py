@@ -14,6 +14,8 @@ __version__ = version("qk-taxonomy")
 _HOMES = {
     "generate_family_spectra": "survey",
     "generate_cluster_figures": "outputs",
+    "generate_joint_taxonomy": "outputs",
+    "generate_assignments": "outputs",
     "generate_stat_boxplots": "outputs",
     "get_model_names": "catalog",
     "list_families": "catalog",
@@ -35,6 +37,12 @@ _HOMES = {
     "run_hypotheses": "hypotheses.run",
     "generate_hypothesis_tests": "outputs",
     "untrained_spectra": "statistics.nulls",
+    "joint_taxonomy": "taxonomy",
+    "choose_n_clusters": "taxonomy",
+    "class_agreement": "taxonomy",
+    "assign_heads": "taxonomy",
+    "load_taxonomy": "taxonomy",
+    "save_taxonomy": "outputs",
     "QKTaxonomyError": "errors",
 }
 
@@ -55,9 +63,12 @@ if TYPE_CHECKING:
     from qk_taxonomy.circuits.spectra import singular_values as singular_values
     from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
     from qk_taxonomy.hypotheses.run import run_hypotheses as run_hypotheses
+    from qk_taxonomy.outputs import generate_assignments as generate_assignments
     from qk_taxonomy.outputs import generate_cluster_figures as generate_cluster_figures
     from qk_taxonomy.outputs import generate_hypothesis_tests as generate_hypothesis_tests
+    from qk_taxonomy.outputs import generate_joint_taxonomy as generate_joint_taxonomy
     from qk_taxonomy.outputs import generate_stat_boxplots as generate_stat_boxplots
+    from qk_taxonomy.outputs import save_taxonomy as save_taxonomy
     from qk_taxonomy.predecessor import import_predecessor as import_predecessor
     from qk_taxonomy.records import Contrast as Contrast
     from qk_taxonomy.statistics.densities import (
@@ -68,7 +79,12 @@ if TYPE_CHECKING:
     from qk_taxonomy.statistics.nulls import untrained_spectra as untrained_spectra
     from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
     from qk_taxonomy.tables import head_table as head_table
+    from qk_taxonomy.taxonomy import assign_heads as assign_heads
+    from qk_taxonomy.taxonomy import choose_n_clusters as choose_n_clusters
+    from qk_taxonomy.taxonomy import class_agreement as class_agreement
     from qk_taxonomy.taxonomy import classify_heads as classify_heads
+    from qk_taxonomy.taxonomy import joint_taxonomy as joint_taxonomy
+    from qk_taxonomy.taxonomy import load_taxonomy as load_taxonomy
 
 
 def __getattr__(name: str) -> Any:

@@ -92,8 +92,11 @@ def _tensors(layers: Iterable[LayerSpectra]) -> dict[str, np.ndarray[Any, Any]]:
     return tensors
 
 
-def _in_order(file: bytes) -> bytes:
+def ordered_safetensors(
+    tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
+) -> bytes:
     """A safetensors file with its metadata in order: the library writes it in a random one."""
+    file = save(dict(tensors), metadata=dict(metadata))
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -112,7 +115,7 @@ def write_spectra(path: Path, spectra: ModelSpectra) -> None:
     tensors = _tensors(spectra.layers)
     try:
         with beside.open("wb") as stream:
-            stream.write(_in_order(save(tensors, metadata=dict(spectra.metadata))))
+            stream.write(ordered_safetensors(tensors, spectra.metadata))
             stream.flush()
             os.fsync(stream.fileno())
         written = _tensors(load_spectra(beside).layers)

@@ -42,7 +42,7 @@ class SpectraFileError(QKTaxonomyError):
 
 
 class TaxonomyError(QKTaxonomyError, ValueError):
-    """Heads cannot be sorted into the classes asked for."""
+    """Heads cannot be sorted into the classes asked for, or a taxonomy file cannot be used."""
 
 
 class HypothesisError(QKTaxonomyError, ValueError):

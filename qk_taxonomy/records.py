@@ -20,12 +20,14 @@ Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 
 ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
 ControlKind = Literal["random", "one-layer"]
+Distance = Literal["euclidean", "jensen-shannon"]
 
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
 CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 #: How the provenance of imported spectra names their formula, which is not that of W_QK.
 PREDECESSOR_FORMULA = "qk-spectral-analysis"

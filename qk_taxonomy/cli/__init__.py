@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from qk_taxonomy import __version__
+from qk_taxonomy.cli.assign import assign
 from qk_taxonomy.cli.boxplots import boxplots
 from qk_taxonomy.cli.cluster import cluster
 from qk_taxonomy.cli.download import download
@@ -66,5 +67,8 @@ def main() -> None:
     """
 
 
-for command in (run, families, download, cluster, boxplots, test, show, export, import_):
+for command in (
+    *(run, families, download, cluster, assign, boxplots, test),
+    *(show, export, import_),
+):
     main.add_command(command)

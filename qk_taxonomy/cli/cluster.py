@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from qk_taxonomy.cli.figures import make_figures
+from qk_taxonomy.cli.figures import make_figures, print_figures
 from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
     family_option,
     one_circuit_options,
 )
+from qk_taxonomy.records import DISTANCES
+
+
+class _NumberOfClasses(click.IntRange):
+    """A number from 1 on, or "auto"."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return "auto" if value == "auto" else super().convert(value, param, ctx)
 
 
 def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
     from qk_taxonomy.outputs import generate_cluster_figures
 
     label = "classes (the map compiles first)"
-    make_figures(label, generate_cluster_figures, families, **options)
+    lines: list[str] = []
+    try:
+        make_figures(label, generate_cluster_figures, families, report=lines.append, **options)
+    finally:
+        for line in lines:
+            click.echo(line)
+
+
+def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
+    from qk_taxonomy.outputs import generate_joint_taxonomy
+
+    lines: list[str] = []
+    try:
+        figure, *_ = generate_joint_taxonomy(families or None, report=lines.append, **options)
+        print_figures([figure])
+    finally:
+        for line in lines:
+            click.echo(line)
 
 
 @click.command(epilog="Example: qk-taxonomy cluster --family minilm --clusters 6")
@@ -28,10 +56,11 @@ def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
 @click.option(
     "--clusters",
     "n_clusters",
-    type=click.IntRange(1),
+    type=_NumberOfClasses(1),
     default=6,
     show_default=True,
-    help="Number of classes.",
+    help="Number of classes. auto: of 2 to 10, the largest whose stability is at least 0.8 and "
+    "within 0.05 of the best; if none reaches 0.8, the smallest within 0.1 of the best.",
 )
 @click.option(
     "--bins",
@@ -42,17 +71,63 @@ def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
     help="Bins of a head's histogram.",
 )
 @click.option(
+    "--distance",
+    type=click.Choice(DISTANCES),
+    default="euclidean",
+    show_default=True,
+    help="Between histograms. euclidean: k-means; jensen-shannon: k-medoids, of 6,000 heads at "
+    "most.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Of k-means and of the map.",
+    help="Of the classes and of the map.",
+)
+@click.option(
+    "--joint",
+    is_flag=True,
+    help="One taxonomy of all these models, on common bins, under ESDs/joint/.",
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Of the joint taxonomy's files; default: its families', or all.",
+)
+@click.option(
+    "--include-imported",
+    is_flag=True,
+    help="Pool imported spectra, which are by another formula, with exact ones.",
 )
 @one_circuit_options
 @debug_option
-def cluster(families: tuple[str, ...], **options: Any) -> None:
+def cluster(
+    families: tuple[str, ...],
+    data_root: Path,
+    joint: bool,
+    name: str | None,
+    include_imported: bool,
+    **options: Any,
+) -> None:
     """Sort heads into classes by eigenvalue histogram; a figure and tables for each model.
 
-    Writes ESDs/<family>/<model>.png, .csv (one row a head) and .classes.csv (one row a class).
+    Writes ESDs/<family>/<model>.png, .csv (one row a head), .classes.csv (one row a class),
+    .agreement.csv (adjusted Rand index with the classes of other seeds, bins and distance) and
+    .taxonomy.safetensors (see `assign`). Prints the stability of that number of classes (mean
+    adjusted Rand index with those of bootstrap samples of heads), their silhouette, and the lowest
+    agreement. With --joint: one taxonomy, ESDs/joint/NAME.png and so on, also .composition.csv (one
+    row a model).
     """
-    make_class_figures(families, **options)
+    if not joint:
+        for given, option in (
+            (name is not None, "--name"),
+            (include_imported, "--include-imported"),
+        ):
+            if given:
+                raise click.UsageError(f"{option} is for --joint.")
+        make_class_figures(families, data_root=data_root, **options)
+        return
+    _make_joint_taxonomy(
+        families, data_root=data_root, name=name, include_imported=include_imported, **options
+    )

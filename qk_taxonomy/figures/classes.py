@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from qk_taxonomy.figures.style import RGB, class_colours, layer_head_grid
@@ -19,8 +19,14 @@ _PANEL_COLUMNS = 2
 _LEGEND_SIZE = 40.0
 
 
-def _draw_map(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
-    size = float(np.clip(2500 / len(taxonomy.labels), 6, 40))
+def point_size(n: int) -> float:
+    """Area of a head's point on a map of ``n``, in square points."""
+    return float(np.clip(2500 / n, 6, 40))
+
+
+def draw_map(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
+    """The UMAP map, coloured by class."""
+    size = point_size(len(taxonomy.labels))
     for number, colour in enumerate(colours):
         points = taxonomy.map[taxonomy.labels == number]
         ax.scatter(
@@ -76,18 +82,24 @@ def class_figure(taxonomy: Taxonomy, title: str) -> Figure:
     fig.suptitle(title)
     left, right = fig.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]
     map_ax, grid_ax = left.subplots(2, 1, height_ratios=[1.35, 1.0])
-    _draw_map(map_ax, taxonomy, colours)
+    draw_map(map_ax, taxonomy, colours)
     _draw_grid(grid_ax, taxonomy, colours)
-    panels = right.subplots(rows, _PANEL_COLUMNS, squeeze=False, sharex=True).ravel()
+    draw_panels(right, taxonomy, colours)
+    return fig
+
+
+def draw_panels(figure: SubFigure, taxonomy: Taxonomy, colours: list[RGB]) -> None:
+    """One panel a class: its mean ± std histogram and gamma density."""
+    rows = math.ceil(len(taxonomy.classes) / _PANEL_COLUMNS)
+    panels = figure.subplots(rows, _PANEL_COLUMNS, squeeze=False, sharex=True).ravel()
     for ax in panels[len(taxonomy.classes) :]:
         ax.set_visible(False)
     for ax in panels[: len(taxonomy.classes)][-_PANEL_COLUMNS:]:
         ax.tick_params(labelbottom=True)
     for ax, group, colour in zip(panels, taxonomy.classes, colours, strict=False):
         _draw_class(ax, group, taxonomy.edges, colour, group.n_heads / len(taxonomy.labels))
-    right.supxlabel(
+    figure.supxlabel(
         f"λ / mean λ of the head, up to the 0.96 quantile of all λ ({taxonomy.edges[-1]:.2f})",
         fontsize=9,
     )
-    right.supylabel("density (mean ± std over heads)", fontsize=9)
-    return fig
+    figure.supylabel("density (mean ± std over heads)", fontsize=9)

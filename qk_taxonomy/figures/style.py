@@ -67,6 +67,11 @@ def class_colours(n: int) -> list[RGB]:
     return list(order[:n] if n <= len(order) else sns.husl_palette(n))
 
 
+def model_colours(n: int) -> list[RGB]:
+    """Colours of up to eight models, none of them a class's."""
+    return list(sns.color_palette("Dark2", n))
+
+
 def statistic_label(name: str) -> str:
     """What an axis calls a statistic of λ."""
     return _LABELS.get(name, name.replace("_", " ") + " of λ")

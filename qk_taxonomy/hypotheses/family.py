@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,15 +11,11 @@ import pandas as pd
 from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS, check_comparable
 from qk_taxonomy.hypotheses.heads import Array, HeadSet
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
-from qk_taxonomy.statistics.densities import (
-    histogram_densities,
-    mean_normalised,
-    pool_edges,
-)
 from qk_taxonomy.statistics.groups import GroupComparison, composition_test, kruskal_dunn
 from qk_taxonomy.statistics.profiles import depth_profile
 from qk_taxonomy.statistics.unmatched import unmatched_contrast
-from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, sort_into_classes
+from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, sort_into_classes, space_of
+from qk_taxonomy.taxonomy.pool import pool_models
 
 COMPOSITION, PROFILE, PAIRS = "families: classes", "families: by depth", "families: pairs"
 UNMATCHED = "contrast: unmatched models"
@@ -86,17 +82,14 @@ def _compositions(models: Sequence[HeadSet], n_clusters: int, seed: int) -> Arra
 
     Fewer classes than ``n_clusters`` where there are fewer different heads.
     """
-    normalised = [mean_normalised(heads.lam) for heads in models]
-    edges = pool_edges(np.concatenate([x.ravel() for x in normalised]), N_BINS)
-    histograms = [histogram_densities(x, edges) for x in normalised]
-    pooled = np.concatenate(histograms)
-    n_clusters = min(n_clusters, len(np.unique(pooled, axis=0)))
-    labels = sort_into_classes(pooled, n_clusters, seed=seed)
-    counts = [
-        np.bincount(own, minlength=n_clusters)
-        for own in np.split(labels, np.cumsum([len(x) for x in histograms])[:-1])
-    ]
-    return np.stack([count / count.sum() for count in counts])
+    spectra = [replace(heads.spectra, layers=heads.layers) for heads in models]
+    pool = pool_models(spectra, models[0].circuit, models[0].convention, include_imported=True)
+    space = space_of(pool.histograms(pool.edges(N_BINS)), "euclidean")
+    n_clusters = min(n_clusters, space.n_distinct)
+    labels = sort_into_classes(space, n_clusters, seed=seed).labels
+    counts = np.zeros((len(models), n_clusters))
+    np.add.at(counts, (pool.models, labels), 1)
+    return counts / counts.sum(-1, keepdims=True)
 
 
 def unmatched_rows(

@@ -1,8 +1,8 @@
 """The taxonomy: heads sorted into classes by the histogram of their spectrum, and mapped.
 
-A head is described by λ over its mean, so neither the size of its weights nor the attention scale
-matters, only the shape of its spectrum. Classes come from k-means on those histograms; the UMAP
-map is for looking at, and no number is read off it.
+Classes come from k-means, or k-medoids, on those histograms; the UMAP map is for looking at, and
+no number is read off it. Every head counts once, so a model of many heads has more say in a joint
+taxonomy than one of few: classes are kinds of heads, not of models.
 """
 
 from __future__ import annotations
@@ -15,23 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qk_taxonomy.errors import TaxonomyError
-from qk_taxonomy.records import LayerSpectra
-from qk_taxonomy.statistics.densities import (
-    GammaFit,
-    fit_gamma,
-    histogram_densities,
-    mean_normalised,
-    pool_edges,
-)
-
-Array = NDArray[np.float64]
+from qk_taxonomy.records import Circuit, Convention, Distance, LayerSpectra, ModelSpectra
+from qk_taxonomy.statistics.densities import GammaFit, fit_gamma
+from qk_taxonomy.taxonomy.partition import class_radii, sort_into_classes
+from qk_taxonomy.taxonomy.pool import Array, HeadPool, Integers, pool_layers, pool_models
+from qk_taxonomy.taxonomy.saved import SavedTaxonomy, Source, source_of
+from qk_taxonomy.taxonomy.spaces import Space, space_of
 
 N_CLUSTERS = 6
 N_BINS = 24
-
-# Starts of k-means: with one, membership depends on the order in which heads come.
-_STARTS = 25
 
 # The predecessor's map: ten neighbours keep a class of a dozen heads together.
 _NEIGHBOURS, _MIN_DIST = 10, 0.1
@@ -54,53 +46,52 @@ class HeadClass:
 
 @dataclass(frozen=True, eq=False)
 class Taxonomy:
-    """Heads of one model in classes. ``layers``, ``heads``, ``labels`` (n,); ``map`` (n, 2).
+    """Heads of one or more models in classes: ``labels`` (n,) in the order of ``pool``.
 
-    ``edges`` (bins + 1,) of the histograms, in units of the head's mean λ.
+    ``map`` (n, 2): UMAP coordinates. ``space``: the heads' histograms and their distance.
+    ``saved``: what a file keeps, and what sorts heads of other models into these classes.
     """
 
-    layers: NDArray[np.int64]
-    heads: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    pool: HeadPool
+    space: Space
+    labels: Integers
     map: Array
-    edges: Array
     classes: tuple[HeadClass, ...]
+    saved: SavedTaxonomy
+
+    @property
+    def models(self) -> Integers:
+        """Each head's model (n,), as its position among those handed in."""
+        return self.pool.models
+
+    @property
+    def stacks(self) -> NDArray[np.str_]:
+        """Each head's stack (n,)."""
+        return self.pool.stacks
+
+    @property
+    def layers(self) -> Integers:
+        """Each head's layer (n,)."""
+        return self.pool.layers
+
+    @property
+    def heads(self) -> Integers:
+        """Each head's number in its layer (n,)."""
+        return self.pool.heads
+
+    @property
+    def edges(self) -> Array:
+        """Edges (bins + 1,) of the histograms, in units of the head's mean λ."""
+        return self.saved.edges
 
 
-def sort_into_classes(
-    histograms: Array, n_clusters: int, *, seed: int = 0, starts: int = _STARTS
-) -> NDArray[np.int64]:
-    """k-means classes (n,) of histograms (n, bins), numbered canonically.
-
-    Classes are in descending order of the mean of their mean histogram: class 0 has the spectra
-    whose λ are most alike, the last those in which a few λ dwarf the others. A class keeps its
-    number whatever the seed and the order of heads. Raises TaxonomyError where there are fewer
-    distinct heads than classes.
-    """
-    from sklearn.cluster import KMeans
-
-    distinct = len(np.unique(histograms, axis=0))
-    if not 1 <= n_clusters <= distinct:
-        raise TaxonomyError(
-            f"{len(histograms)} heads with {distinct} different histograms cannot be sorted into "
-            f"{n_clusters} classes. Choose between 1 and {distinct} with --clusters."
-        )
-    kmeans = KMeans(n_clusters, random_state=seed, n_init=starts)
-    labels = kmeans.fit_predict(histograms)
-    centres = np.stack([histograms[labels == k].mean(0) for k in range(n_clusters)])
-    share = centres / np.maximum(centres.sum(-1, keepdims=True), np.finfo(float).tiny)
-    mean = (share * np.arange(histograms.shape[1])).sum(-1)
-    rank = np.empty(n_clusters, dtype=np.int64)
-    rank[np.lexsort((*centres.T, -mean))] = np.arange(n_clusters)
-    return np.asarray(rank[labels])
-
-
-def map_heads(histograms: Array, *, seed: int = 0) -> Array:
-    """UMAP coordinates (n, 2) of histograms (n, bins), seeded. McInnes, Healy & Melville (2018)."""
-    n = len(histograms)
+def map_heads(space: Space, *, seed: int = 0) -> Array:
+    """UMAP coordinates (n, 2) of heads, seeded. McInnes, Healy & Melville (2018)."""
+    n = len(space)
     if n <= 3:
         # Too few for a neighbour graph: any map of them is as good as this one.
         return np.stack([np.arange(n, dtype=np.float64), np.zeros(n)], axis=-1)
+    points, metric = space.for_umap
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP
@@ -108,23 +99,23 @@ def map_heads(histograms: Array, *, seed: int = 0) -> Array:
         reducer: Any = UMAP(
             n_neighbors=min(_NEIGHBOURS, n - 1),
             min_dist=_MIN_DIST,
+            metric=metric,
             random_state=seed,
             n_jobs=1,  # UMAP is reproducible on one thread only
             # The spectral start needs more heads than dimensions to spare.
             init="spectral" if n > 2 * _NEIGHBOURS else "random",
         )
-        return np.asarray(reducer.fit_transform(histograms), dtype=np.float64)
+        return np.asarray(reducer.fit_transform(points), dtype=np.float64)
 
 
 def describe_classes(
-    normalised: Array, histograms: Array, labels: NDArray[np.int64], edges: Array
+    histograms: Array, beyond: Array, labels: Integers, edges: Array
 ) -> tuple[HeadClass, ...]:
     """Mean, standard deviation (ddof 0), gamma fit, size and share beyond of classes, in order.
 
-    normalised: λ over the head's mean (heads, n), of which the histograms (heads, bins) were made.
+    histograms (n, bins); beyond (n,): share of each head's Σλ beyond the last edge.
     """
     classes = []
-    beyond = np.where(normalised > edges[-1], normalised, 0.0).sum(-1) / normalised.shape[-1]
     for number in range(int(labels.max()) + 1):
         members = histograms[labels == number]
         mean = members.mean(0)
@@ -147,34 +138,66 @@ def classify_heads(
     n_clusters: int = N_CLUSTERS,
     n_bins: int = N_BINS,
     seed: int = 0,
+    distance: Distance = "euclidean",
 ) -> Taxonomy:
     """Sort the heads of one model into classes by their eigenvalue histograms, and map them.
 
     layers: spectra of one circuit in one convention (``load_spectra(path).select("qk", "raw")``).
     The same heads give the same classes in whatever order they come. Raises TaxonomyError.
     """
-    if not layers:
-        raise TaxonomyError(
-            "There are no spectra of this circuit and convention; `qk-taxonomy download` with "
-            "--circuit and --convention makes them."
-        )
-    ordered = sorted(layers, key=lambda layer: layer.layer)
-    lam = [np.square(layer.singular_values.astype(np.float64)) for layer in ordered]
-    if len({x.shape[1] for x in lam}) > 1:
-        raise TaxonomyError("The heads of these layers differ in d_head and have no common bins.")
-    normalised = mean_normalised(np.concatenate(lam))
-    if not normalised.any():
-        raise TaxonomyError("All heads have zero weights; there is nothing to classify.")
-    edges = pool_edges(normalised, n_bins)
-    histograms = histogram_densities(normalised, edges)
-    labels = sort_into_classes(histograms, n_clusters, seed=seed)
+    return _taxonomy(pool_layers(layers), (), n_clusters, n_bins, seed, distance)
+
+
+def joint_taxonomy(
+    models: Sequence[ModelSpectra],
+    *,
+    circuit: Circuit = "qk",
+    convention: Convention = "raw",
+    n_clusters: int = N_CLUSTERS,
+    n_bins: int = N_BINS,
+    seed: int = 0,
+    distance: Distance = "euclidean",
+    include_imported: bool = False,
+) -> Taxonomy:
+    """Sort the heads of many models into common classes, on common bins; one model will do.
+
+    Heads may differ in d_head. Controls are left out; imported spectra too, where there are exact
+    ones and ``include_imported`` is False. The order of models does not matter. Raises
+    TaxonomyError, also where a model has no spectra of this circuit and convention.
+    """
+    pool = pool_models(models, circuit, convention, include_imported=include_imported)
+    pooled = dict.fromkeys(pool.models.tolist())
+    sources = tuple(source_of(models[index]) for index in pooled)
+    return _taxonomy(pool, sources, n_clusters, n_bins, seed, distance)
+
+
+def _taxonomy(
+    pool: HeadPool,
+    sources: tuple[Source, ...],
+    n_clusters: int,
+    n_bins: int,
+    seed: int,
+    distance: Distance,
+) -> Taxonomy:
+    edges = pool.edges(n_bins)
+    space = space_of(pool.histograms(edges), distance)
+    partition = sort_into_classes(space, n_clusters, seed=seed)
+    labels = partition.labels
     return Taxonomy(
-        layers=np.concatenate(
-            [np.full(len(x), y.layer) for x, y in zip(lam, ordered, strict=True)]
-        ),
-        heads=np.concatenate([np.arange(len(x)) for x in lam]),
+        pool=pool,
+        space=space,
         labels=labels,
-        map=map_heads(histograms, seed=seed),
-        edges=edges,
-        classes=describe_classes(normalised, histograms, labels, edges),
+        map=map_heads(space, seed=seed),
+        classes=describe_classes(space.histograms, pool.share_beyond(edges), labels, edges),
+        saved=SavedTaxonomy(
+            centres=partition.centres,
+            edges=edges,
+            radii=class_radii(space, partition),
+            n_heads=np.bincount(labels),
+            circuit=pool.circuit,
+            convention=pool.convention,
+            distance=distance,
+            seed=seed,
+            models=sources,
+        ),
     )

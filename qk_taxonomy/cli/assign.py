@@ -1,0 +1,29 @@
+"""``qk-taxonomy assign``: heads of surveyed models in the classes of a taxonomy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qk_taxonomy.cli.options import data_root_option, debug_option, family_option
+
+
+@click.command(
+    epilog="Example: qk-taxonomy assign ESDs/minilm/all-MiniLM-L6-v2.taxonomy.safetensors"
+)
+@click.argument("taxonomy", type=click.Path(path_type=Path))
+@family_option("Only models of this family (repeatable); default: all that have spectra.")
+@data_root_option
+@debug_option
+def assign(taxonomy: Path, families: tuple[str, ...], data_root: Path) -> None:
+    """Sort the heads of surveyed models into the classes of a TAXONOMY made by `cluster`.
+
+    The taxonomy's own circuit, convention, bins and distance are used. Writes
+    ESDs/<family>/<model>.assigned.csv: layer, head, class, distance to the class's centre, and
+    beyond, True where that is farther than 99 % of the class's own heads: perhaps a head of another
+    kind. Prints how many heads each class has, and how many are beyond.
+    """
+    from qk_taxonomy.outputs import generate_assignments
+
+    generate_assignments(taxonomy, families or None, data_root=data_root, report=click.echo)

@@ -1,0 +1,156 @@
+"""The joint taxonomy of models and families: one figure, its tables, and the taxonomy's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.catalog import check_file_name
+from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+from qk_taxonomy.figures.joint import joint_figure
+from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.outputs.files import CLASS_FOLDER, load_stacks, png_bytes, stem_of, write_file
+from qk_taxonomy.outputs.taxonomies import (
+    NClusters,
+    Report,
+    classify,
+    head_rows,
+    summary,
+    write_tables,
+)
+from qk_taxonomy.records import Circuit, Convention, Distance, ModelSpectra
+from qk_taxonomy.tables import csv_bytes
+from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, Taxonomy, chosen_models
+
+JOINT_FOLDER = "joint"
+
+# Up to this many families the default name is theirs.
+_NAMED_FAMILIES = 3
+
+
+def generate_joint_taxonomy(
+    families: str | Iterable[str] | None = None,
+    data_root: str | Path = ".",
+    *,
+    name: str | None = None,
+    n_clusters: NClusters = N_CLUSTERS,
+    n_bins: int = N_BINS,
+    circuit: Circuit = "qk",
+    convention: Convention = "raw",
+    seed: int = 0,
+    distance: Distance = "euclidean",
+    include_imported: bool = False,
+    report: Report | None = None,
+) -> list[Path]:
+    """One taxonomy of all models of some families (None: of all); paths of what was written.
+
+    Writes to ``<data_root>/ESDs/joint/``: ``<name>.png``; ``.csv`` (family, model, stack, layer,
+    head, class, umap_x, umap_y); ``.composition.csv`` (family, model, heads, and the share of each
+    class, class_0, class_1, ...); and, as :func:`generate_cluster_figures` does, ``.classes.csv``,
+    ``.agreement.csv``, ``.taxonomy.safetensors`` and, for "auto", ``.choice.csv``. ``name`` is by
+    default that of the families, joined by "+", up to three of them, else "all"; it is extended by
+    circuit and convention where they are not ``qk`` and ``raw``.
+
+    Controls are left out; imported spectra too, where there are exact ones and not
+    ``include_imported``. Raises SpectraFileError where there are no spectra, CatalogError for a
+    name that cannot name a file, TaxonomyError, and, when the rest is done, PartialFailureError
+    where models could not be read or have no such spectra.
+    """
+    if name is not None:
+        check_file_name(name, "name")
+    paths, models, failures = _load(find_spectra(data_root, families), circuit, convention)
+    if not models:
+        raise PartialFailureError(failures)
+    classified = classify(
+        models,
+        n_clusters,
+        circuit=circuit,
+        convention=convention,
+        n_bins=n_bins,
+        seed=seed,
+        distance=distance,
+        include_imported=include_imported,
+    )
+    taxonomy = classified.taxonomy
+    pooled = chosen_models(models, include_imported=include_imported)
+    title = name or _default_name([paths[i].parent.name for i in pooled])
+    stem = stem_of(title, circuit, convention)
+    base = Path(data_root) / CLASS_FOLDER / JOINT_FOLDER / stem
+    shares = _composition(taxonomy, [paths[i] for i in pooled], pooled)
+    written = write_tables(base, classified, _joint_rows(taxonomy, paths))
+    written.append(write_file(base.with_name(f"{stem}.composition.csv"), csv_bytes(shares)))
+    with house_style():
+        fig = joint_figure(
+            taxonomy,
+            [path.stem for path in paths],
+            [path.parent.name for path in paths],
+            f"{title}: {len(pooled)} {'model' if len(pooled) == 1 else 'models'}, "
+            f"{circuit.upper()} circuit, {convention} weights",
+        )
+        written.insert(0, write_file(base.with_name(f"{stem}.png"), png_bytes(fig)))
+    if report is not None:
+        report(summary(f"{JOINT_FOLDER}/{stem}", classified))
+        left_out = len(models) - len(pooled)
+        if left_out:
+            report(
+                f"Left out: {left_out} of {len(models)} models, whose imported spectra are by "
+                "another formula (--include-imported pools them too)."
+            )
+    if failures:
+        raise PartialFailureError(failures)
+    return written
+
+
+def _load(
+    paths: Sequence[Path], circuit: Circuit, convention: Convention
+) -> tuple[list[Path], list[ModelSpectra], dict[str, Exception]]:
+    """The models that have spectra of a circuit and convention, with their paths; failures."""
+    found: list[Path] = []
+    models: list[ModelSpectra] = []
+    failures: dict[str, Exception] = {}
+    for path in paths:
+        try:
+            stacks = load_stacks(path, circuit, convention)
+        except QKTaxonomyError as err:
+            failures[f"{path.parent.name}/{path.stem}"] = err
+            continue
+        layers = tuple(layer for stack in stacks for layer in stack.layers)
+        found.append(path)
+        models.append(replace(stacks[0], layers=layers))
+    return found, models, failures
+
+
+def _default_name(families: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(families))
+    return "+".join(distinct) if len(distinct) <= _NAMED_FAMILIES else "all"
+
+
+def _joint_rows(taxonomy: Taxonomy, paths: Sequence[Path]) -> pd.DataFrame:
+    """One row a head, with its model."""
+    rows = head_rows(taxonomy)
+    rows.insert(0, "family", [paths[model].parent.name for model in taxonomy.models])
+    rows.insert(1, "model", [paths[model].stem for model in taxonomy.models])
+    rows.insert(2, "stack", taxonomy.stacks)
+    return rows
+
+
+def _composition(
+    taxonomy: Taxonomy, paths: Sequence[Path], positions: Sequence[int]
+) -> pd.DataFrame:
+    """One row a pooled model: its number of heads, and the share of them in each class."""
+    k = taxonomy.saved.n_clusters
+    counts = np.stack(
+        [np.bincount(taxonomy.labels[taxonomy.models == i], minlength=k) for i in positions]
+    )
+    identity = {
+        "family": [path.parent.name for path in paths],
+        "model": [path.stem for path in paths],
+        "heads": counts.sum(1),
+    }
+    shares = counts / counts.sum(1, keepdims=True)
+    return pd.DataFrame(identity | {f"class_{number}": shares[:, number] for number in range(k)})
