@@ -66,9 +66,12 @@ class TestRun:
         model = "all-MiniLM-L6-v2"
         assert made == {
             f"data/minilm/{model}.safetensors",
-            *(f"ESDs/minilm/{model}.{suffix}" for suffix in ("png", "csv", "classes.csv")),
+            *(f"ESDs/minilm/{model}.{kind}" for kind in ("png", "csv", "classes.csv")),
+            *(f"ESDs/minilm/{model}.{kind}" for kind in ("agreement.csv", "taxonomy.safetensors")),
             *(f"plots/minilm/{stat}/{model}_{stat}_box.png" for stat in STATISTICS),
             "plots/minilm/boxplots.csv",
+            "plots/tests.csv",
+            f"plots/tests/minilm/{model}_rank.png",
         }
 
     def test_the_class_table(self, surveyed: Path) -> None:
@@ -229,7 +232,10 @@ class TestWrongCalls:
         arguments = ["--family", "one", "--family", "two", "--family", "three"]
         result = qk("cluster", *arguments, "--clusters", "2")
         assert result.exit_code == 1
-        assert result.stdout.split() == ["ESDs/one/one.png", "ESDs/two/two.png"]
+        named = [line for line in result.stdout.splitlines() if line.endswith(".png")]
+        assert named == ["ESDs/one/one.png", "ESDs/two/two.png"]
+        for name in ("one/one", "two/two"):
+            assert f"{name}: 2 classes, stability " in result.stdout
         assert "one/broken: " in result.stderr
         assert "no spectra of three" in result.stderr
         result = qk("boxplots", "--circuit", "ov")
