@@ -360,9 +360,9 @@ class TestImported:
 
 def test_circuits_and_conventions_are_not_mixed(tmp_path: Path) -> None:
     paths = [write_model(tmp_path, "one/a", 1), write_model(tmp_path, "one/b", 2, circuit="ov")]
-    (qk_heads,), without = load_heads(paths, "qk", "raw")
-    (ov_heads,), _ = load_heads(paths, "ov", "raw")
-    assert without == [paths[1]]
+    surveyed = load_heads(paths, "qk", "raw")
+    (qk_heads,), (ov_heads,) = surveyed.sets, load_heads(paths, "ov", "raw").sets
+    assert surveyed.without == (paths[1],)
     with pytest.raises(HypothesisError, match="two circuits"):
         matched_contrast("x", "named", qk_heads, ov_heads)
     outcome = run_hypotheses(tmp_path, hypotheses=["rank"])
@@ -402,6 +402,17 @@ class TestEdges:
         assert trend["note"].str.contains("constant|no finite").all()
         rank = table[(table["hypothesis"] == "rank") & (table["model"] == "flat")]
         assert not (rank["q_value"].replace("", 1).astype(float) <= 0.05).any()
+
+    def test_a_damaged_file_among_others(self, tmp_path: Path) -> None:
+        write_model(tmp_path, "one/a", 1)
+        (tmp_path / "data/one/b.safetensors").write_bytes(b"no spectra")
+        result = qk("test", "--data-root", tmp_path, "--hypothesis", "rank")
+        assert result.exit_code == 1
+        assert "one/b: " in result.stderr
+        assert "is damaged" in result.stderr
+        assert (tmp_path / "plots/tests/one/a_rank.png").is_file()
+        (tmp_path / "data/one/a.safetensors").unlink()
+        assert qk("test", "--data-root", tmp_path).exit_code == 1
 
     def test_nothing_surveyed(self, tmp_path: Path) -> None:
         with pytest.raises(SpectraFileError, match="qk-taxonomy download"):
@@ -445,7 +456,7 @@ class TestWithoutALawOfTheShape:
         write_model(tmp_path, "one/b~random-0", 3, **other)
         heads, twin_heads, _ = load_heads(
             sorted((tmp_path / "data/one").glob("*.safetensors")), "qk", "raw"
-        )[0]
+        ).sets
         null = untrained_like(heads, [twin_heads]).lam
         assert null is not None
         np.testing.assert_array_equal(null, twin_heads.lam)
@@ -454,7 +465,7 @@ class TestWithoutALawOfTheShape:
 
     def test_a_norm_that_centres_queries(self, tmp_path: Path) -> None:
         path = write_model(tmp_path, "one/a", 1, architecture="cohere")
-        (raw,), _ = load_heads([path], "qk", "raw")
+        (raw,) = load_heads([path], "qk", "raw").sets
         assert untrained_like(raw).lam is not None
         folded = dataclasses.replace(raw, convention="folded")
         assert "no law of their shape" in untrained_like(folded).reason

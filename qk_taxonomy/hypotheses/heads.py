@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.architectures import architecture_table
 from qk_taxonomy.cache import load_spectra, stack_table
+from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelSpectra
 from qk_taxonomy.tables import spectra_rows
 from qk_taxonomy.untrained import untrained_heads
@@ -93,14 +94,28 @@ class HeadSet:
         return f"{len(self.layers)} layers × {n_heads} heads of d_head {self.lam.shape[1]}"
 
 
-def load_heads(
-    paths: Iterable[Path], circuit: Circuit, convention: Convention
-) -> tuple[list[HeadSet], list[Path]]:
-    """The heads of spectra files, a set a stack; and the files that have none of this kind."""
+@dataclass(frozen=True, eq=False)
+class Surveyed:
+    """The heads of spectra files: a set a stack; the files that have none of this circuit and
+    convention; and, by file, why others cannot be read.
+    """
+
+    sets: tuple[HeadSet, ...]
+    without: tuple[Path, ...]
+    failures: dict[str, Exception]
+
+
+def load_heads(paths: Iterable[Path], circuit: Circuit, convention: Convention) -> Surveyed:
+    """The heads of one circuit and convention in spectra files, in the files' order."""
     found: list[HeadSet] = []
     without: list[Path] = []
+    failures: dict[str, Exception] = {}
     for path in paths:
-        spectra = load_spectra(path)
+        try:
+            spectra = load_spectra(path)
+        except SpectraFileError as err:
+            failures[f"{path.parent.name}/{path.stem}"] = err
+            continue
         own = [
             HeadSet(
                 family=path.parent.name,
@@ -117,7 +132,7 @@ def load_heads(
         found += own
         if not own:
             without.append(path)
-    return found, without
+    return Surveyed(tuple(found), tuple(without), failures)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,13 @@ import pandas as pd
 
 from qk_taxonomy.cache import find_spectra
 from qk_taxonomy.catalog import load_contrasts
-from qk_taxonomy.errors import CatalogError, HypothesisError, QKTaxonomyError, SpectraFileError
+from qk_taxonomy.errors import (
+    CatalogError,
+    HypothesisError,
+    PartialFailureError,
+    QKTaxonomyError,
+    SpectraFileError,
+)
 from qk_taxonomy.hypotheses.contrast import (
     PERMUTATIONS,
     ContrastResult,
@@ -88,7 +94,10 @@ def run_hypotheses(
     found or compared.
     """
     paths = find_spectra(data_root, families, controls=True)
-    sets, without = load_heads(paths, circuit, convention)
+    surveyed = load_heads(paths, circuit, convention)
+    sets = surveyed.sets
+    if surveyed.failures and not sets:
+        raise PartialFailureError(surveyed.failures)
     if not sets:
         raise SpectraFileError(
             f"No file under {data_root} has {circuit} {convention} spectra; add them by giving the "
@@ -97,7 +106,8 @@ def run_hypotheses(
         )
     known = load_contrasts(catalog)
     run = _Run(sets, permutations, seed, include_imported, watcher)
-    run.notes += [f"{path} has no {circuit} {convention} spectra" for path in without]
+    run.failures |= surveyed.failures
+    run.notes += [f"{path} has no {circuit} {convention} spectra" for path in surveyed.without]
     wanted = set(hypotheses)
     if "rank" in wanted:
         run.ranks()
