@@ -60,13 +60,17 @@ _STEP = re.compile(r"\{step(?::0(\d))?\}")
 _USUAL_FILES = {"model.safetensors", "pytorch_model.bin"}
 
 
-def check_file_name(name: str, what: str) -> str:
+def check_file_name(
+    name: str,
+    what: str,
+    advice: str = "Give another with --family-name, or rename the folder.",
+) -> str:
     """Return ``name`` if it is safe as a file or folder name. Raises CatalogError otherwise."""
     if not _FILE_NAME.fullmatch(name):
         raise CatalogError(
             f"The {what} {name!r} cannot name a file: results are kept under it, so it must begin "
             "with a letter or digit and hold only letters, digits, '.', '_' and '-'. "
-            "Give another with --family-name, or rename the folder."
+            f"{advice}"
         )
     return name
 

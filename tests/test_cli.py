@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from qk_taxonomy.cli import main
 from qk_taxonomy.statistics.moments import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: What `cluster` writes for a model.
+CLASS_FILES = ("png", "csv", "classes.csv", "agreement.csv", "taxonomy.safetensors")
 
 
 def qk(*arguments: object) -> Result:
@@ -66,8 +70,7 @@ class TestRun:
         model = "all-MiniLM-L6-v2"
         assert made == {
             f"data/minilm/{model}.safetensors",
-            *(f"ESDs/minilm/{model}.{kind}" for kind in ("png", "csv", "classes.csv")),
-            *(f"ESDs/minilm/{model}.{kind}" for kind in ("agreement.csv", "taxonomy.safetensors")),
+            *(f"ESDs/minilm/{model}.{suffix}" for suffix in CLASS_FILES),
             *(f"plots/minilm/{stat}/{model}_{stat}_box.png" for stat in STATISTICS),
             "plots/minilm/boxplots.csv",
             "plots/tests.csv",
@@ -100,7 +103,7 @@ class TestRun:
 
     def test_the_same_input_gives_the_same_bytes(self, surveyed: Path, tmp_path: Path) -> None:
         assert qk("run", "--output-root", tmp_path / "again").exit_code == 0
-        for path in surveyed.rglob("*.csv"):
+        for path in [*surveyed.rglob("*.csv"), *surveyed.rglob("*.taxonomy.safetensors")]:
             again = tmp_path / "again" / path.relative_to(surveyed)
             assert again.read_bytes() == path.read_bytes(), path
 
@@ -120,6 +123,47 @@ class TestRun:
             table = f"ESDs/minilm/all-MiniLM-L6-v2{kind}"
             for a, b in zip(rows(surveyed / table), rows(ROOT / table), strict=True):
                 assert a["class"] == b["class"]
+
+
+class TestCluster:
+    def test_what_is_said_of_the_classes(self, surveyed: Path) -> None:
+        result = qk("cluster", "--data-root", surveyed, "--clusters", "auto")
+        assert result.exit_code == 0, result.output
+        choice = rows(surveyed / "ESDs/minilm/all-MiniLM-L6-v2.choice.csv")
+        (chosen,) = [row for row in choice if row["chosen"] == "True"]
+        stability = f"{float(chosen['stability']):.2f} ± {float(chosen['standard_error']):.2f}"
+        line = f"minilm/all-MiniLM-L6-v2: {chosen['clusters']} classes, stability {stability}, "
+        assert line in result.stdout
+        agreement = rows(surveyed / "ESDs/minilm/all-MiniLM-L6-v2.agreement.csv")
+        lowest = min(float(row["ari"]) for row in agreement)
+        assert f"at the lowest {lowest:.2f} (" in result.stdout
+        assert len(result.stdout.splitlines()) == 2 + 1 + 9
+
+    def test_another_distance(self, surveyed: Path, tmp_path: Path) -> None:
+        shutil.copytree(surveyed / "data", tmp_path / "data")
+        arguments = ["--data-root", tmp_path, "--distance", "jensen-shannon", "--clusters", "4"]
+        assert qk("cluster", *arguments).exit_code == 0
+        classes = rows(tmp_path / "ESDs/minilm/all-MiniLM-L6-v2.classes.csv")
+        assert sum(int(row["heads"]) for row in classes) == 72
+        assert len(classes) == 4
+        agreement = rows(tmp_path / "ESDs/minilm/all-MiniLM-L6-v2.agreement.csv")
+        assert agreement[-1]["value"] == "euclidean"
+
+    def test_a_joint_taxonomy_and_its_assignment(
+        self, surveyed: Path, make_folder: MakeFolder, tmp_path: Path
+    ) -> None:
+        shutil.copytree(surveyed / "data", tmp_path / "work/data")
+        qk("download", "--model", make_folder(), "--family-name", "mine")
+        result = qk("cluster", "--joint", "--clusters", "3")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("ESDs/joint/mine+minilm.png\njoint/mine+minilm: 3 classes")
+        file = "ESDs/joint/mine+minilm.taxonomy.safetensors"
+        result = qk("assign", file, "--family", "minilm")
+        assert result.exit_code == 0, result.output
+        assert "0 of 72 (0%) farther" in result.stdout
+        assigned = rows(Path("ESDs/minilm/all-MiniLM-L6-v2.assigned.csv"))
+        table = [r for r in rows(Path("ESDs/joint/mine+minilm.csv")) if r["family"] == "minilm"]
+        assert [row["class"] for row in assigned] == [row["class"] for row in table]
 
 
 class TestShow:
@@ -195,6 +239,14 @@ class TestWrongCalls:
             (["run", "--family", "pithia"], 2, "Did you mean pythia"),
             (["cluster"], 1, "qk-taxonomy download"),
             (["cluster", "--clusters", "0"], 2, "not in the range"),
+            (["cluster", "--clusters", "many"], 2, "'many' is not a valid"),
+            (["cluster", "--distance", "cosine"], 2, "'euclidean', 'jensen-shannon'"),
+            (["cluster", "--name", "x"], 2, "--name is for --joint"),
+            (["cluster", "--include-imported"], 2, "--include-imported is for --joint"),
+            (["cluster", "--joint", "--name", "a/b"], 2, "Give another with --name"),
+            (["cluster", "--joint"], 1, "qk-taxonomy download"),
+            (["assign"], 2, "Missing argument 'TAXONOMY'"),
+            (["assign", "nowhere"], 1, "no taxonomy file nowhere"),
             (["boxplots", "--skip", "MEDIAN"], 2, "no statistic median; known are MIN"),
             (["boxplots"], 1, "no spectra"),
             (["show", "nowhere"], 1, "no spectra file nowhere"),

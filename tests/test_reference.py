@@ -14,7 +14,7 @@ from qk_taxonomy import Stats, get_stats, import_predecessor, load_spectra
 from qk_taxonomy.checkpoints.numpy_pickle import read_arrays
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
 from qk_taxonomy.statistics.trends import depth_trend
-from qk_taxonomy.taxonomy import describe_classes, sort_into_classes
+from qk_taxonomy.taxonomy import describe_classes, sort_into_classes, space_of
 
 pytestmark = pytest.mark.skipif(
     not REFERENCE.is_dir(), reason="the predecessor's published spectra are not here"
@@ -56,10 +56,12 @@ def test_published_classes(model: str) -> None:
     x = mean_normalised(np.concatenate(list(spectra.values())))
     edges = pool_edges(x, 24)
     histograms = histogram_densities(x, edges)
-    labels = sort_into_classes(histograms, 6, seed=0, starts=1)
+    space = space_of(histograms, "euclidean")
+    labels = sort_into_classes(space, 6, seed=0, starts=1).labels
+    beyond = np.zeros(len(x))  # not published
     found = [
         (f"{c.gamma.alpha:.2f}", f"{c.gamma.theta:.2f}", f"{c.gamma.divergence:.3f}", c.n_heads)
-        for c in describe_classes(x, histograms, labels, edges)
+        for c in describe_classes(histograms, beyond, labels, edges)
     ]
     quantile, classes = CLASSES[model]
     assert f"{edges[-1]:.3f}" == quantile

@@ -34,7 +34,9 @@ def draw_map(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
             edgecolor="white", linewidth=0.3,
         )  # fmt: skip
     ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    ax.set_title(f"Map of {len(taxonomy.labels)} heads by eigenvalue histogram")
+    title = f"Map of {len(taxonomy.labels)} heads by eigenvalue histogram"
+    by = ", Jensen–Shannon distance" if taxonomy.saved.distance == "jensen-shannon" else ""
+    ax.set_title(title + by)
     legend = ax.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     for handle in legend.legend_handles:
         if isinstance(handle, PathCollection):

@@ -49,7 +49,9 @@ def joint_figure(
     left, right = upper.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]
     map_ax, model_ax = left.subplots(2, 1)
     draw_map(map_ax, taxonomy, colours)
-    _draw_groups(model_ax, taxonomy, _largest(_groups(taxonomy, names, families, _MOST_COLOURS)))
+    groups = _groups(taxonomy, names, families, _MOST_COLOURS)
+    few = len(np.unique(taxonomy.models)) <= _MOST_COLOURS
+    _draw_groups(model_ax, taxonomy, _largest(groups), "model" if few else "family")
     draw_panels(right, taxonomy, colours)
     _draw_composition(lower.subplots(), taxonomy, bars, colours)
     return fig
@@ -59,11 +61,11 @@ def _groups(
     taxonomy: Taxonomy, names: Sequence[str], families: Sequence[str], most: int
 ) -> list[Group]:
     """The heads of each model, or of each family where there are more than ``most`` models."""
-    models = list(dict.fromkeys(taxonomy.models.tolist()))
+    models = np.unique(taxonomy.models)
     if len(models) <= most:
         return [(names[model], taxonomy.models == model) for model in models]
     family = np.array([families[model] for model in taxonomy.models])
-    return [(name, family == name) for name in dict.fromkeys(family.tolist())]
+    return [(name, family == name) for name in dict.fromkeys(families[i] for i in models)]
 
 
 def _largest(groups: list[Group]) -> list[Group]:
@@ -75,7 +77,7 @@ def _largest(groups: list[Group]) -> list[Group]:
     return [*kept, (f"{len(groups) - len(kept)} others", others)]
 
 
-def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group]) -> None:
+def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group], by: str) -> None:
     colours = model_colours(len(groups))
     if groups[-1][0].endswith(" others"):
         colours[-1] = _OTHERS
@@ -96,7 +98,7 @@ def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group]) -> None:
         for colour, (name, _) in zip(colours, groups, strict=True)
     ]
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title="The same map by model")
+    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=f"The same map by {by}")
 
 
 def _shortened(name: str, letters: int) -> str:

@@ -43,7 +43,7 @@ def generate_assignments(
         assigned = assign_heads(saved, load_spectra(path))
         folder = Path(data_root) / CLASS_FOLDER / path.parent.name
         if report is not None:
-            report(_sentence(f"{path.parent.name}/{path.stem}", assigned, saved.n_clusters))
+            report(_sentence(f"{path.parent.name}/{path.stem}", assigned, saved))
         rows = _rows(assigned)
         for stack in dict.fromkeys(assigned.pool.stacks.tolist()):
             stem = stem_of(path.stem, saved.circuit, saved.convention, stack)
@@ -66,11 +66,18 @@ def _rows(assigned: Assignment) -> pd.DataFrame:
     )
 
 
-def _sentence(name: str, assigned: Assignment, n_clusters: int) -> str:
-    counts = np.bincount(assigned.labels, minlength=n_clusters)
+def _sentence(name: str, assigned: Assignment, taxonomy: SavedTaxonomy) -> str:
+    counts = np.bincount(assigned.labels, minlength=taxonomy.n_clusters)
     classes = ", ".join(f"{number}: {count}" for number, count in enumerate(counts))
     beyond, n = int(assigned.beyond.sum()), len(assigned.labels)
-    return (
+    sentence = (
         f"{name}: heads of class {classes}; {beyond} of {n} ({beyond / n:.0%}) farther from their "
         "class than 99 % of its own"
     )
+    width = assigned.pool.narrowest
+    if beyond and width < taxonomy.narrowest:
+        sentence += (
+            " (perhaps only for having fewer λ, which makes noisier histograms: "
+            f"d_head {width}, and at least {taxonomy.narrowest} in the taxonomy)"
+        )
+    return sentence

@@ -62,7 +62,7 @@ def generate_joint_taxonomy(
     where models could not be read or have no such spectra.
     """
     if name is not None:
-        check_file_name(name, "name")
+        check_file_name(name, "name", "Give another with --name.")
     paths, models, failures = _load(find_spectra(data_root, families), circuit, convention)
     if not models:
         raise PartialFailureError(failures)

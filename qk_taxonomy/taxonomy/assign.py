@@ -19,7 +19,9 @@ class Assignment:
     """Heads of one model in the classes of a taxonomy; all (n,), in the order of ``pool``.
 
     ``distances`` to the class's centre; ``beyond``: whether a head lies farther from it than 99 %
-    of the heads that made the class, so that it may be of a kind the taxonomy does not have.
+    of the heads that made the class, so that it may be of a kind the taxonomy does not have. The
+    histogram of few λ is a noisy one: heads of a smaller d_head than the taxonomy's ``narrowest``
+    are beyond more often, whatever their kind.
     """
 
     pool: HeadPool

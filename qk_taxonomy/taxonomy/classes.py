@@ -198,6 +198,7 @@ def _taxonomy(
             convention=pool.convention,
             distance=distance,
             seed=seed,
+            narrowest=pool.narrowest,
             models=sources,
         ),
     )

@@ -40,6 +40,11 @@ class HeadPool:
     def __len__(self) -> int:
         return len(self.heads)
 
+    @property
+    def narrowest(self) -> int:
+        """The smallest number of λ, d_head, that a head has."""
+        return min(block.shape[1] for block in self.normalised)
+
     def edges(self, n_bins: int) -> Array:
         """Edges (n_bins + 1,) of equal bins on [0, q], q the 0.96 quantile of all λ/mean.
 

@@ -40,8 +40,8 @@ EXACT_FORMULA = "exact"
 
 _TENSORS = {"centres": np.float64, "edges": np.float64, "radii": np.float64, "n_heads": np.int64}
 _METADATA = (
-    *("format", "format_version", "circuit", "convention", "distance", "seed", "models"),
-    *("formula", "tool_version"),
+    *("format", "format_version", "circuit", "convention", "distance", "seed", "narrowest"),
+    *("models", "formula", "tool_version"),
 )
 
 
@@ -63,8 +63,9 @@ class SavedTaxonomy:
 
     ``centres`` (k, bins): density histograms, of which the nearest says a head's class; ``edges``
     (bins + 1,) of all histograms, in units of the head's mean λ; ``radii`` (k,): distances from the
-    centres within which 99 % of a class's own heads lie; ``n_heads`` (k,). ``models`` is empty
-    where the taxonomy was made of layers whose model is not known.
+    centres within which 99 % of a class's own heads lie; ``n_heads`` (k,). ``narrowest``: the
+    smallest d_head among its heads. ``models`` is empty where the taxonomy was made of layers
+    whose model is not known.
     """
 
     centres: Array
@@ -75,6 +76,7 @@ class SavedTaxonomy:
     convention: Convention
     distance: Distance
     seed: int
+    narrowest: int
     models: tuple[Source, ...] = ()
     tool_version: str = __version__
 
@@ -112,6 +114,7 @@ def taxonomy_bytes(taxonomy: SavedTaxonomy) -> bytes:
         "convention": taxonomy.convention,
         "distance": taxonomy.distance,
         "seed": str(taxonomy.seed),
+        "narrowest": str(taxonomy.narrowest),
         "models": json.dumps([asdict(model) for model in taxonomy.models], ensure_ascii=False),
         "formula": ",".join(taxonomy.formulas),
         "tool_version": taxonomy.tool_version,
@@ -171,6 +174,7 @@ def _from_parts(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Save
         convention=metadata["convention"],  # type: ignore[arg-type]
         distance=metadata["distance"],  # type: ignore[arg-type]
         seed=int(metadata["seed"]),
+        narrowest=int(metadata["narrowest"]),
         models=tuple(Source(**model) for model in json.loads(metadata["models"])),
         tool_version=metadata["tool_version"],
     )

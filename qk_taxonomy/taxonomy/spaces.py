@@ -77,7 +77,9 @@ class EuclideanSpace(Space):
         # faster, since a pool of heads is small.
         with threadpool_limits(1, user_api="openmp"):
             kmeans = KMeans(n_clusters, random_state=seed, n_init=starts)
-            return np.asarray(kmeans.fit(self.histograms[rows]).cluster_centers_)
+            centres = kmeans.fit(self.histograms[rows]).cluster_centers_
+        # An empty bin comes back as ±1e-17, since k-means subtracts the mean and adds it again.
+        return np.maximum(centres, 0.0)
 
     def to(self, centres: Array) -> Array:
         from scipy.spatial.distance import cdist
