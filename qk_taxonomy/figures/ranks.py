@@ -15,6 +15,9 @@ from qk_taxonomy.figures.style import layer_head_grid
 from qk_taxonomy.hypotheses.rank import LEVEL, RankResult
 from qk_taxonomy.statistics.ranks import RANK_STATISTICS, RankTest
 
+# Crosses on more heads than these hide the colours below them.
+_MOST_CROSSES = 2000
+
 _SHORT = {
     "effective_rank_sigma": "effective rank of σ",
     "effective_rank_lambda": "effective rank of λ",
@@ -30,7 +33,8 @@ def rank_figure(result: RankResult, title: str) -> Figure:
     """Layer × head maps of each rank statistic: its p-value, and its value as a share of d_head;
     beside them the shares of λ beyond either edge of untrained heads.
 
-    Crosses mark heads that are not rejected after correction. ``result`` holds a test.
+    Crosses mark heads that are not rejected after correction, unless there are too many heads.
+    ``result`` holds a test.
     """
     assert result.test is not None
     n_heads = int(result.heads.table["head"].max()) + 1
@@ -80,6 +84,8 @@ def _map(ax: Axes, result: RankResult, values: NDArray[Any], **image: Any) -> Ax
 
 
 def _cross(ax: Axes, result: RankResult, marked: NDArray[np.bool_]) -> None:
+    if len(marked) > _MOST_CROSSES:
+        return
     table = result.heads.table[marked]
-    size = float(np.clip(2000 / len(result.heads.table), 1.0, 14.0))
+    size = float(np.clip(2000 / len(marked), 1.0, 14.0))
     ax.scatter(table["layer"], table["head"], s=size, marker="x", color="white", linewidth=0.7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,12 +93,18 @@ def one_per_training(
         if "@" in heads.model:
             others.append(heads)
             continue
-        origin = origins.get(heads.spectra.model_id, heads.spectra.model_id)
-        key = (origin, heads.stack, heads.spectra.is_imported)
+        key = (_training(heads, origins), heads.stack, heads.spectra.is_imported)
         if kept.setdefault(key, heads) is not heads:
             others.append(heads)
     chosen = set(map(id, kept.values()))
     return [heads for heads in sets if id(heads) in chosen], others
+
+
+def _training(heads: HeadSet, origins: Mapping[str, str]) -> str:
+    """What tells a model's training from others: its origin's id, and local weights by content."""
+    model_id, revision = heads.spectra.model_id, heads.spectra.metadata["revision"]
+    own = f"{model_id}@{revision}" if revision.startswith("local-") else model_id
+    return origins.get(model_id, own)
 
 
 def training_origins(contrasts: Iterable[Contrast]) -> dict[str, str]:
