@@ -9,9 +9,7 @@ import click
 from qk_taxonomy.cli.options import data_root_option, debug_option, family_option
 
 
-@click.command(
-    epilog="Example: qk-taxonomy assign ESDs/minilm/all-MiniLM-L6-v2.taxonomy.safetensors"
-)
+@click.command(epilog="Example: qk-taxonomy assign ESDs/joint/all.taxonomy.safetensors")
 @click.argument("taxonomy", type=click.Path(path_type=Path))
 @family_option("Only models of this family (repeatable); default: all that have spectra.")
 @data_root_option

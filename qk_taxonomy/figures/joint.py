@@ -40,6 +40,7 @@ def joint_figure(
     names, families: of the models handed to :func:`joint_taxonomy`, in their order.
     """
     colours = class_colours(len(taxonomy.classes))
+    n_models = len(np.unique(taxonomy.models))
     bars = _groups(taxonomy, names, families, _MOST_BARS)
     top = 2.1 * max(3, math.ceil(len(taxonomy.classes) / 2))
     bottom = 0.8 + 0.23 * len(bars)
@@ -50,10 +51,12 @@ def joint_figure(
     map_ax, model_ax = left.subplots(2, 1)
     draw_map(map_ax, taxonomy, colours)
     groups = _groups(taxonomy, names, families, _MOST_COLOURS)
-    few = len(np.unique(taxonomy.models)) <= _MOST_COLOURS
-    _draw_groups(model_ax, taxonomy, _largest(groups), "model" if few else "family")
+    by = "model" if n_models <= _MOST_COLOURS else "family"
+    _draw_groups(model_ax, taxonomy, _largest(groups), f"The same map by {by}")
     draw_panels(right, taxonomy, colours)
-    _draw_composition(lower.subplots(), taxonomy, bars, colours)
+    ax = lower.subplots()
+    _draw_composition(ax, taxonomy, bars, colours)
+    ax.set_title(f"What {'models' if n_models <= _MOST_BARS else 'families'} are made of")
     return fig
 
 
@@ -77,7 +80,7 @@ def _largest(groups: list[Group]) -> list[Group]:
     return [*kept, (f"{len(groups) - len(kept)} others", others)]
 
 
-def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group], by: str) -> None:
+def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group], title: str) -> None:
     colours = model_colours(len(groups))
     if groups[-1][0].endswith(" others"):
         colours[-1] = _OTHERS
@@ -98,7 +101,7 @@ def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group], by: str) -> 
         for colour, (name, _) in zip(colours, groups, strict=True)
     ]
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=f"The same map by {by}")
+    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
 
 
 def _shortened(name: str, letters: int) -> str:
@@ -124,7 +127,6 @@ def _draw_composition(
     ax.set_yticks(rows, [_shortened(name, _BAR_LETTERS) for name, _ in groups])
     ax.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
     ax.set(xlabel="share of the heads in each class (colours as above)")
-    ax.set_title("What models are made of" if len(groups) > 1 else "What the model is made of")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     ax.tick_params(left=False)
     ax.spines["left"].set_visible(False)
