@@ -35,7 +35,8 @@ _HOMES = {
     "head_table": "tables",
     "classify_heads": "taxonomy",
     "run_hypotheses": "hypotheses.run",
-    "generate_hypothesis_tests": "outputs",
+    "compare_models": "hypotheses.run",
+    "generate_hypothesis_tests": "outputs.hypotheses",
     "untrained_spectra": "statistics.nulls",
     "joint_taxonomy": "taxonomy",
     "choose_n_clusters": "taxonomy",
@@ -62,13 +63,16 @@ if TYPE_CHECKING:
     )
     from qk_taxonomy.circuits.spectra import singular_values as singular_values
     from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
+    from qk_taxonomy.hypotheses.run import compare_models as compare_models
     from qk_taxonomy.hypotheses.run import run_hypotheses as run_hypotheses
     from qk_taxonomy.outputs import generate_assignments as generate_assignments
     from qk_taxonomy.outputs import generate_cluster_figures as generate_cluster_figures
-    from qk_taxonomy.outputs import generate_hypothesis_tests as generate_hypothesis_tests
     from qk_taxonomy.outputs import generate_joint_taxonomy as generate_joint_taxonomy
     from qk_taxonomy.outputs import generate_stat_boxplots as generate_stat_boxplots
     from qk_taxonomy.outputs import save_taxonomy as save_taxonomy
+    from qk_taxonomy.outputs.hypotheses import (
+        generate_hypothesis_tests as generate_hypothesis_tests,
+    )
     from qk_taxonomy.predecessor import import_predecessor as import_predecessor
     from qk_taxonomy.records import Contrast as Contrast
     from qk_taxonomy.statistics.densities import (

@@ -336,6 +336,10 @@ class ModelSpectra:
         return self.metadata.get("control", "")
 
     @property
+    def is_random_twin(self) -> bool:
+        return self.control.startswith("random")
+
+    @property
     def is_imported(self) -> bool:
         """Whether these are the predecessor's numbers, by its formula."""
         provenance = json.loads(self.metadata.get("provenance", "{}"))

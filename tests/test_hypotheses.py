@@ -20,7 +20,7 @@ from qk_taxonomy.errors import CatalogError, HypothesisError, SpectraFileError
 from qk_taxonomy.hypotheses.contrast import CHANGE, KIND, SHIFT, matched_contrast
 from qk_taxonomy.hypotheses.family import COMPOSITION, PAIRS, PROFILE, UNMATCHED
 from qk_taxonomy.hypotheses.heads import load_heads, untrained_like
-from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
+from qk_taxonomy.hypotheses.run import Outcome, compare_models, run_hypotheses
 from qk_taxonomy.hypotheses.table import COLUMNS
 from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS, describe, effective_rank_lambda
@@ -189,15 +189,15 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     assert made == {
         "tests.csv",
         *(f"tests/rxnfp/bert_{n}_rank.png" for n in ("ft", "ft_10k_25s", "pretrained")),
-        *(f"tests/contrasts/rxnfp-{n}.{s}" for n in ("ft", "ft-10k") for s in ("png", "csv")),
+        *(f"tests/contrasts/rxnfp/rxnfp-{n}.{s}" for n in ("ft", "ft-10k") for s in ("png", "csv")),
     }
-    assert "rxnfp/bert_ft against rxnfp/bert_pretrained: shifted MIN" in result.output
+    assert "rxnfp/bert_ft against rxnfp/bert_pretrained: shifted: MIN" in result.output
     table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
     assert tuple(table.columns) == COLUMNS
     first = (tmp_path / "plots/tests.csv").read_bytes()
     assert qk("test", "--data-root", tmp_path).exit_code == 0
     assert (tmp_path / "plots/tests.csv").read_bytes() == first
-    heads = pd.read_csv(tmp_path / "plots/tests/contrasts/rxnfp-ft.csv")
+    heads = pd.read_csv(tmp_path / "plots/tests/contrasts/rxnfp/rxnfp-ft.csv")
     assert {"layer", "head", "wasserstein", "q_wasserstein_within"} <= set(heads.columns)
 
 
@@ -222,19 +222,17 @@ class TestNamedModels:
     def test_any_two_by_file_or_name(self, root: Path) -> None:
         file = root / "data/one/b.safetensors"
         for treatment in ("b", "one/b", "made/b", str(file)):
-            outcome = run_hypotheses(
-                root, hypotheses=["contrast"], treatments=[treatment], controls=["two/c"]
-            )
+            outcome = compare_models([treatment], ["two/c"], root)
             (contrast,) = outcome.contrasts
             assert (contrast.treatment.name, contrast.control.name) == ("one/b", "two/c")
 
     def test_names_of_none_or_several(self, root: Path) -> None:
         with pytest.raises(HypothesisError, match=r"could be any of one/a, two/a"):
-            run_hypotheses(root, hypotheses=[], treatments=["a"], controls=["b"])
+            compare_models(["a"], ["b"], root)
         with pytest.raises(HypothesisError, match=r"No surveyed model .* 'bert'.*There are one/a"):
-            run_hypotheses(root, hypotheses=[], treatments=["bert"], controls=["b"])
-        with pytest.raises(HypothesisError, match="--treatment and a --control"):
-            run_hypotheses(root, hypotheses=[], treatments=["b"])
+            compare_models(["bert"], ["b"], root)
+        with pytest.raises(HypothesisError, match="one treatment and one control"):
+            compare_models(["b"], [], root)
         with pytest.raises(CatalogError, match=r"no contrast no-such.*families --contrasts"):
             run_hypotheses(root, contrasts=["no-such"])
         assert qk("test", "--data-root", root, "--contrast", "no-such").exit_code == 2
@@ -242,9 +240,7 @@ class TestNamedModels:
     def test_a_model_and_itself(self, root: Path) -> None:
         lam = untrained_model(np.random.default_rng(0), SHAPE)
         write_model(root, "one/copy", lam)
-        outcome = run_hypotheses(
-            root, hypotheses=["contrast"], treatments=["copy"], controls=["one/a"]
-        )
+        outcome = compare_models(["copy"], ["one/a"], root)
         rows = outcome.table
         assert (rows["effect"].dropna() == 0).all()
         assert (rows["p_value"].dropna() == 1).all()
@@ -253,7 +249,7 @@ class TestNamedModels:
         small = Shape(layers=3, heads=4, kv_heads=4, d_head=16, d_model=64)
         write_model(root, "one/small", 7, shape=small)
         with pytest.raises(HypothesisError, match=r"3 layers × 4 heads.*no head has its match.*--"):
-            run_hypotheses(root, hypotheses=[], treatments=["small"], controls=["b"])
+            compare_models(["small"], ["b"], root)
         result = qk("test", "--data-root", root, "--treatment", "small", "--control", "b")
         assert result.exit_code == 1
         assert "Traceback" not in result.output
@@ -269,9 +265,7 @@ class TestNamedModels:
             lam = untrained_model(rng, shape, planted, decay=0.1)
             write_model(root, f"{side}/m{number}", lam, shape=shape)
             groups[side].append(f"m{number}")
-        outcome = run_hypotheses(
-            root, hypotheses=[], treatments=groups["low"], controls=groups["free"]
-        )
+        outcome = compare_models(groups["low"], groups["free"], root)
         rows = outcome.table
         assert set(rows["hypothesis"]) == {UNMATCHED}
         rank = rows[rows["statistic"] == "effective_rank_lambda"]
@@ -279,9 +273,7 @@ class TestNamedModels:
         assert (rank["effect"] < 0).all()
         assert (rank["q_value"] <= 0.05).all()
         assert (rank["n"] == 8).all()
-        few = run_hypotheses(
-            root, hypotheses=[], treatments=groups["low"][:2], controls=groups["free"][:2]
-        ).table
+        few = compare_models(groups["low"][:2], groups["free"][:2], root).table
         permuted = few[few["method"].str.startswith("permutation")]
         assert permuted["p_value"].isna().all()
         assert permuted["note"].str.contains("needs 4").all()
@@ -321,14 +313,13 @@ class TestImported:
         assert len(outcome.families[0].models) == 4
 
     def test_a_named_comparison_is_refused_unless_asked(self, root: Path) -> None:
-        sides = {"treatments": ["other/3"], "controls": ["true/a"]}
         with pytest.raises(HypothesisError, match="--include-imported"):
-            run_hypotheses(root, hypotheses=[], **sides)  # type: ignore[arg-type]
-        outcome = run_hypotheses(root, hypotheses=[], include_imported=True, **sides)  # type: ignore[arg-type]
+            compare_models(["other/3"], ["true/a"], root)
+        outcome = compare_models(["other/3"], ["true/a"], root, include_imported=True)
         assert len(outcome.contrasts) == 1
 
     def test_among_themselves_they_are_compared(self, root: Path) -> None:
-        outcome = run_hypotheses(root, hypotheses=[], treatments=["3"], controls=["4"])
+        outcome = compare_models(["3"], ["4"], root)
         notes = set(outcome.table.loc[outcome.table["hypothesis"] == SHIFT, "note"])
         assert any("key-value groups are not known" in note for note in notes)
 
@@ -383,7 +374,8 @@ class TestEdges:
         write_model(tmp_path, "one/b", 2, shape=shape)
         result = qk("test", "--data-root", tmp_path, "--treatment", "a", "--control", "b")
         assert result.exit_code == 0, result.output
-        table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
+        (file,) = tmp_path.glob("plots/tests/contrasts/a-against-b.tests.csv")
+        table = pd.read_csv(file, keep_default_na=False)
         shift = table[(table["hypothesis"] == SHIFT) & (table["layer"] == "")]
         assert (shift["n"].astype(int) == 14).all()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,20 +17,29 @@ from qk_taxonomy.cli.options import (
 )
 from qk_taxonomy.errors import PartialFailureError
 
-if TYPE_CHECKING:
-    from qk_taxonomy.hypotheses.run import Outcome
-
 _HYPOTHESES = ("rank", "contrast", "family", "trend")
 
 
-def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
+def run_tests(
+    families: tuple[str, ...] | None = None,
+    *,
+    data_root: Path,
+    circuit: str,
+    convention: str,
+    treatments: tuple[str, ...] = (),
+    controls: tuple[str, ...] = (),
+    **options: Any,
+) -> None:
     """Test with a bar on a terminal, print what was found, and raise for what failed."""
     from rich.progress import Progress
 
+    from qk_taxonomy.hypotheses.run import compare_models, run_hypotheses
     from qk_taxonomy.hypotheses.summary import summary
-    from qk_taxonomy.outputs import generate_hypothesis_tests
+    from qk_taxonomy.outputs.hypotheses import generate_hypothesis_tests
 
     out = console(stderr=True)
+    which: dict[str, Any] = {"circuit": circuit, "convention": convention}
+    failures: dict[str, Exception] = {}
     files: list[Path] = []
     with Progress(console=out, disable=not out.is_terminal, transient=True) as bars:
         task = bars.add_task("tests", total=None)
@@ -38,19 +47,36 @@ def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
         def watch(name: str, index: int, total: int) -> None:
             bars.update(task, completed=index, total=total, description=name)
 
-        outcome: Outcome = generate_hypothesis_tests(
-            families=families or None, watcher=watch, file_progress=files.append, **options
-        )
+        options |= {**which, "data_root": data_root, "families": families or None}
+        if treatments:
+            outcome = compare_models(treatments, controls, watcher=watch, **options)
+        else:
+            outcome = run_hypotheses(watcher=watch, **options)
+        failures |= outcome.failures
+
+        def written(path: Path) -> None:
+            files.append(path)
+            bars.update(task, total=None, description=path.stem)
+
+        try:
+            generate_hypothesis_tests(data_root, outcome, file_progress=written, **which)
+        except PartialFailureError as err:
+            failures |= err.failures
     for line in summary(outcome):
         click.echo(line)
-    table, *others = files
-    click.echo(table)
-    if others:
-        click.echo(f"{table.parent / 'tests'}: {len(others)} figures and tables")
+    _name_files(files)
     for note in outcome.notes:
         click.echo(f"Note: {note}.", err=True)
-    if outcome.failures:
-        raise PartialFailureError(outcome.failures)
+    if failures:
+        raise PartialFailureError(failures)
+
+
+def _name_files(files: list[Path]) -> None:
+    """The table, and where how many others are."""
+    for path in files if len(files) < 4 else files[:1]:
+        click.echo(path)
+    if len(files) >= 4:
+        click.echo(f"and {len(files) - 1} figures and tables under {files[0].parent / 'tests'}")
 
 
 @click.command(epilog="Example: qk-taxonomy test --family rxnfp --hypothesis contrast")
@@ -71,7 +97,8 @@ def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
     "contrasts",
     multiple=True,
     metavar="NAME",
-    help="Only this contrast of the catalogue (repeatable); default: all with both sides surveyed.",
+    help="Only this contrast of the catalogue (repeatable); default: all with both sides surveyed, "
+    "and random twins.",
 )
 @click.option(
     "--treatment",
@@ -104,11 +131,35 @@ def run_tests(families: tuple[str, ...] | None = None, **options: Any) -> None:
 @catalog_option
 @one_circuit_options
 @debug_option
-def test(families: tuple[str, ...], **options: Any) -> None:
+def test(
+    families: tuple[str, ...],
+    hypotheses: tuple[str, ...],
+    contrasts: tuple[str, ...],
+    treatments: tuple[str, ...],
+    controls: tuple[str, ...],
+    catalog: Path | None,
+    **options: Any,
+) -> None:
     """Test rank, contrasts, families and trends; one table, and figures.
 
-    Writes plots/tests.csv (one row a test: effect, interval, p-value, corrected q-value, number of
-    units, method) and figures under plots/tests/. Contrasts of the catalogue are tested where both
-    models are surveyed, and models against their random twins (`download --control random`).
+    Writes plots/tests.csv, the tests of this run (one row a test: effect, interval, p-value,
+    corrected q-value, number of units, method), and figures under plots/tests/. Contrasts of the
+    catalogue are tested where both models are surveyed, and models against their random twins
+    (`download --control random`). A comparison by --treatment and --control has a table of its own,
+    plots/tests/contrasts/NAME.tests.csv.
     """
+    if bool(treatments) != bool(controls):
+        raise click.UsageError("A comparison needs a --treatment and a --control.")
+    source = click.get_current_context().get_parameter_source("hypotheses")
+    if treatments and (contrasts or source is not click.core.ParameterSource.DEFAULT):
+        raise click.UsageError(
+            "--treatment and --control make one comparison; --hypothesis and --contrast choose "
+            "among the others. Give one or the other."
+        )
+    if contrasts and "contrast" not in hypotheses:
+        raise click.UsageError("--contrast goes with --hypothesis contrast.")
+    if treatments:
+        options |= {"treatments": treatments, "controls": controls}
+    else:
+        options |= {"hypotheses": hypotheses, "contrasts": contrasts, "catalog": catalog}
     run_tests(families, **options)

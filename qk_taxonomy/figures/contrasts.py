@@ -7,24 +7,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.style import layer_head_grid, statistic_label
-from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, SHIFT, ContrastResult
+from qk_taxonomy.figures.style import KEPT, REJECTED, layer_head_grid, statistic_label
+from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, ContrastResult
 from qk_taxonomy.statistics.changes import DISTANCES
-from qk_taxonomy.statistics.shifts import FLIP_GROUPS
+from qk_taxonomy.statistics.findings import LEVEL
 
-_LEVEL = 0.05
 _NAMED = 6
 
 # Width and height of a head's name, as shares of the panel.
 _NAME_SIZE = (0.08, 0.04)
-_REJECTED, _KEPT = "#d55e00", "#0072b2"
 
 
 def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
     """Rank-biserial correlation of every statistic with its interval."""
     ordered = shifts.iloc[::-1].reset_index(drop=True)
     y = np.arange(len(ordered))
-    colours = np.where(ordered["q_value"] <= _LEVEL, _REJECTED, _KEPT)
+    colours = np.where(ordered["q_value"] <= LEVEL, REJECTED, KEPT)
     ax.axvline(0.0, color="0.6", lw=0.8)
     ax.hlines(y, ordered["low"], ordered["high"], color=colours, lw=1.4)
     ax.scatter(ordered["effect"], y, color=colours, s=22, zorder=3)
@@ -32,7 +30,7 @@ def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
     ax.set_xlim(-1.08, 1.08)
     ax.set_xlabel(
         "rank-biserial correlation, mean over layers, 95 % interval\n"
-        f"n = {int(ordered['n'].max())} key-value groups; orange: q ≤ {_LEVEL}"
+        f"n = {int(ordered['n'].max())} key-value groups; orange: q ≤ {LEVEL}"
     )
     ax.set_title("Shift of each statistic, treatment less control")
 
@@ -40,11 +38,11 @@ def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
 def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
     """Each head's Wasserstein distance over the shift of its rank, with what either null allows."""
     heads, column = result.heads, DISTANCES.index("wasserstein")
-    beyond = (heads["q_wasserstein_untrained"] <= _LEVEL).to_numpy()
-    strict = (heads["q_wasserstein_within"] <= _LEVEL).to_numpy()
+    beyond = (heads["q_wasserstein_untrained"] <= LEVEL).to_numpy()
+    strict = (heads["q_wasserstein_within"] <= LEVEL).to_numpy()
     groups = (
-        (~beyond & ~strict, _KEPT, "o", "neither"),
-        (beyond & ~strict, _REJECTED, "o", "pairs of untrained heads"),
+        (~beyond & ~strict, KEPT, "o", "neither"),
+        (beyond & ~strict, REJECTED, "o", "pairs of untrained heads"),
         (strict, "black", "D", "pairs of the control's heads"),
     )
     for chosen, colour, marker, label in groups:
@@ -66,7 +64,7 @@ def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
     ax.set_title("Each head's spectrum (the most changed as layer.head)")
     ax.set_xlabel("shift of the effective rank of λ, treatment less control")
     ax.set_ylabel("Wasserstein distance of λ / mean λ")
-    title = f"changed more (q ≤ {_LEVEL}) than"
+    title = f"changed more (q ≤ {LEVEL}) than"
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, title=title)
 
 
@@ -90,9 +88,7 @@ def contrast_figure(result: ContrastResult, title: str) -> Figure:
     fig = Figure(figsize=(15.0, 5.4), layout="constrained")
     fig.suptitle(title)
     forest, volcano, grid = fig.subplots(1, 3, width_ratios=[1.0, 1.0, 1.0])
-    rows = result.rows
-    overall = (rows["hypothesis"] == SHIFT) & (rows["method"] == FLIP_GROUPS) & rows["layer"].isna()
-    _draw_forest(forest, rows[overall])
+    _draw_forest(forest, result.overall)
     _draw_volcano(volcano, result)
     table = result.heads
     image = layer_head_grid(

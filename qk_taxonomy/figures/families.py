@@ -9,12 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from qk_taxonomy.figures.style import class_colours, statistic_label
+from qk_taxonomy.figures.style import KEPT, REJECTED, class_colours, statistic_label
 from qk_taxonomy.hypotheses.family import COMPOSITION, PROFILE, FamilyResult
-from qk_taxonomy.statistics.findings import Finding
-
-_LEVEL = 0.05
-_REJECTED, _KEPT = "#d55e00", "#0072b2"
+from qk_taxonomy.statistics.findings import LEVEL, Finding
 
 # More pairs of families than this leave no room for their names.
 _MOST_PAIRS = 15
@@ -50,12 +47,12 @@ def _draw_statistics(ax: Axes, result: FamilyResult) -> None:
     """ε² of every statistic's depth profile between families."""
     rows = result.rows[result.rows["hypothesis"] == PROFILE].iloc[::-1]
     y = np.arange(len(rows))
-    ax.barh(y, rows["effect"], color=np.where(rows["q_value"] <= _LEVEL, _REJECTED, _KEPT))
+    ax.barh(y, rows["effect"], color=np.where(rows["q_value"] <= LEVEL, REJECTED, KEPT))
     ax.set_yticks(y, [statistic_label(name) for name in rows["statistic"]])
     ax.set_xlim(0.0, 1.0)
     tested = rows["p_value"].notna().any()
     ax.set_xlabel(
-        f"ε² between families (orange: q ≤ {_LEVEL})" if tested
+        f"ε² between families (orange: q ≤ {LEVEL})" if tested
         else "ε² between families (too few models to test)"
     )  # fmt: skip
     ax.set_title("Depth profiles of each statistic")
@@ -75,14 +72,14 @@ def _draw_pairs(ax: Axes, result: FamilyResult) -> AxesImage:
     image = ax.imshow(delta[:, chosen], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for row, of_statistic in enumerate(findings):
         for column, index in enumerate(chosen):
-            if of_statistic[index].p_value <= _LEVEL:
+            if of_statistic[index].p_value <= LEVEL:
                 ax.text(column, row, "*", ha="center", va="center")
     names = [" − ".join(pairs[index]) for index in chosen]
     ax.set_xticks(range(len(chosen)), names, rotation=40, ha="right", fontsize=7)
     ax.set_yticks(range(len(result.comparisons)), [])
     left_out = len(pairs) - len(chosen)
     more = f", {len(chosen)} of {len(pairs)} pairs" if left_out else ""
-    ax.set_title(f"Pairs of families{more}\n(* p ≤ {_LEVEL}, Holm)")
+    ax.set_title(f"Pairs of families{more}\n(* p ≤ {LEVEL}, Holm)")
     return image
 
 

@@ -12,7 +12,8 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.style import layer_head_grid
-from qk_taxonomy.hypotheses.rank import LEVEL, RankResult
+from qk_taxonomy.hypotheses.rank import RankResult
+from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.ranks import RANK_STATISTICS, RankTest
 
 # Crosses on more heads than these hide the colours below them.

@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike
 
 RGB = tuple[float, float, float]
 
+#: Colours of what is rejected at its level, and of what is not.
+REJECTED, KEPT = "#d55e00", "#0072b2"
+
 # What has no value.
 _EMPTY: RGB = (0.93, 0.93, 0.93)
 

@@ -49,6 +49,11 @@ class ContrastResult:
     heads: pd.DataFrame
     changes: SpectralChanges
 
+    @property
+    def overall(self) -> pd.DataFrame:
+        """The shift of every statistic over all layers, as a rank-biserial correlation."""
+        return self.rows[(self.rows["method"] == FLIP_GROUPS) & self.rows["layer"].isna()]
+
 
 def check_comparable(sides: Sequence[HeadSet], *, include_imported: bool = False) -> None:
     """Raises HypothesisError where heads are of several circuits, conventions or formulas."""
@@ -75,8 +80,8 @@ def shape_difference(treatment: HeadSet, control: HeadSet) -> str:
         return ""
     return (
         f"{treatment.name} has {treatment.described_shape}, {control.name} "
-        f"{control.described_shape}: no head has its match. Compare several models a side instead: "
-        "`qk-taxonomy test --treatment A --treatment B ... --control C --control D ...`"
+        f"{control.described_shape}: no head has its match. Groups of models of any shapes can be "
+        "compared: `qk-taxonomy test --treatment A --treatment B ... --control C --control D ...`"
     )
 
 
@@ -105,7 +110,7 @@ def matched_contrast(
     names = [n for n in treatment.statistics if n in control.statistics]
     with np.errstate(invalid="ignore"):  # dead heads on both sides: infinite less infinite
         differences = _in_shift_units(treatment, names) - _in_shift_units(control, names)
-    shared = subject(treatment, SHIFT, against=f"{control.family}/{control.model}")
+    shared = subject(treatment, SHIFT, against=control.file)
     note = "" if treatment.groups_known else "key-value groups are not known: heads are the units"
     shifts = finding_rows(
         {**shared, "note": note},
@@ -173,16 +178,24 @@ def _change_rows(
 
 def refused_contrast(treatment: HeadSet, control: HeadSet, reason: str) -> pd.DataFrame:
     """The row of a contrast that cannot be tested, with the reason."""
-    shared = subject(treatment, SHIFT, against=f"{control.family}/{control.model}")
+    shared = subject(treatment, SHIFT, against=control.file)
     return finding_rows(shared, [({}, Finding(note=reason))])
 
 
 def correct_shifts(results: Sequence[ContrastResult]) -> list[ContrastResult]:
-    """The contrasts with q-values of their shifts: over all statistics, layers and contrasts."""
+    """The contrasts with q-values of their shifts: over all statistics, layers and contrasts.
+
+    Those of imported spectra are corrected by themselves, so that they change no other.
+    """
     if not results:
         return []
-    shifts = [result.rows[result.rows["hypothesis"] == SHIFT] for result in results]
-    together = corrected(pd.concat(shifts, keys=range(len(results))), ["method"])
+    shifts = [
+        result.rows[result.rows["hypothesis"] == SHIFT].assign(
+            imported=result.treatment.spectra.is_imported
+        )
+        for result in results
+    ]
+    together = corrected(pd.concat(shifts, keys=range(len(results))), ["method", "imported"])
     corrected_results = []
     for number, result in enumerate(results):
         rows = result.rows.copy()
@@ -200,9 +213,7 @@ def kind_rows(results: Iterable[ContrastResult], origins: Mapping[str, str]) -> 
     are named by the kind; q-values are over kinds and statistics.
     """
     rows = [
-        result.rows[(result.rows["method"] == FLIP_GROUPS) & result.rows["layer"].isna()].assign(
-            kind=result.kind, origin=_origin(result, origins)
-        )
+        result.overall.assign(kind=_kind(result), origin=_origin(result, origins))
         for result in results
     ]
     if not rows:
@@ -218,6 +229,11 @@ def kind_rows(results: Iterable[ContrastResult], origins: Mapping[str, str]) -> 
         own = {**dict(zip(keys[1:], rest, strict=True)), "model": f"all {kind} contrasts"}
         findings.append((own, replace(found, method=method)))
     return corrected(finding_rows({"hypothesis": KIND}, findings), ["hypothesis"])
+
+
+def _kind(result: ContrastResult) -> str:
+    """A contrast's kind; the predecessor's numbers are a kind of their own."""
+    return f"{result.kind}, imported" if result.treatment.spectra.is_imported else result.kind
 
 
 def _origin(result: ContrastResult, origins: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS, check_comparable
 from qk_taxonomy.hypotheses.heads import Array, HeadSet
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
@@ -52,7 +53,11 @@ def compare_families(
     """
     check_comparable(models, include_imported=include_imported)
     families = [heads.family for heads in models]
-    shared = {"circuit": models[0].circuit, "convention": models[0].convention}
+    shared = {
+        "stack": models[0].stack,
+        "circuit": models[0].circuit,
+        "convention": models[0].convention,
+    }
     compositions = _compositions(models, n_clusters, seed)
     classes = composition_test(compositions, families, seed=seed)
     rows = [
@@ -102,9 +107,16 @@ def unmatched_rows(
     """Two groups of models of any shapes, treated and not: two tests a statistic, model as unit.
 
     Differences are of logarithms for ``LOG_STATISTICS``. q-values are over the statistics, for
-    each test. Raises HypothesisError where models cannot be compared.
+    each test. Raises HypothesisError where models cannot be compared, or one is named twice.
     """
     models = [*treatments, *controls]
+    files = [heads.file for heads in models]
+    twice = sorted({file for file in files if files.count(file) > 1})
+    if twice:
+        raise HypothesisError(
+            f"{', '.join(twice)} is named more than once; every model counts as one unit, on one "
+            "side. Name each once."
+        )
     check_comparable(models, include_imported=include_imported)
     sizes = [len(heads.lam) for heads in models]
     number = np.repeat(np.arange(len(models)), sizes)
@@ -119,8 +131,9 @@ def unmatched_rows(
         found = unmatched_contrast(values, number.tolist(), treated, depths, seed=seed)
         findings += [({"statistic": name}, finding) for finding in (found.mixed, found.medians)]
     shared = {
-        "model": " + ".join(dict.fromkeys(heads.model for heads in treatments)),
-        "against": " + ".join(dict.fromkeys(heads.model for heads in controls)),
+        "model": " + ".join(heads.file for heads in treatments),
+        "against": " + ".join(heads.file for heads in controls),
+        "stack": models[0].stack,
         "circuit": models[0].circuit,
         "convention": models[0].convention,
         "hypothesis": UNMATCHED,

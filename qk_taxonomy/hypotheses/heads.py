@@ -26,12 +26,10 @@ Places = NDArray[np.int64]
 class HeadSet:
     """All heads of one stack of one model, of one circuit in one convention.
 
-    ``spectra``: the file they come from; ``layers``: theirs, in order; ``family``, ``model``: the
-    names of its folder and its stem.
+    ``path``: the file they come from, ``spectra`` its content, ``layers`` theirs, in order.
     """
 
-    family: str
-    model: str
+    path: Path
     stack: str
     circuit: Circuit
     convention: Convention
@@ -39,9 +37,24 @@ class HeadSet:
     layers: tuple[LayerSpectra, ...]
 
     @property
+    def family(self) -> str:
+        """The name of the file's folder."""
+        return self.path.parent.name
+
+    @property
+    def model(self) -> str:
+        """The file's stem."""
+        return self.path.stem
+
+    @property
+    def file(self) -> str:
+        """Family and model, which no two surveyed models share."""
+        return f"{self.family}/{self.model}"
+
+    @property
     def name(self) -> str:
         """Family, model and stack, as a reader tells it from others."""
-        return "/".join(part for part in (self.family, self.model, self.stack) if part)
+        return f"{self.file}/{self.stack}".rstrip("/")
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -118,8 +131,7 @@ def load_heads(paths: Iterable[Path], circuit: Circuit, convention: Convention) 
             continue
         own = [
             HeadSet(
-                family=path.parent.name,
-                model=path.stem,
+                path=path,
                 stack=stack,
                 circuit=circuit,
                 convention=convention,
@@ -165,7 +177,8 @@ def untrained_like(
         return Untrained(None, "d_model is not known; import the file with --d-model")
     if not _needs_twin(heads):
         return Untrained(untrained_heads(heads.lam.shape[1], d_model))
-    own = [twin.lam for twin in twins if _is_random_twin(twin, heads)]
+    # A twin is not compared with itself, but with others of other seeds.
+    own = [twin.lam for twin in twins if is_twin_of(twin, heads) and twin.path != heads.path]
     if own:
         return Untrained(np.concatenate(own))
     return Untrained(
@@ -187,10 +200,11 @@ def _needs_twin(heads: HeadSet) -> bool:
     return latent or (centred and heads.circuit == "qk" and heads.convention == "folded")
 
 
-def _is_random_twin(twin: HeadSet, heads: HeadSet) -> bool:
+def is_twin_of(twin: HeadSet, heads: HeadSet) -> bool:
+    """Whether these are heads of a random twin of the model, or of the model of another twin."""
     return (
-        twin.spectra.control.startswith("random")
+        twin.spectra.is_random_twin
         and twin.spectra.model_id == heads.spectra.model_id
-        and twin.shape == heads.shape
         and twin.stack == heads.stack
+        and twin.shape == heads.shape
     )

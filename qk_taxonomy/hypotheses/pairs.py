@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qk_taxonomy.errors import HypothesisError
-from qk_taxonomy.hypotheses.heads import HeadSet
+from qk_taxonomy.hypotheses.heads import HeadSet, is_twin_of
 from qk_taxonomy.records import Contrast
 
 
@@ -24,24 +24,24 @@ class Pair:
 def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
     """The stacks of the one surveyed model that ``ref`` names.
 
-    ``ref``: a spectra file, its stem, ``family/stem`` or the model's id. Raises HypothesisError
+    ``ref``: a spectra file, ``family/stem``, its stem or the model's id. Raises HypothesisError
     where no surveyed model or more than one answers to it.
     """
-    wanted = str(Path(ref).with_suffix("")) if ref.endswith(".safetensors") else ref
-    stem = wanted.rpartition("/")[2]
-    found = [s for s in sets if wanted in (s.model, f"{s.family}/{s.model}")]
-    found = found or [s for s in sets if s.spectra.model_id == ref and not s.spectra.control]
-    if not found and ref.endswith(".safetensors"):
-        found = [s for s in sets if wanted.endswith(f"{s.family}/{s.model}")]
-    files = sorted({f"{s.family}/{s.model}" for s in found})
+    if ref.endswith(".safetensors"):
+        found = [s for s in sets if s.path.resolve() == Path(ref).resolve()]
+    else:
+        found = [s for s in sets if ref in (s.model, s.file)]
+        found = found or [s for s in sets if s.spectra.model_id == ref and not s.spectra.control]
+    files = list(dict.fromkeys(s.file for s in found))
     if len(files) == 1:
         return found
     if files:
         raise HypothesisError(
             f"{ref!r} could be any of {', '.join(files)}; name one of them so, with its family."
         )
-    near = sorted({f"{s.family}/{s.model}" for s in sets if stem.casefold() in s.model.casefold()})
-    known = near or sorted({f"{s.family}/{s.model}" for s in sets})
+    stem = Path(ref).name.casefold()
+    near = list(dict.fromkeys(s.file for s in sets if stem in s.model.casefold()))
+    known = near or list(dict.fromkeys(s.file for s in sets))
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     raise HypothesisError(
         f"No surveyed model is called {ref!r} (with spectra of this circuit and convention). "
@@ -58,15 +58,21 @@ def stack_pairs(
 
 
 def catalogued_pairs(contrasts: Iterable[Contrast], sets: Sequence[HeadSet]) -> list[Pair]:
-    """The contrasts of the catalogue that have both sides surveyed, by one formula."""
+    """The contrasts of the catalogue that have both sides surveyed, by one formula.
+
+    A treatment is compared with the control in its own family's folder, or else with the first.
+    """
     pairs = []
     for contrast in contrasts:
-        for imported in (False, True):
-            sides = [
-                [s for s in sets if _is_model(s, side) and s.spectra.is_imported == imported]
-                for side in (contrast.treatment, contrast.control)
-            ]
-            pairs += stack_pairs(contrast.name, contrast.kind, *sides)
+        treatments, controls = (
+            [heads for heads in sets if _is_model(heads, side)]
+            for side in (contrast.treatment, contrast.control)
+        )
+        for treatment in treatments:
+            like = [c for c in controls if c.spectra.is_imported == treatment.spectra.is_imported]
+            like.sort(key=lambda heads: heads.family != treatment.family)
+            of_stack = [heads for heads in like if heads.stack == treatment.stack]
+            pairs += stack_pairs(contrast.name, contrast.kind, [treatment], of_stack[:1])
     return pairs
 
 
@@ -121,16 +127,13 @@ def training_origins(contrasts: Iterable[Contrast]) -> dict[str, str]:
 
 
 def twin_pairs(sets: Sequence[HeadSet]) -> list[Pair]:
-    """Every model against its own random twins."""
-    pairs = []
-    for twin in sets:
-        if not twin.spectra.control.startswith("random"):
-            continue
-        own = [s for s in sets if s.stack == twin.stack and f"{s.model}~" == _before(twin.model)]
-        own = [s for s in own if s.family == twin.family and not s.spectra.control]
-        pairs += stack_pairs(twin.model.replace("~", "-against-"), "random twin", own, [twin])
-    return pairs
-
-
-def _before(model: str) -> str:
-    return model[: model.rindex("~") + 1]
+    """Every model against the random twins that are filed beside it."""
+    return [
+        Pair(f"{heads.model}-against-{twin.spectra.control}", "random twin", heads, twin)
+        for heads in sets
+        for twin in sets
+        if not heads.spectra.control
+        and is_twin_of(twin, heads)
+        and twin.path.parent == heads.path.parent
+        and twin.model == f"{heads.model}~{twin.spectra.control}"
+    ]

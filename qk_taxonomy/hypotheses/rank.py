@@ -10,13 +10,10 @@ import pandas as pd
 
 from qk_taxonomy.hypotheses.heads import HeadSet, untrained_like
 from qk_taxonomy.hypotheses.table import as_rows, finding_rows, subject
-from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.statistics.findings import LEVEL, Finding
 from qk_taxonomy.statistics.ranks import RANK_STATISTICS, RankTest, rank_test
 
 HYPOTHESIS = "rank"
-
-#: False discovery rate at which a head counts as rejected.
-LEVEL = 0.05
 
 ABOVE, BELOW = "above_untrained_edge", "below_untrained_edge"
 

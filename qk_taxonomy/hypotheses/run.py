@@ -53,14 +53,15 @@ Watcher = Callable[[str, int, int], None]
 class Outcome:
     """What all tests found: ``table``, one row a test, and what figures are drawn from.
 
-    ``families``: None where there was no comparison of families. ``failures``: what could not be
-    tested, by name. ``notes``: what was left out, and why.
+    ``comparison``: the name of the one comparison that was asked for, "" where it was not.
+    ``failures``: what could not be tested, by name. ``notes``: what was left out, and why.
     """
 
     table: pd.DataFrame
     ranks: tuple[RankResult, ...] = ()
     contrasts: tuple[ContrastResult, ...] = ()
     families: tuple[FamilyResult, ...] = ()
+    comparison: str = ""
     failures: dict[str, Exception] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -73,54 +74,92 @@ def run_hypotheses(
     circuit: Circuit = "qk",
     convention: Convention = "raw",
     contrasts: Iterable[str] = (),
-    treatments: Sequence[str] = (),
-    controls: Sequence[str] = (),
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     include_imported: bool = False,
     catalog: str | Path | None = None,
     watcher: Watcher | None = None,
 ) -> Outcome:
-    """Test what is surveyed under ``data_root``; one that fails leaves the others be.
+    """Test what is surveyed under ``data_root``.
 
     ``rank``: every head of every model and random twin against untrained heads. ``contrast``: the
-    catalogue's contrasts with both sides surveyed (those of the names ``contrasts``, or all), and
-    every model against its random twins; or, where they are given, ``treatments`` against
-    ``controls`` alone (files, stems, ids): head by head for one model a side of one shape, else
-    with the model as unit. ``family``: families of two or more, by the model. ``trend``: each
-    statistic with depth. ``include_imported``: compare the predecessor's numbers with true spectra,
-    those of untrained heads among them. Raises SpectraFileError where there is nothing to test,
-    CatalogError for unknown contrasts, HypothesisError for models that were named and cannot be
-    found or compared.
+    catalogue's contrasts with both sides surveyed, and every model against its random twins; of
+    ``contrasts`` those names alone. ``family``: families of two or more, by the model. ``trend``:
+    each statistic with depth. ``include_imported``: compare the predecessor's numbers with true
+    spectra, those of untrained heads among them. Files that cannot be read, and contrasts and
+    families that cannot be compared, are in the outcome's ``failures``. Raises SpectraFileError
+    where there is nothing to test, CatalogError for unknown contrasts and HypothesisError for those
+    that are not surveyed.
     """
-    paths = find_spectra(data_root, families, controls=True)
-    surveyed = load_heads(paths, circuit, convention)
-    sets = surveyed.sets
-    if surveyed.failures and not sets:
-        raise PartialFailureError(surveyed.failures)
-    if not sets:
-        raise SpectraFileError(
-            f"No file under {data_root} has {circuit} {convention} spectra; add them by giving the "
-            f"command that made it (`qk-taxonomy download ...`) --circuit {circuit} --convention "
-            f"{convention}."
-        )
+    run = _surveyed(data_root, families, circuit, convention, watcher)
+    run.permutations, run.seed, run.include_imported = permutations, seed, include_imported
     known = load_contrasts(catalog)
-    run = _Run(sets, permutations, seed, include_imported, watcher)
-    run.failures |= surveyed.failures
-    run.notes += [f"{path} has no {circuit} {convention} spectra" for path in surveyed.without]
+    names = list(contrasts)
+    pairs = catalogued_pairs(_chosen(names, known), run.sets)
+    if names:
+        _check_surveyed(names, pairs)
+    else:
+        pairs += twin_pairs(run.sets)
     wanted = set(hypotheses)
     if "rank" in wanted:
         run.ranks()
-    if treatments or controls:
-        run.named(treatments, controls)
-    elif "contrast" in wanted:
-        chosen = _chosen(contrasts, known)
-        run.pairs([*catalogued_pairs(chosen, sets), *twin_pairs(sets)], training_origins(known))
+    if "contrast" in wanted:
+        run.pairs(pairs, training_origins(known))
     if "family" in wanted:
         run.families(known)
     if "trend" in wanted:
         run.trends()
     return run.outcome()
+
+
+def compare_models(
+    treatments: Sequence[str],
+    controls: Sequence[str],
+    data_root: str | Path = ".",
+    families: str | Iterable[str] | None = None,
+    *,
+    circuit: Circuit = "qk",
+    convention: Convention = "raw",
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    include_imported: bool = False,
+    watcher: Watcher | None = None,
+) -> Outcome:
+    """Compare surveyed models that are named: by file, ``family/stem``, stem or id.
+
+    One a side: head by head. Several, of any shapes: as groups, the model being the unit. Raises
+    SpectraFileError where there is nothing to test, HypothesisError where a name fits no surveyed
+    model or several, or the models cannot be compared.
+    """
+    if not (treatments and controls):
+        raise HypothesisError("A comparison needs at least one treatment and one control.")
+    run = _surveyed(data_root, families, circuit, convention, watcher)
+    run.permutations, run.seed, run.include_imported = permutations, seed, include_imported
+    run.named(treatments, controls)
+    return run.outcome()
+
+
+def _surveyed(
+    data_root: str | Path,
+    families: str | Iterable[str] | None,
+    circuit: Circuit,
+    convention: Convention,
+    watcher: Watcher | None,
+) -> _Run:
+    """A run over all heads of a circuit and convention. Raises where there are none."""
+    heads = load_heads(find_spectra(data_root, families, controls=True), circuit, convention)
+    if heads.failures and not heads.sets:
+        raise PartialFailureError(heads.failures)
+    if not heads.sets:
+        raise SpectraFileError(
+            f"No file under {data_root} has {circuit} {convention} spectra; add them by giving the "
+            f"command that made it (`qk-taxonomy download ...`) --circuit {circuit} --convention "
+            f"{convention}."
+        )
+    run = _Run(heads.sets, watcher)
+    run.failures |= heads.failures
+    run.notes += [f"{path} has no {circuit} {convention} spectra" for path in heads.without]
+    return run
 
 
 def _chosen(names: Iterable[str], known: Sequence[Contrast]) -> list[Contrast]:
@@ -135,24 +174,30 @@ def _chosen(names: Iterable[str], known: Sequence[Contrast]) -> list[Contrast]:
     return [c for c in known if not wanted or c.name.casefold() in wanted]
 
 
-class _Run:
-    """One run over all heads: what it has found so far."""
+def _check_surveyed(names: Iterable[str], pairs: Sequence[Pair]) -> None:
+    """Raises HypothesisError for contrasts that were asked for and have a side missing."""
+    found = {pair.name.casefold() for pair in pairs}
+    missing = [name for name in names if name.casefold() not in found]
+    if missing:
+        raise HypothesisError(
+            f"Both models of {', '.join(missing)} are wanted, with spectra of this circuit and "
+            "convention by one formula, and are not here. `qk-taxonomy families --contrasts` names "
+            "them, `qk-taxonomy download` surveys them; --family leaves others out."
+        )
 
-    def __init__(
-        self,
-        sets: Sequence[HeadSet],
-        permutations: int,
-        seed: int,
-        include_imported: bool,
-        watcher: Watcher | None,
-    ) -> None:
-        self.models = [heads for heads in sets if not heads.spectra.control]
-        self.twins = [heads for heads in sets if heads.spectra.control.startswith("random")]
+
+class _Run:
+    """One run over all heads: how it tests, and what it has found so far."""
+
+    def __init__(self, sets: Sequence[HeadSet], watcher: Watcher | None) -> None:
         self.sets = sets
-        self.permutations = permutations
-        self.seed = seed
-        self.include_imported = include_imported
+        self.models = [heads for heads in sets if not heads.spectra.control]
+        self.twins = [heads for heads in sets if heads.spectra.is_random_twin]
         self.watch: Watcher = watcher or (lambda name, index, total: None)
+        self.permutations = PERMUTATIONS
+        self.seed = 0
+        self.include_imported = False
+        self.comparison = ""
         self.tables: list[pd.DataFrame] = []
         self.rank_results: list[RankResult] = []
         self.contrasts: list[ContrastResult] = []
@@ -171,26 +216,29 @@ class _Run:
 
     def named(self, treatments: Sequence[str], controls: Sequence[str]) -> None:
         """The comparison of models that a user named. Raises HypothesisError."""
-        if not (treatments and controls):
-            raise HypothesisError("A comparison needs a --treatment and a --control, at least.")
         treated = [named_heads(ref, self.sets) for ref in treatments]
         control = [named_heads(ref, self.sets) for ref in controls]
+        self.comparison = f"{_side(treated)}-against-{_side(control)}"
+        self.watch(f"contrast: {self.comparison}", 0, 1)
         if len(treated) == len(control) == 1:
-            name = f"{treated[0][0].model}-against-{control[0][0].model}"
-            pairs = stack_pairs(name, "named", treated[0], control[0])
-            if not pairs:
-                raise HypothesisError(f"{treatments[0]} and {controls[0]} share no stack.")
+            pairs = stack_pairs(self.comparison, "named", treated[0], control[0])
+            if not pairs or treated[0][0].path == control[0][0].path:
+                why = "share no stack" if not pairs else "are one model"
+                raise HypothesisError(
+                    f"{treatments[0]} and {controls[0]} {why}: nothing to compare."
+                )
             for pair in pairs:
                 self._matched(pair)
             self._correct()
             return
-        self.watch("contrast: groups of models", 0, 1)
-        stacks = dict.fromkeys(heads.stack for side in (*treated, *control) for heads in side)
-        for stack in stacks:
+        for stack in dict.fromkeys(heads.stack for side in (*treated, *control) for heads in side):
             sides = [
                 [heads for side in group for heads in side if heads.stack == stack]
                 for group in (treated, control)
             ]
+            if not all(sides):
+                self.notes.append(f"the stack {stack} is on one side alone, and was not compared")
+                continue
             self.tables.append(
                 unmatched_rows(*sides, seed=self.seed, include_imported=self.include_imported)
             )
@@ -233,7 +281,8 @@ class _Run:
         if others:
             names = ", ".join(heads.name for heads in others)
             self.notes.append(
-                f"left out of the comparison of families, being trained from others in it: {names}"
+                "left out of the comparison of families, being of the same training as others in "
+                f"it: {names}"
             )
         if not self.include_imported:
             exact = [heads for heads in models if not heads.spectra.is_imported]
@@ -260,12 +309,16 @@ class _Run:
             self.tables.append(result.rows)
 
     def trends(self) -> None:
-        """Trends of every model; p-values are corrected over models and statistics."""
-        tables = []
+        """Trends of every model; p-values are corrected over models and statistics.
+
+        The predecessor's numbers are corrected by themselves, so that they change no other.
+        """
+        tables: dict[bool, list[pd.DataFrame]] = {}
         for index, heads in enumerate(self.models):
             self.watch(f"trend: {heads.name}", index, len(self.models))
-            tables.append(trend_rows(heads))
-        self.tables.append(corrected(pd.concat(tables, ignore_index=True), ["method"]))
+            tables.setdefault(heads.spectra.is_imported, []).append(trend_rows(heads))
+        for of_formula in tables.values():
+            self.tables.append(corrected(pd.concat(of_formula, ignore_index=True), ["method"]))
 
     def outcome(self) -> Outcome:
         found = [table for table in self.tables if len(table)]
@@ -274,6 +327,13 @@ class _Run:
             ranks=tuple(self.rank_results),
             contrasts=tuple(self.contrasts),
             families=tuple(self.family_results),
+            comparison=self.comparison,
             failures=self.failures,
             notes=tuple(self.notes),
         )
+
+
+def _side(models: Sequence[Sequence[HeadSet]]) -> str:
+    """A side of a comparison as a file is named: its first model, and how many more."""
+    first = models[0][0].model
+    return first if len(models) == 1 else f"{first}-and-{len(models) - 1}-more"

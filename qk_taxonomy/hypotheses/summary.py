@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from qk_taxonomy.hypotheses.contrast import SHIFT, ContrastResult
+from qk_taxonomy.hypotheses.contrast import KIND, SHIFT, ContrastResult
 from qk_taxonomy.hypotheses.family import COMPOSITION, PROFILE, UNMATCHED
-from qk_taxonomy.hypotheses.rank import LEVEL, RankResult
+from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome
 from qk_taxonomy.hypotheses.trend import HYPOTHESIS as TREND
 from qk_taxonomy.hypotheses.trend import MANN_KENDALL
+from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.ranks import RANK_STATISTICS
-from qk_taxonomy.statistics.shifts import FLIP_GROUPS
 
 _NAMED = 3
 
@@ -29,64 +29,79 @@ def summary(outcome: Outcome) -> Iterator[str]:
     for note in refused["note"]:
         yield f"contrast refused: {note}"
     yield from _group_lines(table)
-    yield from _trend_lines(table[table["hypothesis"] == TREND])
+    yield from _trend_lines(table)
 
 
 def _rank_line(rank: RankResult) -> str:
     if rank.test is None:
         return f"rank  {rank.heads.name}: not tested: {rank.rows['note'].iloc[0]}"
     rejected = (rank.test.q_values <= LEVEL).sum(0)
-    shares = ", ".join(
-        f"{name.replace('_', ' ')} {count}"
-        for name, count in zip(RANK_STATISTICS, rejected, strict=True)
+    counts = ", ".join(
+        f"{count} by {_said(name)}" for name, count in zip(RANK_STATISTICS, rejected, strict=True)
     )
     n = len(rank.heads.lam)
-    return f"rank  {rank.heads.name}: heads of {n} below untrained ones, by {shares}"
+    return f"rank  {rank.heads.name}: of {n} heads, lower-rank than untrained ones: {counts}"
+
+
+def _said(statistic: str) -> str:
+    return statistic.replace("_", " ")
+
+
+def _effects(rows: pd.DataFrame) -> str:
+    """The statistics of rows that are rejected after correction, with their effects."""
+    found = rows[rows["q_value"] <= LEVEL]
+    effects = zip(found["statistic"], found["effect"], strict=True)
+    return ", ".join(f"{_said(name)} {effect:+.2f}" for name, effect in effects) or "none"
 
 
 def _contrast_lines(contrast: ContrastResult) -> Iterator[str]:
-    rows = contrast.rows
-    overall = rows[(rows["method"] == FLIP_GROUPS) & rows["layer"].isna()]
-    shifted = overall[overall["q_value"] <= LEVEL]
-    names = ", ".join(
-        f"{statistic.replace('_', ' ')} {effect:+.2f}"
-        for statistic, effect in zip(shifted["statistic"], shifted["effect"], strict=True)
-    )
     name = f"{contrast.treatment.name} against {contrast.control.name}"
-    yield f"contrast  {name}: shifted {names or 'none'} (rank-biserial, q ≤ {LEVEL})"
+    shifted = _effects(contrast.overall)
+    yield f"contrast  {name}: shifted: {shifted} (rank-biserial, q ≤ {LEVEL})"
     heads = contrast.heads
     counts = [
-        f"{int((heads[f'q_wasserstein_{null}'] <= LEVEL).sum())} more than {what}"
-        for null, what in (("untrained", "untrained heads differ"), ("within", "its heads differ"))
+        f"{int((heads[f'q_wasserstein_{null}'] <= LEVEL).sum())} by more than {what} differ"
+        for null, what in (("untrained", "untrained heads"), ("within", "the control's heads"))
         if heads[f"q_wasserstein_{null}"].notna().any()
     ]
     most = ", ".join(f"{row.layer}.{row.head}" for row in heads.head(_NAMED).itertuples())
-    yield f"  heads changed of {len(heads)}: {'; '.join(counts)}; most: {most} (layer.head)"
+    counted = "".join(f", {count}" for count in counts)
+    yield f"  changed, of {len(heads)} heads{counted}; most: {most} (layer.head)"
 
 
 def _group_lines(table: pd.DataFrame) -> Iterator[str]:
-    for row in table[table["hypothesis"] == COMPOSITION].itertuples():
-        result = f"p = {row.p_value:.3g}" if row.p_value == row.p_value else row.note
-        yield f"families  class composition: R² = {row.effect:.2f}, {result}"
-    for hypothesis, what in ((PROFILE, "families  by depth"), (UNMATCHED, "contrast  unmatched")):
-        rows = table[table["hypothesis"] == hypothesis]
-        if not len(rows):
-            continue
-        differ = sorted(set(rows.loc[rows["q_value"] <= LEVEL, "statistic"]))
+    for (model, stack), rows in _by(table, KIND, ["model", "stack"]):
+        name = f"{model} {stack}".rstrip()
         if rows["p_value"].notna().any():
-            names = ", ".join(name.replace("_", " ") for name in differ) or "no statistic"
-            yield f"{what}: {names} (q ≤ {LEVEL})"
+            yield f"contrast  {name}: shifted: {_effects(rows)} (rank-biserial, q ≤ {LEVEL})"
         else:
-            yield f"{what}: not tested: {rows['note'].iloc[0]}"
+            yield f"contrast  {name}: not tested together: {rows['note'].iloc[0]}"
+    for (stack,), rows in _by(table, COMPOSITION, ["stack"]):
+        row = rows.iloc[0]
+        known = f"R² = {row['effect']:.2f}, " if row["effect"] == row["effect"] else ""
+        tested = row["p_value"] == row["p_value"]
+        result = f"p = {row['p_value']:.3g}" if tested else f"not tested: {row['note']}"
+        yield f"families  {f'{stack}, ' if stack else ''}class composition: {known}{result}"
+    for hypothesis, what in ((PROFILE, "families  by depth"), (UNMATCHED, "contrast  of groups")):
+        for (stack,), rows in _by(table, hypothesis, ["stack"]):
+            name = f"{what}{f', {stack}' if stack else ''}"
+            differ = dict.fromkeys(rows.loc[rows["q_value"] <= LEVEL, "statistic"])
+            if rows["p_value"].notna().any():
+                yield f"{name}: {', '.join(map(_said, differ)) or 'none'} (q ≤ {LEVEL})"
+            else:
+                yield f"{name}: not tested: {rows['note'].iloc[0]}"
 
 
-def _trend_lines(rows: pd.DataFrame) -> Iterator[str]:
-    trends = rows[rows["method"] == MANN_KENDALL]
-    for (family, model, stack), own in trends.groupby(["family", "model", "stack"], sort=False):
-        found = own[own["q_value"] <= LEVEL]
-        names = ", ".join(
-            f"{statistic.replace('_', ' ')} {effect:+.2f}"
-            for statistic, effect in zip(found["statistic"], found["effect"], strict=True)
-        )
-        name = "/".join(part for part in (family, model, stack) if part)
-        yield f"trend  {name}: {names or 'none'} (Mann–Kendall τ, q ≤ {LEVEL})"
+def _by(
+    table: pd.DataFrame, hypothesis: str, keys: list[str]
+) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """The rows of a hypothesis, by the values of ``keys``."""
+    rows = table[table["hypothesis"] == hypothesis]
+    yield from rows.groupby(keys, sort=False)  # type: ignore[misc]
+
+
+def _trend_lines(table: pd.DataFrame) -> Iterator[str]:
+    for names, rows in _by(table, TREND, ["family", "model", "stack"]):
+        trends = rows[rows["method"] == MANN_KENDALL]
+        name = "/".join(filter(None, names))
+        yield f"trend  {name}: {_effects(trends)} (Mann–Kendall τ, q ≤ {LEVEL})"

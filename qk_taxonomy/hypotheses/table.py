@@ -36,9 +36,9 @@ def subject(heads: HeadSet, hypothesis: str, *, against: str = "") -> dict[str, 
     }
 
 
-def as_rows(columns: Mapping[str, Any], index: Sequence[int] | None = None) -> pd.DataFrame:
+def as_rows(columns: Mapping[str, Any]) -> pd.DataFrame:
     """Rows of the table from some of its columns, scalars or arrays; the others are empty."""
-    table = pd.DataFrame(dict(columns), index=index)
+    table = pd.DataFrame(dict(columns))
     for name in COLUMNS:
         if name not in table:
             empty: Any = "" if name in (*_TEXT, "method", "note") else np.nan
@@ -60,7 +60,7 @@ def finding_rows(
         }
         for own, finding in findings
     ]
-    return as_rows(pd.DataFrame(rows), None) if rows else empty_table()
+    return as_rows(pd.DataFrame(rows)) if rows else empty_table()
 
 
 def empty_table() -> pd.DataFrame:

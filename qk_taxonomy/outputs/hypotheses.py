@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qk_taxonomy.errors import PartialFailureError, SpectraFileError
 from qk_taxonomy.figures.contrasts import contrast_figure
 from qk_taxonomy.figures.families import family_figure
 from qk_taxonomy.figures.ranks import rank_figure
 from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.hypotheses.contrast import ContrastResult
+from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
 from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, stem_of, write_file
 from qk_taxonomy.records import Circuit, Convention
@@ -19,62 +23,99 @@ from qk_taxonomy.tables import csv_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Called with each file that is written.
+#: Called with each file when it is written.
 FileProgress = Callable[[Path], None]
 
 
 def generate_hypothesis_tests(
     data_root: str | Path = ".",
+    outcome: Outcome | None = None,
     *,
     circuit: Circuit = "qk",
     convention: Convention = "raw",
     file_progress: FileProgress | None = None,
-    **options: Any,
-) -> Outcome:
-    """Run the hypotheses on what is surveyed and write ``<data_root>/plots/tests.csv``.
+) -> list[Path]:
+    """Write a table of tests and its figures; the paths, the table's first.
 
-    ``options`` are those of :func:`~qk_taxonomy.hypotheses.run.run_hypotheses`, whose outcome is
-    returned. Besides the table (columns of ``qk_taxonomy.hypotheses.table.COLUMNS``), in
-    ``plots/tests/``: ``<family>/<model>_rank.png``; ``contrasts/<name>.png`` and ``.csv``, heads in
-    order of change; ``families.png``. Names are extended by the stack where a model has several,
-    and by circuit and convention where they are not ``qk`` and ``raw``. The table has the tests of
-    this run alone. Raises as ``run_hypotheses`` does.
+    ``outcome``: of :func:`~qk_taxonomy.hypotheses.run.run_hypotheses` or
+    :func:`~qk_taxonomy.hypotheses.run.compare_models` for this circuit and convention; None: all
+    hypotheses are run on what is surveyed. Writes ``<data_root>/plots/tests.csv`` (columns of
+    ``qk_taxonomy.hypotheses.table.COLUMNS``; the tests of this outcome alone) and, in
+    ``plots/tests/``, ``<family>/<model>_rank.png``, ``contrasts/<family>/<name>.png`` and ``.csv``
+    (heads in order of change) and ``families.png``. The table of a named comparison is
+    ``contrasts/<name>.tests.csv`` instead. Names are extended by the stack where a model has
+    several, and by circuit and convention where they are not ``qk`` and ``raw``. Raises as
+    ``run_hypotheses`` does; SpectraFileError where the table cannot be written, and, when all others
+    are, PartialFailureError where figures cannot.
     """
-    outcome = run_hypotheses(data_root, circuit=circuit, convention=convention, **options)
-    folder = Path(data_root) / PLOT_FOLDER
-    for path in _write_all(outcome, folder, circuit, convention):
+    if outcome is None:
+        outcome = run_hypotheses(data_root, circuit=circuit, convention=convention)
+    place = _Place(Path(data_root) / PLOT_FOLDER, circuit, convention)
+    table = place.table(outcome.comparison)
+    written: list[Path] = []
+    failures: dict[str, Exception] = {}
+    for path, content in ((table, partial(csv_bytes, outcome.table)), *_files(outcome, place)):
+        try:
+            written.append(write_file(path, content()))
+        except SpectraFileError as err:
+            if path == table:
+                raise
+            failures[str(path)] = err
+            continue
         if file_progress is not None:
             file_progress(path)
-    return outcome
+    if failures:
+        raise PartialFailureError(failures)
+    return written
 
 
-def _write_all(
-    outcome: Outcome, folder: Path, circuit: Circuit, convention: Convention
-) -> Iterator[Path]:
-    def named(name: str, stack: str = "") -> str:
-        return stem_of(name, circuit, convention, stack)
+@dataclass(frozen=True)
+class _Place:
+    """Where the files of one circuit and convention go."""
 
-    what = f"{circuit.upper()} circuit, {convention} weights"
-    yield write_file(folder / f"{named('tests')}.csv", csv_bytes(outcome.table))
-    figures = folder / "tests"
-    for rank in outcome.ranks:
+    plots: Path
+    circuit: Circuit
+    convention: Convention
+
+    def stem(self, name: str, stack: str = "") -> str:
+        return stem_of(name, self.circuit, self.convention, stack)
+
+    def table(self, comparison: str) -> Path:
+        if comparison:
+            return self.plots / "tests" / "contrasts" / f"{self.stem(comparison)}.tests.csv"
+        return self.plots / f"{self.stem('tests')}.csv"
+
+    def rank(self, rank: RankResult) -> Path:
         heads = rank.heads
+        stem = self.stem(heads.model, heads.stack)
+        return self.plots / "tests" / heads.family / f"{stem}_rank.png"
+
+    def contrast(self, contrast: ContrastResult, ending: str) -> Path:
+        stem = self.stem(contrast.name, contrast.treatment.stack)
+        folder = self.plots / "tests" / "contrasts" / contrast.treatment.family
+        return folder / f"{stem}{ending}"
+
+    def families(self, stack: str) -> Path:
+        return self.plots / "tests" / f"{self.stem('families', stack)}.png"
+
+
+def _files(outcome: Outcome, place: _Place) -> Iterator[tuple[Path, Callable[[], bytes]]]:
+    """The files beside the table, and how to make each."""
+    what = f"{place.circuit.upper()} circuit, {place.convention} weights"
+    for rank in outcome.ranks:
         if rank.test is not None:
-            title = f"{heads.name}: lower-rank than an untrained head? ({what})"
-            place = figures / heads.family / f"{named(heads.model, heads.stack)}_rank.png"
-            yield _draw(place, partial(rank_figure, rank, title))
+            title = f"{rank.heads.name}: lower-rank than an untrained head? ({what})"
+            yield place.rank(rank), partial(_drawn, rank_figure, rank, title)
     for contrast in outcome.contrasts:
-        stem = figures / "contrasts" / named(contrast.name, contrast.treatment.stack)
-        yield write_file(stem.parent / f"{stem.name}.csv", csv_bytes(contrast.heads))
+        yield place.contrast(contrast, ".csv"), partial(csv_bytes, contrast.heads)
         title = f"{contrast.treatment.name} against {contrast.control.name} ({what})"
-        yield _draw(stem.parent / f"{stem.name}.png", partial(contrast_figure, contrast, title))
+        yield place.contrast(contrast, ".png"), partial(_drawn, contrast_figure, contrast, title)
     for family in outcome.families:
         stack = family.models[0].stack
         title = f"Families compared{', ' if stack else ''}{stack} ({what})"
-        place = figures / f"{named('families', stack)}.png"
-        yield _draw(place, partial(family_figure, family, title))
+        yield place.families(stack), partial(_drawn, family_figure, family, title)
 
 
-def _draw(path: Path, make: Callable[[], Figure]) -> Path:
+def _drawn(draw: Callable[[Any, str], Figure], result: object, title: str) -> bytes:
     with house_style():
-        return write_file(path, png_bytes(make()))
+        return png_bytes(draw(result, title))

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 nan = float("nan")
 
+#: What counts as rejected, of p-values and, after correction, of q-values (false discovery rate).
+LEVEL = 0.05
+
 
 @dataclass(frozen=True)
 class Finding:

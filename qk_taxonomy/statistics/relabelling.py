@@ -15,10 +15,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from qk_taxonomy.statistics.findings import LEVEL
 
-#: A test that cannot reach this p-value is refused.
-LEVEL = 0.05
+Array = NDArray[np.float64]
 
 
 def n_relabellings(sizes: Sequence[int]) -> int:
