@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.statistics.nulls import untrained_spectra
 
-#: Untrained heads that a test compares with: p-values down to 1 / (1 + DRAWS).
-DRAWS = 4000
+# Untrained heads to compare with, by the number of heads that are tested (at most): p-values reach
+# 1 / (1 + draws), and after correction over n heads a few extreme ones must still be found.
+_DRAWS = ((100, 4000), (400, 16_000), (math.inf, 40_000))
+
+# Wide heads cost the cube of their width: more of them than this would take minutes.
+_WIDE, _MOST_WIDE = 128, 16_000
 
 # Changes whenever the same shape would give other draws.
 _VERSION = 1
@@ -25,8 +30,14 @@ def _cache_file(d_head: int, d_model: int, draws: int) -> Path:
     return folder / f"{d_head}x{d_model}-{draws}.npy"
 
 
+def draws_for(n_heads: int, d_head: int) -> int:
+    """How many untrained heads to compare ``n_heads`` heads of a model with."""
+    draws = next(draws for most, draws in _DRAWS if n_heads <= most)
+    return min(draws, _MOST_WIDE) if d_head > _WIDE else draws
+
+
 @functools.lru_cache(maxsize=8)
-def untrained_heads(d_head: int, d_model: int, draws: int = DRAWS) -> NDArray[np.float64]:
+def untrained_heads(d_head: int, d_model: int, draws: int) -> NDArray[np.float64]:
     """λ of ``draws`` independent untrained heads: (draws, d_head), descending, of mean about 1.
 
     The same ones at every call (``statistics.nulls.untrained_spectra``, seed 0). Raises ShapeError.

@@ -120,7 +120,8 @@ class TestCliffsDelta:
         rng = np.random.default_rng(1)
         found = [cliffs_delta(profiles_of(8, rng), profiles_of(8, rng)) for _ in range(200)]
         assert np.mean([f.low <= 0 <= f.high for f in found]) >= 0.88
-        assert not any(f.note for f in found)
+        # Near ±1 the interval is too narrow, and says so.
+        assert all(bool(f.note) == (abs(f.effect) > 0.9) for f in found)
 
     @pytest.mark.parametrize(
         ("models", "note"), [(1, "over its depth only"), (2, "2 models in a group (wanted 6)")]
@@ -184,7 +185,7 @@ class TestKruskalDunn:
             values = profiles_of(15, rng)
             found = kruskal_dunn(values, "aaaaabbbbbccccc", n_permutations=199)
             overall.append(found.overall.p_value)
-            least.append(min(pair.p_value for pair in found.pairs.values()))
+            least.append(3 * min(pair.p_value for pair in found.pairs.values()))
             plain.append(stats.kruskal(*values.reshape(3, -1)).pvalue)
         assert holds_level(overall)
         assert holds_level(least)
@@ -200,16 +201,14 @@ class TestKruskalDunn:
             found.append(pairs["a", "b"].p_value)
         assert holds_level(found)
 
-    def test_a_difference_is_found_and_corrected_for_pairs(self) -> None:
+    def test_a_difference_is_found(self) -> None:
         rng = np.random.default_rng(7)
         values = np.vstack([profiles_of(5, rng), profiles_of(5, rng, 5.0), profiles_of(5, rng)])
         found = kruskal_dunn(values, "aaaaabbbbbccccc")
         assert found.overall.p_value <= 0.01
-        assert found.pairs["a", "b"].p_value == pytest.approx(3 * 2 / 252)
+        assert found.pairs["a", "b"].p_value == pytest.approx(2 / 252)
         assert found.pairs["a", "b"].effect < -0.9
         assert found.pairs["a", "c"].p_value > 0.05
-        fdr = kruskal_dunn(values, "aaaaabbbbbccccc", correction="fdr_bh")
-        assert fdr.pairs["a", "b"].p_value == pytest.approx(1.5 * 2 / 252)
 
     def test_too_few_models_are_described_but_not_tested(self) -> None:
         values = np.random.default_rng(8).normal(size=(2, 10))

@@ -237,13 +237,58 @@ class TestNamedModels:
             run_hypotheses(root, contrasts=["no-such"])
         assert qk("test", "--data-root", root, "--contrast", "no-such").exit_code == 2
 
-    def test_a_model_and_itself(self, root: Path) -> None:
+    def test_a_file_is_that_file(self, root: Path) -> None:
+        with pytest.raises(HypothesisError, match="No surveyed model is called"):
+            compare_models(["/elsewhere/data/one/b.safetensors"], ["two/c"], root)
+
+    def test_a_model_counts_once(self, root: Path) -> None:
+        with pytest.raises(HypothesisError, match=r"one/b is named more than once"):
+            compare_models(["b", "one/b"], ["two/c", "two/a"], root)
+        with pytest.raises(HypothesisError, match=r"two/c is named more than once"):
+            compare_models(["b", "two/c"], ["two/c"], root)
+        with pytest.raises(HypothesisError, match=r"b and made/b are one model"):
+            compare_models(["b"], ["made/b"], root)
+
+    def test_the_comparison_has_a_table_of_its_own(self, root: Path) -> None:
+        assert qk("test", "--data-root", root, "--hypothesis", "trend").exit_code == 0
+        before = (root / "plots/tests.csv").read_bytes()
+        result = qk("test", "--data-root", root, "--treatment", "b", "--control", "two/c")
+        assert result.exit_code == 0, result.output
+        assert (root / "plots/tests.csv").read_bytes() == before
+        table = root / "plots/tests/contrasts/b-against-c.tests.csv"
+        assert str(table) in result.output
+        assert (root / "plots/tests/contrasts/one/b-against-c.png").is_file()
+
+    def test_calls_that_contradict_themselves(self, root: Path) -> None:
+        for wrong in (
+            ["--treatment", "b"],
+            ["--treatment", "b", "--control", "c", "--hypothesis", "rank"],
+            ["--treatment", "b", "--control", "c", "--contrast", "rxnfp-ft"],
+            ["--contrast", "rxnfp-ft", "--hypothesis", "trend"],
+            ["--contrast", "no-such-contrast"],
+        ):
+            assert qk("test", "--data-root", root, *wrong).exit_code == 2, wrong
+        result = qk("test", "--data-root", root, "--contrast", "rxnfp-ft")
+        assert result.exit_code == 1
+        assert "Both models of rxnfp-ft are wanted" in result.stderr
+        assert not (root / "plots").exists()
+
+    def test_checkpoints_of_one_training_are_named(self, root: Path) -> None:
+        for step in (1, 2, 3, 4):
+            write_model(root, f"one/run@{step}", step + 10, model_id="made/run")
+        runs = [f"run@{step}" for step in (1, 2, 3, 4)]
+        outcome = compare_models(runs, ["one/a", "one/b", "two/c"], root)
+        assert any("run@2" in note and "too small" in note for note in outcome.notes)
+
+    def test_a_model_and_a_copy(self, root: Path) -> None:
         lam = untrained_model(np.random.default_rng(0), SHAPE)
         write_model(root, "one/copy", lam)
         outcome = compare_models(["copy"], ["one/a"], root)
         rows = outcome.table
         assert (rows["effect"].dropna() == 0).all()
         assert (rows["p_value"].dropna() == 1).all()
+        shifts = rows[rows["hypothesis"] == SHIFT]
+        assert shifts["note"].str.contains("0 of ").all()
 
     def test_sides_of_two_shapes_are_refused_with_a_way_on(self, root: Path) -> None:
         small = Shape(layers=3, heads=4, kv_heads=4, d_head=16, d_model=64)
@@ -322,6 +367,26 @@ class TestImported:
         outcome = compare_models(["3"], ["4"], root)
         notes = set(outcome.table.loc[outcome.table["hypothesis"] == SHIFT, "note"])
         assert any("key-value groups are not known" in note for note in notes)
+
+    def test_they_change_no_other_result(self, tmp_path: Path) -> None:
+        shutil.copytree(ROOT / "data/rxnfp", tmp_path / "data/rxnfp")
+        alone = run_hypotheses(tmp_path).table
+        for path in sorted((tmp_path / "data/rxnfp").glob("*.safetensors")):
+            spectra = load_spectra(path)
+            metadata = {**spectra.metadata, "provenance": self.PROVENANCE}
+            copy = tmp_path / "data/rxnfp-predecessor" / path.name
+            write_spectra(copy, ModelSpectra(metadata, spectra.layers))
+        outcome = run_hypotheses(tmp_path)
+        assert len({(c.treatment.family, c.name) for c in outcome.contrasts}) == 4
+        table = outcome.table
+        # Kinds of contrast name no family, and those of imported models say so.
+        own = (table["family"] == "rxnfp") | (table["model"] == "all base-tuned contrasts")
+        pd.testing.assert_frame_equal(
+            table[own].reset_index(drop=True), alone.reset_index(drop=True)
+        )
+        assert qk("test", "--data-root", tmp_path, "--hypothesis", "contrast").exit_code == 0
+        figures = {str(p.parent.name) for p in tmp_path.glob("plots/tests/contrasts/*/*.png")}
+        assert figures == {"rxnfp", "rxnfp-predecessor"}
 
     def test_without_d_model_there_is_no_null(self, tmp_path: Path) -> None:
         write_model(tmp_path, "other/x", 3, provenance=self.PROVENANCE, d_model="0")
@@ -410,6 +475,53 @@ class TestEdges:
         with pytest.raises(SpectraFileError, match="qk-taxonomy download"):
             run_hypotheses(tmp_path)
         assert qk("test", "--data-root", tmp_path).exit_code == 1
+
+
+def test_stacks_are_told_apart(tmp_path: Path) -> None:
+    geometry = {"n_layers": 12, "n_heads": 6, "n_kv_heads": 6, "d_head": 16, "d_model": 64}
+    stacks = json.dumps(dict.fromkeys(("encoder", "decoder"), geometry))
+    for number in range(4):
+        path = write_model(tmp_path, f"fam{number % 2}/m{number}", number)
+        spectra = load_spectra(path)
+        layers = [
+            dataclasses.replace(layer, stack=stack)
+            for stack in ("encoder", "decoder")
+            for layer in spectra.layers
+        ]
+        write_spectra(path, ModelSpectra({**spectra.metadata, "stacks": stacks}, tuple(layers)))
+    result = qk("test", "--data-root", tmp_path)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
+    assert set(table["stack"]) == {"encoder", "decoder"}
+    assert "families  encoder, class composition" in result.output
+    assert (tmp_path / "plots/tests/families.decoder.png").is_file()
+    assert (tmp_path / "plots/tests/fam0/m0.encoder_rank.png").is_file()
+
+
+def test_a_contrast_shows_the_same_whatever_else_there_is(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "data/rxnfp", tmp_path / "data/rxnfp")
+    alone = run_hypotheses(tmp_path, hypotheses=["contrast"], contrasts=["rxnfp-ft"]).table
+    steep = np.arange(1.0, SHAPE.n * 16 + 1).reshape(SHAPE.n, 16) ** 3
+    write_model(tmp_path, "rxnfp/strong", steep[:, ::-1])
+    write_model(tmp_path, "rxnfp/strong~random-0", 1, control="random-0", model_id="made/strong")
+    both = run_hypotheses(tmp_path, hypotheses=["contrast"])
+    assert len(both.contrasts) == 3
+    again = both.table[(both.table["model"] == "bert_ft")].reset_index(drop=True)
+    kinds = alone["hypothesis"] == KIND
+    pd.testing.assert_frame_equal(again, alone[~kinds].reset_index(drop=True))
+
+
+def test_too_few_draws_say_so(tmp_path: Path) -> None:
+    twin = {"architecture": "deepseek", "control": "random-0", "model_id": "made/a"}
+    write_model(tmp_path, "one/a", 1, architecture="deepseek")
+    write_model(tmp_path, "one/a~random-0", 2, **twin)
+    table = run_hypotheses(tmp_path, hypotheses=["rank"]).table
+    own = table[(table["model"] == "a") & table["p_value"].notna()]
+    # 72 heads, 72 draws: p ≥ 1 / 73, so at least 72 / (0.05 · 73) heads must be extreme together.
+    assert own["note"].str.contains("fewer than 20 heads cannot be rejected").all()
+    # The only twin is no null of its own.
+    twins = table[table["model"] == "a~random-0"]
+    assert twins["p_value"].isna().all()
 
 
 def test_families_with_enough_models_are_told_apart(tmp_path: Path) -> None:

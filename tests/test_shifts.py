@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import norm, rankdata, wilcoxon
 from untrained import Shape, untrained_model
 
 from qk_taxonomy.errors import ShapeError
@@ -62,7 +62,12 @@ def test_too_few_units_and_none_that_differ() -> None:
     assert np.isnan(few.p_value)
     assert "6" in few.note
     same = signed_rank(np.zeros(20))
-    assert (same.effect, same.p_value) == (0.0, 1.0)
+    assert same.effect == 0.0
+    assert np.isnan(same.p_value)
+    assert same.note.startswith("0 of 20 units differ")
+    some = signed_rank(np.r_[np.zeros(5), np.arange(1.0, 11.0)])
+    assert some.note == "10 of 15 units differ"
+    assert some.p_value == pytest.approx(2 / 2**10)
     assert np.isnan(signed_rank(np.array([])).effect)
 
 
@@ -88,7 +93,7 @@ def test_permutation_p_values_are_those_of_all_sign_flips() -> None:
     assert found.p_value == pytest.approx(exact, abs=0.01)
     whole = shifts_of(d, layers, groups, permutations=999)[FLIP_LAYERS, None, 0]
     assert np.isnan(whole.p_value)
-    assert "2 units cannot give p ≤ 0.05" in whole.note
+    assert "2 of 2 units differ, which cannot give p ≤ 0.05" in whole.note
 
 
 def test_heads_of_one_group_count_once() -> None:
@@ -117,7 +122,53 @@ def test_identical_models() -> None:
     layers, groups = np.repeat([0, 1, 2], 8), np.tile(np.arange(8), 3)
     found = shifts_of(np.zeros((24, 1)), layers, groups)
     assert {finding.effect for finding in found.values()} == {0.0}
-    assert all(f.p_value == 1.0 for (method, *_), f in found.items() if method != FLIP_LAYERS)
+    assert all(np.isnan(f.p_value) and " differ" in f.note for f in found.values())
+
+
+def test_layers_without_values_are_not_part_of_the_mean() -> None:
+    rng = np.random.default_rng(6)
+    layers, groups = np.repeat(np.arange(8), 8), np.tile(np.arange(8), 8)
+    d = rng.normal(3.0, 0.1, (64, 2))
+    d[8:, 0] = np.nan
+    d[:, 1] = np.nan
+    found = shifts_of(d, layers, groups)
+    one, none = found[FLIP_GROUPS, None, 0], found[FLIP_GROUPS, None, 1]
+    assert one.effect == pytest.approx(1.0)
+    assert one.n == 8
+    assert one.low > 0
+    assert found[FLIP_LAYERS, None, 0].n == 1
+    assert np.isnan([none.effect, none.low, none.high, none.p_value]).all()
+
+
+def test_tied_differences_have_exact_p_values() -> None:
+    d = np.array([1.0, 1.0, 1.0, -1.0, 2.0, 2.0, -3.0, 1.0])
+    ranks = rankdata(np.abs(d))
+    observed = ranks[d > 0].sum()
+    sums = [
+        ranks[np.array(signs, bool)].sum() for signs in itertools.product((0, 1), repeat=len(d))
+    ]
+    tails = np.mean(np.array(sums) >= observed), np.mean(np.array(sums) <= observed)
+    assert signed_rank(d).p_value == pytest.approx(min(1.0, 2 * min(tails)))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.8, 1.5])
+@pytest.mark.parametrize(("n_layers", "n_groups"), [(1, 12), (3, 4), (12, 8)])
+def test_rank_biserial_intervals_cover(shift: float, n_layers: int, n_groups: int) -> None:
+    """Of 2 P(D₁ + D₂ > 0) − 1, for normal differences 2 Φ(√2 · shift) − 1; layers stratify it."""
+    rng = np.random.default_rng(7)
+    layers, groups = (
+        np.repeat(np.arange(n_layers), n_groups),
+        np.tile(np.arange(n_groups), n_layers),
+    )
+    single, double = norm.cdf(shift), norm.cdf(np.sqrt(2) * shift)
+    # Walsh averages of n units: n of one unit, the others of two.
+    share = (2 * single + (n_groups - 1) * double) / (n_groups + 1)
+    hits = 0
+    for repeat in range(200):
+        d = rng.normal(shift, 1.0, (n_layers * n_groups, 1))
+        found = shifts_of(d, layers, groups, permutations=1, seed=repeat)[FLIP_GROUPS, None, 0]
+        hits += found.low <= 2 * share - 1 <= found.high
+    assert hits / 200 >= 0.93
 
 
 def test_shapes_are_checked() -> None:

@@ -137,7 +137,6 @@ def test(
     contrasts: tuple[str, ...],
     treatments: tuple[str, ...],
     controls: tuple[str, ...],
-    catalog: Path | None,
     **options: Any,
 ) -> None:
     """Test rank, contrasts, families and trends; one table, and figures.
@@ -161,5 +160,5 @@ def test(
     if treatments:
         options |= {"treatments": treatments, "controls": controls}
     else:
-        options |= {"hypotheses": hypotheses, "contrasts": contrasts, "catalog": catalog}
+        options |= {"hypotheses": hypotheses, "contrasts": contrasts}
     run_tests(families, **options)

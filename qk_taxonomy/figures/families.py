@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from qk_taxonomy.figures.style import KEPT, REJECTED, class_colours, statistic_label
-from qk_taxonomy.hypotheses.family import COMPOSITION, PROFILE, FamilyResult
-from qk_taxonomy.statistics.findings import LEVEL, Finding
+from qk_taxonomy.hypotheses.family import COMPOSITION, PAIRS, PROFILE, FamilyResult
+from qk_taxonomy.statistics.findings import LEVEL
 
 # More pairs of families than this leave no room for their names.
 _MOST_PAIRS = 15
@@ -60,26 +60,28 @@ def _draw_statistics(ax: Axes, result: FamilyResult) -> None:
 
 def _draw_pairs(ax: Axes, result: FamilyResult) -> AxesImage:
     """Cliff's δ of pairs of families, those furthest apart if there are many."""
+    rows = result.rows[result.rows["hypothesis"] == PAIRS]
+    rows = rows.assign(pair=rows["family"] + " − " + rows["against"])
+    statistics, pairs = list(result.comparisons), list(dict.fromkeys(rows["pair"]))
     # A statistic without any variation has no pairs.
-    pairs = list(dict.fromkeys(p for found in result.comparisons.values() for p in found.pairs))
-    findings = [
-        [found.pairs.get(pair, Finding()) for pair in pairs]
-        for found in result.comparisons.values()
-    ]
-    delta = np.array([[finding.effect for finding in row] for row in findings])
+    delta, q_values = (
+        rows.pivot(index="statistic", columns="pair", values=value)
+        .reindex(index=statistics, columns=pairs)
+        .to_numpy(np.float64)
+        for value in ("effect", "q_value")
+    )
     strength = np.nan_to_num(np.abs(delta)).mean(0)
     chosen = sorted(np.argsort(-strength, kind="stable")[:_MOST_PAIRS])
     image = ax.imshow(delta[:, chosen], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    for row, of_statistic in enumerate(findings):
-        for column, index in enumerate(chosen):
-            if of_statistic[index].p_value <= LEVEL:
-                ax.text(column, row, "*", ha="center", va="center")
-    names = [" − ".join(pairs[index]) for index in chosen]
-    ax.set_xticks(range(len(chosen)), names, rotation=40, ha="right", fontsize=7)
-    ax.set_yticks(range(len(result.comparisons)), [])
+    for row, column in np.argwhere(q_values[:, chosen] <= LEVEL):
+        ax.text(column, row, "*", ha="center", va="center")
+    ax.set_xticks(
+        range(len(chosen)), [pairs[i] for i in chosen], rotation=40, ha="right", fontsize=7
+    )
+    ax.set_yticks(range(len(statistics)), [])
     left_out = len(pairs) - len(chosen)
     more = f", {len(chosen)} of {len(pairs)} pairs" if left_out else ""
-    ax.set_title(f"Pairs of families{more}\n(* p ≤ {LEVEL}, Holm)")
+    ax.set_title(f"Pairs of families{more}\n(* q ≤ {LEVEL})")
     return image
 
 

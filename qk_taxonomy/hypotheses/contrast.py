@@ -14,7 +14,13 @@ from qk_taxonomy.hypotheses.table import as_rows, corrected, finding_rows, subje
 from qk_taxonomy.statistics.changes import DISTANCES, SpectralChanges, spectral_changes
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.statistics.moments import effective_rank_lambda
-from qk_taxonomy.statistics.shifts import FLIP_GROUPS, paired_shifts, signed_rank
+from qk_taxonomy.statistics.shifts import (
+    FEWEST_UNITS,
+    FLIP_GROUPS,
+    FLIP_LAYERS,
+    paired_shifts,
+    signed_rank,
+)
 
 SHIFT, CHANGE, KIND = "contrast: shift", "contrast: changed head", "contrast: kind"
 
@@ -51,8 +57,12 @@ class ContrastResult:
 
     @property
     def overall(self) -> pd.DataFrame:
-        """The shift of every statistic over all layers, as a rank-biserial correlation."""
-        return self.rows[(self.rows["method"] == FLIP_GROUPS) & self.rows["layer"].isna()]
+        """The shift of every statistic over all layers, as a rank-biserial correlation.
+
+        Tested by flips of whole layers where there are enough of them, else of groups.
+        """
+        method = FLIP_LAYERS if len(self.treatment.layers) >= FEWEST_UNITS else FLIP_GROUPS
+        return self.rows[(self.rows["method"] == method) & self.rows["layer"].isna()]
 
 
 def check_comparable(sides: Sequence[HeadSet], *, include_imported: bool = False) -> None:
@@ -99,9 +109,9 @@ def matched_contrast(
     """Test matched heads of two models: shifts of every statistic, and every head's spectrum.
 
     Shifts are treatment less control, of the logarithm for :data:`LOG_STATISTICS`. q-values of
-    heads are over the heads of this contrast, for each distance and null; shifts have none until
-    all contrasts are known. Raises HypothesisError where the sides cannot be compared or differ in
-    shape.
+    shifts are over all statistics and layers, for each test, those of heads over the heads, for
+    each distance and null: within this contrast, so that no other decides what it shows. Raises
+    HypothesisError where the sides cannot be compared or differ in shape.
     """
     check_comparable((treatment, control), include_imported=include_imported)
     differ = shape_difference(treatment, control)
@@ -121,11 +131,13 @@ def matched_contrast(
             )
         ),
     )
-    untrained = untrained_like(treatment, twins, include_imported=include_imported).lam
+    shifts = corrected(shifts, ["method"])
+    untrained = untrained_like(treatment, twins, include_imported=include_imported)
     changes = spectral_changes(
-        treatment.lam, control.lam, treatment.layer, treatment.groups, untrained, seed=seed
+        treatment.lam, control.lam, treatment.layer, treatment.groups, untrained.lam, seed=seed
     )
-    rows, heads = _change_rows(treatment, changes, {**shared, "hypothesis": CHANGE})
+    limits = {"untrained": untrained.limit(len(treatment.lam)), "within": ""}
+    rows, heads = _change_rows(treatment, changes, {**shared, "hypothesis": CHANGE}, limits)
     heads[RANK_SHIFT] = effective_rank_lambda(treatment.lam) - effective_rank_lambda(control.lam)
     return ContrastResult(
         name=name,
@@ -150,7 +162,7 @@ def _in_shift_units(heads: HeadSet, names: Sequence[str]) -> Array:
 
 
 def _change_rows(
-    heads: HeadSet, changes: SpectralChanges, shared: dict[str, str]
+    heads: HeadSet, changes: SpectralChanges, shared: dict[str, str], limits: dict[str, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of changed heads, and the same numbers with one row a head."""
     place = {"layer": heads.layer, "head": heads.table["head"].to_numpy()}
@@ -167,6 +179,7 @@ def _change_rows(
                     "p_value": p_values[:, column],
                     "n": len(heads.lam),
                     "method": f"{distance} distance of densities, {_NULLS[null]}",
+                    "note": limits[null],
                 }
             )
             part = corrected(part, ["method"])
@@ -180,29 +193,6 @@ def refused_contrast(treatment: HeadSet, control: HeadSet, reason: str) -> pd.Da
     """The row of a contrast that cannot be tested, with the reason."""
     shared = subject(treatment, SHIFT, against=control.file)
     return finding_rows(shared, [({}, Finding(note=reason))])
-
-
-def correct_shifts(results: Sequence[ContrastResult]) -> list[ContrastResult]:
-    """The contrasts with q-values of their shifts: over all statistics, layers and contrasts.
-
-    Those of imported spectra are corrected by themselves, so that they change no other.
-    """
-    if not results:
-        return []
-    shifts = [
-        result.rows[result.rows["hypothesis"] == SHIFT].assign(
-            imported=result.treatment.spectra.is_imported
-        )
-        for result in results
-    ]
-    together = corrected(pd.concat(shifts, keys=range(len(results))), ["method", "imported"])
-    corrected_results = []
-    for number, result in enumerate(results):
-        rows = result.rows.copy()
-        own = together.loc[number]
-        rows.loc[own.index, "q_value"] = own["q_value"]
-        corrected_results.append(replace(result, rows=rows))
-    return corrected_results
 
 
 def kind_rows(results: Iterable[ContrastResult], origins: Mapping[str, str]) -> pd.DataFrame:

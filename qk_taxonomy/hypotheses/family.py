@@ -49,7 +49,8 @@ def compare_families(
     """Do families differ: in their heads' classes, and in each statistic by depth?
 
     The model is the unit. Classes are those of all the models' heads together. q-values are over
-    all statistics (and pairs of families). Raises HypothesisError where models cannot be compared.
+    all statistics, and for pairs of families over all statistics and pairs. Raises HypothesisError
+    where models cannot be compared.
     """
     check_comparable(models, include_imported=include_imported)
     families = [heads.family for heads in models]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,9 @@ from qk_taxonomy.architectures import architecture_table
 from qk_taxonomy.cache import load_spectra, stack_table
 from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelSpectra
+from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.tables import spectra_rows
-from qk_taxonomy.untrained import untrained_heads
+from qk_taxonomy.untrained import draws_for, untrained_heads
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -154,6 +156,15 @@ class Untrained:
     lam: Array | None
     reason: str = ""
 
+    def limit(self, n_heads: int) -> str:
+        """What so many draws cannot show after correction over ``n_heads``; "" where nothing."""
+        if self.lam is None:
+            return self.reason
+        fewest = math.ceil(n_heads / (LEVEL * (1 + len(self.lam))))
+        if fewest <= 1:
+            return ""
+        return f"of {len(self.lam)} untrained heads: fewer than {fewest} heads cannot be rejected"
+
 
 def untrained_like(
     heads: HeadSet, twins: Iterable[HeadSet] = (), *, include_imported: bool = False
@@ -176,7 +187,8 @@ def untrained_like(
     if not d_model:
         return Untrained(None, "d_model is not known; import the file with --d-model")
     if not _needs_twin(heads):
-        return Untrained(untrained_heads(heads.lam.shape[1], d_model))
+        n_heads, d_head = heads.lam.shape
+        return Untrained(untrained_heads(d_head, d_model, draws_for(n_heads, d_head)))
     # A twin is not compared with itself, but with others of other seeds.
     own = [twin.lam for twin in twins if is_twin_of(twin, heads) and twin.path != heads.path]
     if own:

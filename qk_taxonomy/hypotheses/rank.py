@@ -46,7 +46,7 @@ def rank_hypothesis(
     test = rank_test(heads.lam, untrained.lam)
     parts = []
     for column, name in enumerate(RANK_STATISTICS):
-        own = {**shared, "statistic": name}
+        own = {**shared, "statistic": name, "note": untrained.limit(len(heads.lam))}
         parts += _statistic_rows(heads, test, column, own, len(untrained.lam))
     for name, count in ((ABOVE, test.above), (BELOW, test.below)):
         parts.append(
@@ -86,7 +86,7 @@ def _statistic_rows(
             "p_value": test.p_values[:, column],
             "q_value": test.q_values[:, column],
             "n": draws,
-            "method": "Monte Carlo, n untrained heads; ratio to their median",
+            "method": "against n untrained heads; ratio to their median",
         }
     )
     layers = np.unique(heads.layer)

@@ -21,7 +21,6 @@ from qk_taxonomy.errors import (
 from qk_taxonomy.hypotheses.contrast import (
     PERMUTATIONS,
     ContrastResult,
-    correct_shifts,
     kind_rows,
     matched_contrast,
     refused_contrast,
@@ -38,7 +37,7 @@ from qk_taxonomy.hypotheses.pairs import (
     twin_pairs,
 )
 from qk_taxonomy.hypotheses.rank import RankResult, rank_hypothesis
-from qk_taxonomy.hypotheses.table import corrected, empty_table
+from qk_taxonomy.hypotheses.table import empty_table
 from qk_taxonomy.hypotheses.trend import trend_rows
 from qk_taxonomy.records import Circuit, Contrast, Convention
 
@@ -123,6 +122,7 @@ def compare_models(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     include_imported: bool = False,
+    catalog: str | Path | None = None,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Compare surveyed models that are named: by file, ``family/stem``, stem or id.
@@ -135,7 +135,7 @@ def compare_models(
         raise HypothesisError("A comparison needs at least one treatment and one control.")
     run = _surveyed(data_root, families, circuit, convention, watcher)
     run.permutations, run.seed, run.include_imported = permutations, seed, include_imported
-    run.named(treatments, controls)
+    run.named(treatments, controls, load_contrasts(catalog))
     return run.outcome()
 
 
@@ -214,7 +214,9 @@ class _Run:
             self.rank_results.append(result)
             self.tables.append(result.rows)
 
-    def named(self, treatments: Sequence[str], controls: Sequence[str]) -> None:
+    def named(
+        self, treatments: Sequence[str], controls: Sequence[str], contrasts: Sequence[Contrast]
+    ) -> None:
         """The comparison of models that a user named. Raises HypothesisError."""
         treated = [named_heads(ref, self.sets) for ref in treatments]
         control = [named_heads(ref, self.sets) for ref in controls]
@@ -229,7 +231,6 @@ class _Run:
                 )
             for pair in pairs:
                 self._matched(pair)
-            self._correct()
             return
         for stack in dict.fromkeys(heads.stack for side in (*treated, *control) for heads in side):
             sides = [
@@ -239,6 +240,14 @@ class _Run:
             if not all(sides):
                 self.notes.append(f"the stack {stack} is on one side alone, and was not compared")
                 continue
+            related = [
+                heads.name for side in sides for heads in one_per_training(contrasts, side)[1]
+            ]
+            if related:
+                self.notes.append(
+                    f"{', '.join(related)}: of the same training as others on that side, which the "
+                    "tests take for independent; their p-values are too small"
+                )
             self.tables.append(
                 unmatched_rows(*sides, seed=self.seed, include_imported=self.include_imported)
             )
@@ -253,27 +262,21 @@ class _Run:
                 self.tables.append(refused_contrast(pair.treatment, pair.control, str(err)))
             except QKTaxonomyError as err:
                 self.failures[f"contrast {pair.name}"] = err
-        self._correct()
         self.tables.append(kind_rows(self.contrasts, origins))
 
     def _matched(self, pair: Pair) -> None:
-        self.contrasts.append(
-            matched_contrast(
-                pair.name,
-                pair.kind,
-                pair.treatment,
-                pair.control,
-                twins=self.twins,
-                permutations=self.permutations,
-                seed=self.seed,
-                include_imported=self.include_imported,
-            )
+        result = matched_contrast(
+            pair.name,
+            pair.kind,
+            pair.treatment,
+            pair.control,
+            twins=self.twins,
+            permutations=self.permutations,
+            seed=self.seed,
+            include_imported=self.include_imported,
         )
-
-    def _correct(self) -> None:
-        """Correct the shifts of all contrasts together."""
-        self.contrasts = correct_shifts(self.contrasts)
-        self.tables += [result.rows for result in self.contrasts]
+        self.contrasts.append(result)
+        self.tables.append(result.rows)
 
     def families(self, contrasts: Sequence[Contrast]) -> None:
         """Compare families, stack by stack, by independent models of one formula."""
@@ -309,16 +312,10 @@ class _Run:
             self.tables.append(result.rows)
 
     def trends(self) -> None:
-        """Trends of every model; p-values are corrected over models and statistics.
-
-        The predecessor's numbers are corrected by themselves, so that they change no other.
-        """
-        tables: dict[bool, list[pd.DataFrame]] = {}
+        """Trends of every model."""
         for index, heads in enumerate(self.models):
             self.watch(f"trend: {heads.name}", index, len(self.models))
-            tables.setdefault(heads.spectra.is_imported, []).append(trend_rows(heads))
-        for of_formula in tables.values():
-            self.tables.append(corrected(pd.concat(of_formula, ignore_index=True), ["method"]))
+            self.tables.append(trend_rows(heads))
 
     def outcome(self) -> Outcome:
         found = [table for table in self.tables if len(table)]

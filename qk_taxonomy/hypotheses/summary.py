@@ -97,7 +97,7 @@ def _by(
 ) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """The rows of a hypothesis, by the values of ``keys``."""
     rows = table[table["hypothesis"] == hypothesis]
-    yield from rows.groupby(keys, sort=False)  # type: ignore[misc]
+    yield from rows.groupby(keys, sort=False)
 
 
 def _trend_lines(table: pd.DataFrame) -> Iterator[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.hypotheses.heads import HeadSet
-from qk_taxonomy.hypotheses.table import finding_rows, subject
+from qk_taxonomy.hypotheses.table import corrected, finding_rows, subject
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.statistics.trends import DepthTrend, depth_trend, first_layer
 
@@ -21,6 +21,7 @@ def trend_rows(heads: HeadSet) -> pd.DataFrame:
     """Three rows a statistic: Mann–Kendall's τ, Theil and Sen's slope, BDS; the layer is the unit.
 
     Layers from :func:`~qk_taxonomy.statistics.trends.first_layer` on.
+    q-values are over the statistics, for each test.
     """
     layers = np.unique(heads.layer)[first_layer(len(heads.layers)) :]
     findings = []
@@ -28,7 +29,7 @@ def trend_rows(heads: HeadSet) -> pd.DataFrame:
         column = values.to_numpy()
         trend = depth_trend([column[heads.layer == layer] for layer in layers])
         findings += [({"statistic": name}, finding) for finding in _findings(trend)]
-    return finding_rows(subject(heads, HYPOTHESIS), findings)
+    return corrected(finding_rows(subject(heads, HYPOTHESIS), findings), ["method"])
 
 
 def _findings(trend: DepthTrend) -> list[Finding]:

@@ -45,8 +45,8 @@ def generate_hypothesis_tests(
     (heads in order of change) and ``families.png``. The table of a named comparison is
     ``contrasts/<name>.tests.csv`` instead. Names are extended by the stack where a model has
     several, and by circuit and convention where they are not ``qk`` and ``raw``. Raises as
-    ``run_hypotheses`` does; SpectraFileError where the table cannot be written, and, when all others
-    are, PartialFailureError where figures cannot.
+    ``run_hypotheses`` does; SpectraFileError where the table cannot be written; and, when all
+    others are, PartialFailureError where figures cannot.
     """
     if outcome is None:
         outcome = run_hypotheses(data_root, circuit=circuit, convention=convention)
@@ -54,7 +54,8 @@ def generate_hypothesis_tests(
     table = place.table(outcome.comparison)
     written: list[Path] = []
     failures: dict[str, Exception] = {}
-    for path, content in ((table, partial(csv_bytes, outcome.table)), *_files(outcome, place)):
+    files = [(table, partial(csv_bytes, outcome.table)), *_files(outcome, place)]
+    for path, content in files:
         try:
             written.append(write_file(path, content()))
         except SpectraFileError as err:
@@ -99,7 +100,7 @@ class _Place:
         return self.plots / "tests" / f"{self.stem('families', stack)}.png"
 
 
-def _files(outcome: Outcome, place: _Place) -> Iterator[tuple[Path, Callable[[], bytes]]]:
+def _files(outcome: Outcome, place: _Place) -> Iterator[tuple[Path, partial[bytes]]]:
     """The files beside the table, and how to make each."""
     what = f"{place.circuit.upper()} circuit, {place.convention} weights"
     for rank in outcome.ranks:

@@ -1,9 +1,12 @@
 """Matched heads of two models of one shape: which spectra changed more than spectra just differ?
 
-Two distances of each head's density of λ over its mean, each against two nulls: how far two
-untrained heads of that shape are apart, and how far different heads of the control are apart. The
-second is the stricter for trained models, whose heads are of many kinds. It is taken from the
-control alone: what training made unusual must not count as usual.
+Two distances of each head's density of λ over its mean, each against two nulls. How far two
+untrained heads of that shape are apart tells a change from none for untrained models alone: spectra
+of trained heads vary more. How far different heads of the control are apart is the stricter for
+them; it takes the control's heads as exchangeable, and is too small (by half or so) where layers
+differ much from each other. It is taken from the control alone: what training made unusual must not
+count as usual. Its pairs are not independent, so that after correction some head is found in up to
+one pair of unchanged models in ten, rather than in twenty.
 """
 
 from __future__ import annotations
@@ -58,10 +61,11 @@ def _distances(x: Array, y: Array, edges: Array) -> Array:
 
 
 def pairs_within(layers: Places, groups: Places, *, seed: int = 0) -> tuple[Places, Places]:
-    """Indices of pairs of heads of one model that share no key-value head: (pairs,) twice.
+    """Indices of pairs of heads of one model, of different layers: (pairs,) twice.
 
-    All of them, or 10,000 at random. Heads of a shared key are more alike than others, and not what
-    matched heads of two models are to be compared with.
+    All of them, or 10,000 at random; of one layer, those that share no key-value head. Heads of a
+    layer, and of a shared key, can be more alike than others, and not what matched heads of two
+    models are to be compared with.
     """
     n = len(layers)
     if n * (n - 1) // 2 <= _MOST_PAIRS:
@@ -70,7 +74,9 @@ def pairs_within(layers: Places, groups: Places, *, seed: int = 0) -> tuple[Plac
         rng = np.random.default_rng(seed)
         first, second = rng.integers(n, size=_MOST_PAIRS), rng.integers(n - 1, size=_MOST_PAIRS)
         second = second + (second >= first)
-    apart = (layers[first] != layers[second]) | (groups[first] != groups[second])
+    apart = layers[first] != layers[second]
+    if not apart.any():
+        apart = groups[first] != groups[second]
     return first[apart], second[apart]
 
 
@@ -87,8 +93,8 @@ def spectral_changes(
     """Distance of every head's spectrum between two models, tested against both nulls.
 
     treatment, control: λ (heads, d_head) of matched heads; ``layers``, ``groups`` (heads,): their
-    layer and key-value group; untrained: λ (N, d_head) of independent untrained heads, taken two by
-    two, or None. Histograms have ``n_bins`` on [0, q], q the 0.96 quantile of both models' λ over
+    layer and key-value group; untrained: λ (N, d_head) of untrained heads, which make N pairs, or
+    None. Histograms have ``n_bins`` on [0, q], q the 0.96 quantile of both models' λ over
     their head's mean. Raises ShapeError.
     """
     if treatment.shape != control.shape or treatment.ndim != 2 or len(layers) != len(treatment):
@@ -105,8 +111,10 @@ def spectral_changes(
     within = _distances(y[first], y[second], edges) if len(first) else None
     pairs = None
     if untrained is not None:
-        free = mean_normalised(untrained[: len(untrained) // 2 * 2])
-        pairs = _distances(free[::2], free[1::2], edges)
+        free = mean_normalised(untrained)
+        # Every head in two pairs, with heads that are far from it in their order: in a twin's,
+        # neighbours share a key.
+        pairs = _distances(free, np.roll(free, len(free) // 3 or 1, axis=0), edges)
     p_untrained, usual_untrained = _against(distances, pairs)
     p_within, usual_within = _against(distances, within)
     return SpectralChanges(distances, p_untrained, p_within, usual_untrained, usual_within)

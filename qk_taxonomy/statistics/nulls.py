@@ -1,8 +1,11 @@
 """Spectra of untrained heads: what a head's λ look like before it has learned anything.
 
-An untrained head has independent Gaussian entries in both factors (other initialisers of finite
-variance give the same law as d_model grows). With ``G = W Wᵀ`` a Wishart matrix, whose Cholesky
-factor has a law of its own (Bartlett 1933), a head is drawn from e×e numbers, whatever d_model.
+An untrained head has independent Gaussian entries in both factors. Other initialisers of finite
+variance have the same limit, but fluctuate about it by their fourth moment: tests against these
+spectra are exact for Gaussian entries, cautious for uniform and truncated ones, and reject too
+often for heavy-tailed ones, which no architecture is known to begin with. With ``G = W Wᵀ`` a
+Wishart matrix, whose Cholesky factor has a law of its own (Bartlett 1933), a head is drawn from e×e
+numbers, whatever d_model.
 ``c = d_head / d_model`` is all that the law depends on in the limit, where λ over its mean follows
 the free multiplicative convolution of two Marchenko–Pastur laws.
 """

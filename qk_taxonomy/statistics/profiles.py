@@ -14,6 +14,9 @@ Array = NDArray[np.float64]
 # Percentile intervals over fewer models cover far less than 95 %.
 _FEWEST_MODELS = 6
 
+# Nearer to ±1, resamples of fewer than some twenty models hold too few of the rare opposite pairs.
+_NEAR_ONE = 0.9
+
 
 def depth_profile(values: ArrayLike, depths: ArrayLike, n_bins: int = 10) -> Array:
     """One model's statistic by depth: (n_bins,) on equal bins of depth, whatever its layers.
@@ -75,6 +78,8 @@ def cliffs_delta(
     fewest = min(len(a), len(b))
     if fewest == 1:
         limit = "a group of one model: interval over its depth only, not over models"
+    elif abs(float(larger.mean())) > _NEAR_ONE:
+        limit = "interval too narrow: δ is near ±1"
     elif fewest < _FEWEST_MODELS:
         limit = f"interval too narrow: {fewest} models in a group (wanted {_FEWEST_MODELS})"
     else:

@@ -2,9 +2,12 @@
 
 Heads are matched by place. Query heads that share a key-value head share half of their circuit, so
 the key-value group is the unit: its heads' differences are averaged, and its sign is flipped as a
-whole. Layers may depend on each other's training too; flipping whole layers allows for any
-dependence within one, at the price of fewer units. All of it speaks of the two models at hand:
-that another pair would show the same needs pairs as units.
+whole. Wilcoxon's test, its shift's interval, and flips of groups take the groups of a layer as
+independent; in trained models they often are not (their differences correlate by 0.3 and more), and
+p-values are then too small. Flipping whole layers allows for any dependence within a layer and
+takes layers as independent; it is the one to read where there are six layers or more. The null
+hypothesis of all three is that differences are symmetric about zero. All of it speaks of the two
+models at hand: that another pair would show the same needs pairs as units.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ _TAIL = 0.025
 # Up to here the signed-rank sum's exact law is cheap; beyond, the normal one agrees to a rank.
 _LARGEST_EXACT = 50
 
-WILCOXON = "Wilcoxon signed-rank; Hodges–Lehmann shift"
+WILCOXON = "Wilcoxon signed-rank of key-value groups; Hodges–Lehmann shift"
 FLIP_GROUPS = "sign flips of key-value groups, ranks within layers; rank-biserial correlation"
 FLIP_LAYERS = "sign flips of whole layers, ranks within layers; rank-biserial correlation"
 
@@ -43,25 +46,43 @@ class Shift:
     finding: Finding
 
 
+def _signed_rank_law(doubled_ranks: NDArray[np.int64]) -> Array:
+    """Probability of each value of twice the sum of positive ranks: each sign is a fair coin."""
+    law = np.ones(1)
+    for rank in doubled_ranks:
+        longer = np.zeros(len(law) + rank)
+        longer[: len(law)] += law / 2
+        longer[rank:] += law / 2
+        law = longer
+    return law
+
+
 def _signed_rank_count(n: int) -> int:
     """The largest k with P(W⁺ ≤ k) ≤ 0.025 for n untied differences; −1 where there is none."""
     if n > _LARGEST_EXACT:
         mean, std = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return int(np.floor(mean - 1.959964 * std))
-    ways = np.ones(1)
-    for rank in range(1, n + 1):
-        longer = np.zeros(len(ways) + rank)
-        longer[: len(ways)] += ways
-        longer[rank:] += ways
-        ways = longer
-    return int((np.cumsum(ways) <= _TAIL * 2.0**n).sum()) - 1
+    law = _signed_rank_law(2 * np.arange(1, n + 1))[::2]
+    return int((np.cumsum(law) <= _TAIL * (1 + 1e-9)).sum()) - 1
+
+
+def _signed_rank_p_value(differences: Array) -> float:
+    """Two-sided p-value of differences that are not zero; exact, with ties, for up to 50."""
+    from scipy.stats import rankdata, wilcoxon
+
+    if len(differences) > _LARGEST_EXACT:
+        return float(wilcoxon(differences).pvalue)
+    doubled = np.rint(2 * rankdata(np.abs(differences))).astype(np.int64)
+    law, observed = _signed_rank_law(doubled), int(doubled[differences > 0].sum())
+    tails = law[: observed + 1].sum(), law[observed:].sum()
+    return float(min(1.0, 2 * min(tails)))
 
 
 def hodges_lehmann(differences: Array) -> tuple[float, float, float]:
     """Hodges–Lehmann shift of paired differences (n,), with its 95 % interval.
 
     The median of the Walsh averages (dᵢ + dⱼ) / 2, i ≤ j; the interval inverts the signed-rank test
-    and is nan below six differences. Hollander & Wolfe (1999), section 3.2.
+    of differences without zeros or ties, and is nan below six. Hollander & Wolfe (1999), 3.2.
     """
     n = len(differences)
     if n == 0:
@@ -75,21 +96,23 @@ def hodges_lehmann(differences: Array) -> tuple[float, float, float]:
 
 
 def signed_rank(differences: Array) -> Finding:
-    """Wilcoxon's signed-rank test of differences (n,) of independent units, zeros left out.
+    """Wilcoxon's signed-rank test of differences (n,) of independent units.
 
-    The effect is :func:`hodges_lehmann`'s. Refused below six units that differ. Wilcoxon (1945).
+    The test leaves zeros out, and is refused below six units that differ; the effect is
+    :func:`hodges_lehmann`'s, which keeps them. Wilcoxon (1945).
     """
-    from scipy.stats import wilcoxon
-
     n = len(differences)
     changed = differences[differences != 0]
-    if n and not len(changed):
-        return Finding(0.0, 0.0, 0.0, 1.0, n, WILCOXON, "no unit differs")
     shift, low, high = hodges_lehmann(differences)
-    if len(changed) < FEWEST_UNITS:
-        note = f"{len(changed)} units differ, fewer than the {FEWEST_UNITS} that a test needs"
-        return Finding(shift, low, high, nan, n, WILCOXON, note)
-    return Finding(shift, low, high, float(wilcoxon(changed).pvalue), n, WILCOXON)
+    p = _signed_rank_p_value(changed) if len(changed) >= FEWEST_UNITS else nan
+    return Finding(shift, low, high, p, n, WILCOXON, _note(len(changed), n))
+
+
+def _note(changed: int, n: int) -> str:
+    """What limits a test of signs: too few units that differ, or that only some do."""
+    if changed < FEWEST_UNITS:
+        return f"{changed} of {n} units differ, which cannot give p ≤ 0.05; needs {FEWEST_UNITS}"
+    return f"{changed} of {n} units differ" if changed < n else ""
 
 
 def _rank_contributions(differences: Array) -> Array:
@@ -112,29 +135,32 @@ def _exceeding(observed: Array, permuted: Array) -> Array:
     return np.asarray((1.0 + extreme) / (1.0 + len(permuted)))
 
 
-def _fisher_interval(biserial: float, n: int) -> tuple[float, float]:
-    """95 % interval of a rank-biserial correlation of n units, by Fisher's z. Kerby (2014).
+def _biserial_interval(biserial: float, n: int) -> tuple[float, float]:
+    """95 % interval of a rank-biserial correlation of n independent units.
 
-    Units that all agree are taken as if the smallest difference lay half the other way, so that
-    the interval keeps a width.
+    (1 + r) / 2 is the share of pairs of units with a positive mean, a U-statistic of degree two,
+    whose variance is at most that of a share of n / 2 trials (Hoeffding 1948): hence the score
+    interval for so many trials, which covers at large effects too. Wilson (1927).
     """
     if n < 2:
         return nan, nan
-    furthest = 1 - 2 / (n * (n + 1))
-    error = np.sqrt((2 * n**3 + 3 * n**2 + n) / 6) / ((n**2 + n) / 2)
-    z = np.arctanh(np.clip(biserial, -furthest, furthest))
-    low, high = np.tanh(z - 1.96 * error), np.tanh(z + 1.96 * error)
+    z, trials, share = 1.959964, n / 2, (1 + biserial) / 2
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = share * (1 - share) / trials + z * z / (4 * trials * trials)
+    half = z / (1 + z * z / trials) * np.sqrt(half)
+    low, high = 2 * (centre - half) - 1, 2 * (centre + half) - 1
+    # At the ends of the range the interval ends there too, whatever rounding makes of it.
     return float(min(low, biserial)), float(max(high, biserial))
 
 
 def _overall_interval(biserial: Array, n: int) -> tuple[float, float]:
     """95 % interval of the mean over layers: by Student's t with the layer as unit, or, where that
-    is narrower (layers that agree by chance), by Fisher's z with the ``n`` groups as units.
+    is narrower (layers that agree by chance), that of ``n`` independent groups.
     """
     from scipy.stats import t
 
     layers, mean = len(biserial), float(biserial.mean())
-    low, high = _fisher_interval(mean, n)
+    low, high = _biserial_interval(mean, n)
     if layers < 3:
         return low, high
     half = float(t.ppf(1 - _TAIL, layers - 1) * biserial.std(ddof=1) / np.sqrt(layers))
@@ -194,45 +220,51 @@ def _wilcoxon_shifts(units: _Units) -> Iterator[Shift]:
 def _permutation_shifts(units: _Units, permutations: int, seed: int) -> Iterator[Shift]:
     rng = np.random.default_rng(seed)
     names = np.unique(units.layers)
-    biserial = np.zeros((len(names), units.means.shape[1]))
-    by_groups = np.zeros((permutations, units.means.shape[1]))
+    shape = (len(names), units.means.shape[1])
+    biserial, counts, changed = np.full(shape, nan), np.zeros(shape, int), np.zeros(shape, int)
+    by_groups = np.zeros((permutations, shape[1]))
     for row, layer in enumerate(names.tolist()):
         means = units.of_layer(layer)
+        counts[row] = np.isfinite(means).sum(0)
+        changed[row] = (np.nan_to_num(means) != 0).sum(0)
         contributions = _rank_contributions(means)
-        biserial[row] = contributions.sum(0)
-        flips = rng.choice((-1.0, 1.0), (permutations, len(means)))
-        permuted = flips @ contributions
-        by_groups += permuted / len(names)
-        p_values = _exceeding(biserial[row], permuted)
-        counts = np.isfinite(means).sum(0)
-        for column, effect in enumerate(biserial[row].tolist()):
-            n = int(counts[column])
-            low, high = _fisher_interval(effect, n)
-            finding = _flip_finding(effect, low, high, p_values[column], n, FLIP_GROUPS)
-            yield Shift(column, layer, finding)
-    overall = biserial.mean(0)
+        # A layer without a finite value has no correlation, and is not part of the mean.
+        biserial[row] = np.where(counts[row] > 0, contributions.sum(0), nan)
+        permuted = rng.choice((-1.0, 1.0), (permutations, len(means))) @ contributions
+        by_groups += permuted
+        p_values = _exceeding(np.nan_to_num(biserial[row]), permuted)
+        for column in range(shape[1]):
+            n = int(counts[row, column])
+            interval = _biserial_interval(float(biserial[row, column]), n)
+            yield Shift(
+                column,
+                layer,
+                _flip_finding(
+                    biserial[row, column], interval, p_values[column],
+                    n, int(changed[row, column]), FLIP_GROUPS,
+                ),
+            )  # fmt: skip
     flips = rng.choice((-1.0, 1.0), (permutations, len(names)))
-    exists = np.isfinite(units.means)
-    units_of = exists.sum(0)
-    layers_of = sum(exists[units.layers == layer].any(0).astype(int) for layer in names)
     ways = (
-        (FLIP_GROUPS, by_groups, units_of),
-        (FLIP_LAYERS, flips @ biserial / len(names), layers_of),
+        (FLIP_GROUPS, by_groups, counts.sum(0), changed.sum(0)),
+        (FLIP_LAYERS, flips @ np.nan_to_num(biserial), (counts > 0).sum(0), (changed > 0).sum(0)),
     )
-    for method, permuted, counts in ways:
-        p_values = _exceeding(overall, permuted)
-        for column, effect in enumerate(overall.tolist()):
-            n = int(counts[column])
-            low, high = _overall_interval(biserial[:, column], int(units_of[column]))
-            finding = _flip_finding(effect, low, high, p_values[column], n, method)
+    for method, permuted, n_units, n_changed in ways:
+        p_values = _exceeding(np.nansum(biserial, axis=0), permuted)
+        for column in range(shape[1]):
+            found = biserial[np.isfinite(biserial[:, column]), column]
+            interval = (nan, nan)
+            if len(found):
+                interval = _overall_interval(found, int(counts[:, column].sum()))
+            effect = found.mean() if len(found) else nan
+            n, differ = int(n_units[column]), int(n_changed[column])
+            finding = _flip_finding(effect, interval, p_values[column], n, differ, method)
             yield Shift(column, None, finding)
 
 
 def _flip_finding(
-    effect: float, low: float, high: float, p_value: float, n: int, method: str
+    effect: float, interval: tuple[float, float], p_value: float, n: int, changed: int, method: str
 ) -> Finding:
-    """A sign-flip test; refused for so few units that it could not reject."""
-    if n >= FEWEST_UNITS:
-        return Finding(effect, low, high, float(p_value), n, method)
-    note = f"{n} units cannot give p ≤ 0.05; needs {FEWEST_UNITS}"
-    return Finding(effect, low, high, nan, n, method, note)
+    """A sign-flip test; refused for so few units that differ that it could not reject."""
+    p = float(p_value) if changed >= FEWEST_UNITS else nan
+    return Finding(float(effect), *interval, p, n, method, _note(changed, n))

@@ -22,7 +22,7 @@ from qk_taxonomy.outputs import generate_hypothesis_tests
 from qk_taxonomy.records import LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS, describe
 from qk_taxonomy.statistics.nulls import untrained_spectra
-from qk_taxonomy.untrained import untrained_heads
+from qk_taxonomy.untrained import draws_for, untrained_heads
 
 LAYERS, HEADS, KV_HEADS, D_HEAD, D_MODEL = 28, 32, 8, 128, 4096
 
@@ -94,7 +94,7 @@ def main() -> None:
         n = sum(map(len, names.values())) * LAYERS * HEADS
         print(f"{n} heads, d_head {D_HEAD}")
         start = time.perf_counter()
-        untrained_heads(D_HEAD, D_MODEL)
+        untrained_heads(D_HEAD, D_MODEL, draws_for(LAYERS * HEADS, D_HEAD))
         print(f"{'untrained heads of the shape, once':36} {time.perf_counter() - start:6.1f} s")
         seconds = {}
         for hypothesis in HYPOTHESES:
