@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qk_taxonomy import __version__
 from qk_taxonomy.cache import FORMAT, FORMAT_VERSION, spectra_path, write_spectra
-from qk_taxonomy.catalog import check_file_name, load_families
+from qk_taxonomy.catalog import check_family_name, check_file_name, load_families
 from qk_taxonomy.checkpoints.numpy_pickle import read_arrays
 from qk_taxonomy.errors import ShapeError, SpectraFileError
 from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelRef, ModelSpectra
@@ -137,7 +137,7 @@ def _reference(path: Path, family_name: str | None) -> ModelRef:
     folder = family_name or (f"{found[0].name}-{FOLDER}" if found else FOLDER)
     return ModelRef(
         ref=found[1].id if found else stem,
-        family=check_file_name(folder, "family name"),
+        family=check_family_name(folder),
         name=check_file_name(found[1].name if found else stem, "model name"),
     )
 

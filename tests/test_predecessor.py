@@ -229,6 +229,8 @@ def test_what_is_no_pickle_of_tables() -> None:
         import_predecessor("nowhere.pkl")
     with pytest.raises(CatalogError, match="cannot name a file"):
         import_predecessor(written(predecessor_tables()), family_name="../x")
+    with pytest.raises(CatalogError, match="family name 'joint' is taken"):
+        import_predecessor(written(predecessor_tables()), family_name="joint")
 
 
 def test_numbers_of_heads_that_do_not_fit() -> None:
