@@ -294,6 +294,25 @@ class TestWrongCalls:
         assert result.exit_code == 1
         assert "no ov raw spectra" in result.stderr
 
+    def test_where_all_fail_no_others_are_said_to_be_saved(self) -> None:
+        result = qk("import", "one.pkl", "two.pkl")
+        assert result.stderr.startswith("Error: 2 failed; what could be done is saved.\n")
+        assert "others" not in result.stderr
+        assert not result.stdout
+
+    def test_an_interrupted_command_promises_what_holds_for_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("qk_taxonomy.cache.load_spectra", interrupted)
+        monkeypatch.setattr("threading.active_count", lambda: 1)  # with more, the process ends
+        result = qk("show", "x.safetensors")
+        assert result.exit_code == 130
+        assert "Files under their final names are whole" in result.stderr
+        assert "kept" not in result.stderr
+
     def test_names_with_brackets_are_printed_as_they_are(self, make_folder: MakeFolder) -> None:
         folder = make_folder("runs[bold]/[/a]/tiny")
         result = qk("download", "--model", folder)
@@ -378,7 +397,7 @@ class TestDownload:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 130, errors
-        assert "run the same command again" in errors
+        assert "the same command goes on where it can" in errors
         assert "Traceback" not in errors
         before = hub.bytes_served("model.safetensors")
         done = subprocess.run(
