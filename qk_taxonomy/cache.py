@@ -154,7 +154,7 @@ def load_spectra(path: str | Path) -> ModelSpectra:
                     f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
             spectra = ModelSpectra(metadata, _layers(file, list(stack_table(metadata)), path))
-            _ = spectra.is_imported  # reads the provenance, which is damaged where it cannot be
+            _ = spectra.formula  # reads the provenance, which is damaged where it cannot be
             return spectra
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
         raise SpectraFileError(

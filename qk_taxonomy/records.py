@@ -21,6 +21,7 @@ Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
 ControlKind = Literal["random", "one-layer"]
 Distance = Literal["euclidean", "jensen-shannon"]
+Formula = Literal["exact", "predecessor"]
 
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
@@ -336,10 +337,16 @@ class ModelSpectra:
         return self.metadata.get("control", "")
 
     @property
+    def formula(self) -> Formula:
+        """Whose formula the numbers are by: the exact one, or the predecessor's."""
+        provenance = json.loads(self.metadata.get("provenance", "{}"))
+        imported = str(provenance.get("formula", "")) == PREDECESSOR_FORMULA
+        return "predecessor" if imported else "exact"
+
+    @property
     def is_imported(self) -> bool:
         """Whether these are the predecessor's numbers, by its formula."""
-        provenance = json.loads(self.metadata.get("provenance", "{}"))
-        return str(provenance.get("formula", "")) == PREDECESSOR_FORMULA
+        return self.formula == "predecessor"
 
     @property
     def stacks(self) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
         "model_id": spectra.model_id,
         "revision": spectra.metadata["revision"],
         "control": spectra.control,
-        "formula": "predecessor" if spectra.is_imported else "exact",
+        "formula": spectra.formula,
         "stack": np.repeat([layer.stack for layer in layers], sizes),
         "layer": np.repeat([layer.layer for layer in layers], sizes),
         "depth": np.repeat([np.float32(depths[layer.place]) for layer in layers], sizes),

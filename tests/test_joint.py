@@ -86,7 +86,7 @@ class TestJointTaxonomy:
         assert set(joint_taxonomy(models, n_clusters=3).models) == {2}
         both = joint_taxonomy(models, n_clusters=3, include_imported=True)
         assert set(both.models) == {0, 2}
-        assert both.saved.formulas == ("exact", "qk-spectral-analysis")
+        assert both.saved.formulas == ("exact", "predecessor")
         assert set(joint_taxonomy([imported, control], n_clusters=3).models) == {0}
 
     def test_other_circuits_are_refused(self) -> None:
@@ -240,7 +240,7 @@ class TestAssign:
         with pytest.raises(TaxonomyError, match="is of qk raw spectra, me/folded has qk folded"):
             assign_heads(taxonomy, other)
         imported = model_of(planted_layers(), "me/old", imported=True)
-        with pytest.raises(TaxonomyError, match="me/old are by another formula"):
+        with pytest.raises(TaxonomyError, match=r"me/old are by another formula \(predecessor\)"):
             assign_heads(taxonomy, imported)
         mixed = joint_taxonomy([two_models()[0], imported], n_clusters=3, include_imported=True)
         assert len(assign_heads(mixed.saved, imported).labels) == 48

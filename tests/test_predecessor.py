@@ -28,6 +28,7 @@ from qk_taxonomy.errors import (
 from qk_taxonomy.outputs.files import title_of
 from qk_taxonomy.statistics.moments import STATISTICS, Stats
 from qk_taxonomy.survey import survey_model
+from qk_taxonomy.taxonomy.saved import source_of
 
 Tables = dict[str, dict[Any, Any]]
 
@@ -290,6 +291,8 @@ class TestBesideASurvey:
         formulas = head_table(".").groupby("model")["formula"].unique()
         assert formulas["tiny"].tolist() == ["predecessor"]
         assert formulas["exact"].tolist() == ["exact"]
+        assert source_of(spectra).formula == spectra.formula == "predecessor"
+        assert source_of(exact).formula == exact.formula == "exact"
 
 
 class TestCommand:
