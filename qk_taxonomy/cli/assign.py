@@ -22,6 +22,6 @@ def assign(taxonomy: Path, families: tuple[str, ...], data_root: Path) -> None:
     beyond, True where that is farther than 99 % of the class's own heads: perhaps a head of another
     kind. Prints how many heads each class has, and how many are beyond.
     """
-    from qk_taxonomy.outputs import generate_assignments
+    from qk_taxonomy.outputs.assigned import generate_assignments
 
     generate_assignments(taxonomy, families or None, data_root=data_root, report=click.echo)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def make_boxplots(families: tuple[str, ...], **options: Any) -> None:
-    from qk_taxonomy.outputs import generate_stat_boxplots
+    from qk_taxonomy.outputs.boxes import generate_stat_boxplots
 
     make_figures("box plots", generate_stat_boxplots, families, **options)
 

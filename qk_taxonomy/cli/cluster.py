@@ -27,7 +27,7 @@ class _NumberOfClasses(click.IntRange):
 
 
 def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
-    from qk_taxonomy.outputs import generate_cluster_figures
+    from qk_taxonomy.outputs.classes import generate_cluster_figures
 
     label = "classes (the map compiles first)"
     lines: list[str] = []
@@ -39,7 +39,7 @@ def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
 
 
 def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
-    from qk_taxonomy.outputs import generate_joint_taxonomy
+    from qk_taxonomy.outputs.joint import generate_joint_taxonomy
 
     lines: list[str] = []
     try:
