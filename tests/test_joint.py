@@ -26,7 +26,8 @@ from qk_taxonomy import (
 from qk_taxonomy.cache import write_spectra
 from qk_taxonomy.errors import CatalogError, PartialFailureError, TaxonomyError
 from qk_taxonomy.records import DISTANCES, Distance, ModelSpectra
-from qk_taxonomy.taxonomy import SavedTaxonomy, nearest_classes
+from qk_taxonomy.taxonomy import SavedTaxonomy
+from qk_taxonomy.taxonomy.assign import nearest_classes
 
 
 def two_models() -> list[ModelSpectra]:

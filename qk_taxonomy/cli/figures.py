@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from qk_taxonomy.cli.options import (
-    console,
-)
-
-if TYPE_CHECKING:
-    pass
+from qk_taxonomy.cli.options import console
 
 
 def make_figures(
