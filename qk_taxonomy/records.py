@@ -30,9 +30,15 @@ CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
+#: Number of classes, and of bins of a head's histogram, unless told otherwise.
+N_CLUSTERS = 6
+N_BINS = 24
+
+#: Layers read and computed side by side unless told otherwise: reads wait more than they work.
+DEFAULT_JOBS = 4
+
 #: How the provenance of imported spectra names their formula, which is not that of W_QK.
 PREDECESSOR_FORMULA = "qk-spectral-analysis"
-
 
 #: CodeGen's fused projection is in four blocks, one a core of the TPU it was trained on.
 N_BLOCKS = 4

@@ -48,6 +48,7 @@ from qk_taxonomy.errors import (
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
+    DEFAULT_JOBS,
     AttentionLayout,
     Circuit,
     Control,
@@ -62,9 +63,6 @@ from qk_taxonomy.statistics.moments import STATISTICS, describe
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-#: Layers read and computed side by side unless told otherwise: reads wait more than they work.
-DEFAULT_JOBS = 4
 
 
 class Progress(Protocol):

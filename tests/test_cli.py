@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -19,6 +21,7 @@ from click.testing import CliRunner, Result
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from loopback_hub import LoopbackHub, Stall
 
+from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
 from qk_taxonomy.statistics.moments import STATISTICS
 
@@ -126,6 +129,14 @@ class TestRun:
 
 
 class TestCluster:
+    @pytest.mark.parametrize("make", [generate_cluster_figures, generate_joint_taxonomy])
+    def test_defaults_are_those_of_python(self, make: Callable[..., object]) -> None:
+        known = inspect.signature(make).parameters
+        found = main.commands["cluster"].make_context("cluster", []).params
+        names = (found.keys() & known.keys()) - {"families", "data_root"}
+        assert {"n_clusters", "n_bins", "distance", "seed"} <= names
+        assert {n: found[n] for n in names} == {n: known[n].default for n in names}
+
     def test_what_is_said_of_the_classes(self, surveyed: Path) -> None:
         result = qk("cluster", "--data-root", surveyed, "--clusters", "auto")
         assert result.exit_code == 0, result.output

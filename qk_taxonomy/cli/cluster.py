@@ -14,7 +14,7 @@ from qk_taxonomy.cli.options import (
     family_option,
     one_circuit_options,
 )
-from qk_taxonomy.records import DISTANCES
+from qk_taxonomy.records import DISTANCES, N_BINS, N_CLUSTERS
 
 
 class _NumberOfClasses(click.IntRange):
@@ -57,7 +57,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     "--clusters",
     "n_clusters",
     type=_NumberOfClasses(1),
-    default=6,
+    default=N_CLUSTERS,
     show_default=True,
     help="Number of classes. auto: of 2 to 10, the largest whose stability is at least 0.8 and "
     "within 0.05 of the best; if none reaches 0.8, the smallest within 0.1 of the best.",
@@ -66,7 +66,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     "--bins",
     "n_bins",
     type=click.IntRange(2),
-    default=24,
+    default=N_BINS,
     show_default=True,
     help="Bins of a head's histogram.",
 )

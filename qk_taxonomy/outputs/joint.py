@@ -23,9 +23,9 @@ from qk_taxonomy.outputs.taxonomies import (
     summary,
     write_tables,
 )
-from qk_taxonomy.records import Circuit, Convention, Distance, ModelSpectra
+from qk_taxonomy.records import N_BINS, N_CLUSTERS, Circuit, Convention, Distance, ModelSpectra
 from qk_taxonomy.tables import csv_bytes
-from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, Taxonomy, chosen_models
+from qk_taxonomy.taxonomy import Taxonomy, chosen_models
 
 JOINT_FOLDER = "joint"
 

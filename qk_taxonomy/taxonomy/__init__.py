@@ -1,5 +1,7 @@
 """The taxonomy of heads: spectra in, classes and maps out."""
 
+from qk_taxonomy.records import N_BINS as N_BINS
+from qk_taxonomy.records import N_CLUSTERS as N_CLUSTERS
 from qk_taxonomy.taxonomy.agreement import Agreement as Agreement
 from qk_taxonomy.taxonomy.agreement import class_agreement as class_agreement
 from qk_taxonomy.taxonomy.assign import Assignment as Assignment
@@ -8,8 +10,6 @@ from qk_taxonomy.taxonomy.choice import ClusterChoice as ClusterChoice
 from qk_taxonomy.taxonomy.choice import ClusterQuality as ClusterQuality
 from qk_taxonomy.taxonomy.choice import choose_n_clusters as choose_n_clusters
 from qk_taxonomy.taxonomy.choice import cluster_quality as cluster_quality
-from qk_taxonomy.taxonomy.classes import N_BINS as N_BINS
-from qk_taxonomy.taxonomy.classes import N_CLUSTERS as N_CLUSTERS
 from qk_taxonomy.taxonomy.classes import HeadClass as HeadClass
 from qk_taxonomy.taxonomy.classes import Taxonomy as Taxonomy
 from qk_taxonomy.taxonomy.classes import classify_heads as classify_heads
