@@ -311,6 +311,14 @@ class TestOutputs:
         choice = rows(Path("ESDs/joint/mine+yours.choice.csv"))
         assert [row["clusters"] for row in choice if row["chosen"] == "True"] == ["3"]
 
+    def test_a_table_of_choices_goes_with_its_classes(self) -> None:
+        put(*two_models())
+        generate_joint_taxonomy(n_clusters="auto")
+        generate_joint_taxonomy(n_clusters="auto", name="mine")
+        written = generate_joint_taxonomy(n_clusters=3, name="mine")
+        assert set(Path("ESDs/joint").glob("mine.*")) == set(written)
+        assert Path("ESDs/joint/mine+yours.choice.csv").is_file()
+
     def test_names(self) -> None:
         layers = planted_layers(1, circuit="ov", convention="folded")
         put(*(model_of(layers, f"me/{family}", family=family) for family in "abcd"))
