@@ -144,6 +144,11 @@ class ModelRef:
     hub: bool = True
     architecture: str | None = None
 
+    @property
+    def control_label(self) -> str:
+        """The label of the control to survey; "" for the model itself."""
+        return self.control.label if self.control else ""
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -374,7 +379,7 @@ class ModelSpectra:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What became of one model of a survey."""
+    """What became of one model of a survey; ``control``: which of its twins, "" for itself."""
 
     model: str
     status: Literal["computed", "present", "failed", "planned"]
@@ -387,3 +392,9 @@ class ModelResult:
     notes: tuple[str, ...] = ()
     error: str | None = None
     exception: Exception | None = field(default=None, compare=False, repr=False)
+    control: str = ""
+
+    @property
+    def title(self) -> str:
+        """The model and, in brackets, its control."""
+        return f"{self.model} ({self.control})" if self.control else self.model
