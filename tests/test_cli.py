@@ -23,6 +23,7 @@ from loopback_hub import LoopbackHub, Stall
 
 from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
+from qk_taxonomy.cli.figures import print_figures
 from qk_taxonomy.statistics.moments import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,6 +179,25 @@ class TestCluster:
 
 
 class TestShow:
+    def test_one_of_a_thing(self, make_folder: MakeFolder) -> None:
+        folder = make_folder(
+            tensors=llama_tensors(n_layers=1, n_heads=1, n_kv_heads=1),
+            config=LLAMA_CONFIG
+            | dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1),
+        )
+        qk("download", "--model", folder, "--convention", "raw")
+        assert (
+            "1 layer × 1 head (1 key-value)" in qk("show", "data/unlisted/tiny.safetensors").stdout
+        )
+        assert qk("export").stdout == "plots/heads.csv: 1 row\n"
+
+    def test_where_figures_are_many_each_folder_says_how_many(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        many = [Path(f"plots/a/MAX/{number}.png") for number in range(12)]
+        print_figures([*many, Path("plots/b/MAX/0.png")])
+        assert capsys.readouterr().out == "plots/a: 12 figures\nplots/b: 1 figure\n"
+
     def test_a_spectra_file(self, surveyed: Path) -> None:
         file = surveyed / "data/minilm/all-MiniLM-L6-v2.safetensors"
         result = qk("show", file)

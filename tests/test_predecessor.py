@@ -228,6 +228,10 @@ def test_what_is_no_pickle_of_tables() -> None:
         import_predecessor(written([1, 2]))
     with pytest.raises(CheckpointError, match="cannot be read"):
         import_predecessor("nowhere.pkl")
+    for folder in (".", "folder"):
+        Path(folder).mkdir(exist_ok=True)
+        with pytest.raises(CheckpointError, match=r"is a folder; wanted a pickle \(\.pkl\)"):
+            import_predecessor(folder)
     with pytest.raises(CatalogError, match="cannot name a file"):
         import_predecessor(written(predecessor_tables()), family_name="../x")
     with pytest.raises(CatalogError, match="family name 'joint' is taken"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qk_taxonomy.cli.options import data_root_option, debug_option, family_option
+from qk_taxonomy.cli.options import counted, data_root_option, debug_option, family_option
 from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS
 
@@ -91,6 +91,6 @@ def export(
             click.echo(content, nl=False)
         else:
             path = write_file(output or data_root / PLOT_FOLDER / f"heads.{chosen}", content)
-            click.echo(f"{path}: {len(table)} rows")
+            click.echo(f"{path}: {counted(len(table), 'row')}")
     if failures:
         raise PartialFailureError(failures)

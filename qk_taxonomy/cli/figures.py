@@ -9,7 +9,10 @@ from typing import Any
 
 import click
 
-from qk_taxonomy.cli.options import console
+from qk_taxonomy.cli.options import console, counted
+
+# So many files are named one by one.
+_FEW = 12
 
 
 def make_figures(
@@ -48,6 +51,9 @@ def make_figures(
 
 def print_figures(figures: list[Path]) -> None:
     """Every figure where they are few, else how many each folder has."""
-    folders = Counter(path.parents[1] if len(figures) > 12 else path for path in figures)
-    for place, number in folders.items():
-        click.echo(place if number == 1 else f"{place}: {number} figures")
+    if len(figures) <= _FEW:
+        for path in figures:
+            click.echo(path)
+        return
+    for folder, number in Counter(path.parents[1] for path in figures).items():
+        click.echo(f"{folder}: {counted(number, 'figure')}")
