@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import inspect
+import io
 import json
 import os
 import shutil
@@ -20,10 +22,11 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from loopback_hub import LoopbackHub, Stall
+from rich.console import Console
 
 from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
-from qk_taxonomy.cli.figures import print_figures
+from qk_taxonomy.cli.making import print_files
 from qk_taxonomy.statistics.moments import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +37,12 @@ CLASS_FILES = ("png", "csv", "classes.csv", "agreement.csv", "taxonomy.safetenso
 
 def qk(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def on_terminal(terminal: Console, *, stderr: bool) -> Console:
+    """Stands in for ``console``: bars are drawn on standard error alone."""
+    assert stderr
+    return terminal
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -172,10 +181,46 @@ class TestCluster:
         file = "ESDs/joint/mine+minilm.taxonomy.safetensors"
         result = qk("assign", file, "--family", "minilm")
         assert result.exit_code == 0, result.output
-        assert "0 of 72 (0%) farther" in result.stdout
+        named, said = result.stdout.splitlines()
+        assert named == "ESDs/minilm/all-MiniLM-L6-v2.assigned.csv"
+        assert "0 of 72 (0%) farther" in said
+        assert not result.stderr
         assigned = rows(Path("ESDs/minilm/all-MiniLM-L6-v2.assigned.csv"))
         table = [r for r in rows(Path("ESDs/joint/mine+minilm.csv")) if r["family"] == "minilm"]
         assert [row["class"] for row in assigned] == [row["class"] for row in table]
+
+    def test_a_joint_taxonomy_is_named_where_a_model_fails(self, make_folder: MakeFolder) -> None:
+        qk("download", "--model", make_folder(), "--family-name", "mine")
+        Path("data/mine/broken.safetensors").write_text("no spectra")
+        result = qk("cluster", "--joint", "--clusters", "2")
+        assert result.exit_code == 1
+        figure, said = result.stdout.splitlines()
+        assert figure == "ESDs/joint/mine.png"
+        assert Path(figure).is_file()
+        assert said.startswith("joint/mine: 2 classes")
+        assert "mine/broken: " in result.stderr
+
+    def test_work_that_takes_time_is_seen_on_a_terminal(
+        self, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        qk("download", "--model", make_folder(), "--family-name", "mine")
+        calls = {
+            "joint classes": ["cluster", "--joint", "--clusters", "2"],
+            "classes of heads": ["assign", "ESDs/joint/mine.taxonomy.safetensors"],
+            "heads": ["export"],
+        }
+        for label, arguments in calls.items():
+            terminal = Console(file=io.StringIO(), force_terminal=True, width=200)
+            with monkeypatch.context() as patched:
+                console = functools.partial(on_terminal, terminal)
+                patched.setattr("qk_taxonomy.cli.making.console", console)
+                assert qk(*arguments).exit_code == 0
+            screen = terminal.file.getvalue()
+            assert label in screen
+            assert "━" in screen
+            silent = qk(*arguments)
+            assert silent.exit_code == 0
+            assert not silent.stderr
 
 
 class TestShow:
@@ -195,7 +240,7 @@ class TestShow:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         many = [Path(f"plots/a/MAX/{number}.png") for number in range(12)]
-        print_figures([*many, Path("plots/b/MAX/0.png")])
+        print_files([*many, Path("plots/b/MAX/0.png")], "figure")
         assert capsys.readouterr().out == "plots/a: 12 figures\nplots/b: 1 figure\n"
 
     def test_a_spectra_file(self, surveyed: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from qk_taxonomy.cli.figures import make_figures, print_figures
+from qk_taxonomy.cli.making import Making, make_figures, making
 from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
@@ -15,6 +15,8 @@ from qk_taxonomy.cli.options import (
     one_circuit_options,
 )
 from qk_taxonomy.records import DISTANCES, N_BINS, N_CLUSTERS
+
+_SLOW_START = "(the map compiles first)"
 
 
 class _NumberOfClasses(click.IntRange):
@@ -29,25 +31,19 @@ class _NumberOfClasses(click.IntRange):
 def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
     from qk_taxonomy.outputs.classes import generate_cluster_figures
 
-    label = "classes (the map compiles first)"
-    lines: list[str] = []
-    try:
-        make_figures(label, generate_cluster_figures, families, report=lines.append, **options)
-    finally:
-        for line in lines:
-            click.echo(line)
+    def make(family: str | None, told: Making) -> None:
+        generate_cluster_figures(family, progress=told.progress, report=told.report, **options)
+
+    make_figures(f"classes {_SLOW_START}", make, families)
 
 
 def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     from qk_taxonomy.outputs.joint import generate_joint_taxonomy
 
-    lines: list[str] = []
-    try:
-        figure, *_ = generate_joint_taxonomy(families or None, report=lines.append, **options)
-        print_figures([figure])
-    finally:
-        for line in lines:
-            click.echo(line)
+    with making(f"joint classes {_SLOW_START}") as told:
+        generate_joint_taxonomy(
+            families or None, progress=told.progress, report=told.report, **options
+        )
 
 
 @click.command(epilog="Example: qk-taxonomy cluster --family minilm --clusters 6")

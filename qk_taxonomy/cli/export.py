@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qk_taxonomy.cli.making import bar
 from qk_taxonomy.cli.options import counted, data_root_option, debug_option, family_option
 from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS
@@ -82,11 +83,16 @@ def export(
     from qk_taxonomy.outputs.files import PLOT_FOLDER, write_file
     from qk_taxonomy.tables import csv_bytes, parquet_bytes, readable_heads
 
-    table, failures = readable_heads(
-        data_root, families or None, circuits=circuits, conventions=conventions
-    )
-    if len(table):
+    with bar("heads") as advance:
+        table, failures = readable_heads(
+            data_root,
+            families or None,
+            circuits=circuits,
+            conventions=conventions,
+            progress=advance,
+        )
         content = parquet_bytes(table) if chosen == "parquet" else csv_bytes(table)
+    if len(table):
         if output == Path("-"):
             click.echo(content, nl=False)
         else:
