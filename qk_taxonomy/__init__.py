@@ -13,10 +13,10 @@ __version__ = version("qk-taxonomy")
 
 _HOMES = {
     "generate_family_spectra": "survey",
-    "generate_cluster_figures": "outputs",
-    "generate_joint_taxonomy": "outputs",
-    "generate_assignments": "outputs",
-    "generate_stat_boxplots": "outputs",
+    "generate_cluster_figures": "outputs.classes",
+    "generate_joint_taxonomy": "outputs.joint",
+    "generate_assignments": "outputs.assigned",
+    "generate_stat_boxplots": "outputs.boxes",
     "get_model_names": "catalog",
     "list_families": "catalog",
     "load_contrasts": "catalog",
@@ -43,7 +43,7 @@ _HOMES = {
     "class_agreement": "taxonomy",
     "assign_heads": "taxonomy",
     "load_taxonomy": "taxonomy",
-    "save_taxonomy": "outputs",
+    "save_taxonomy": "outputs.taxonomies",
     "QKTaxonomyError": "errors",
 }
 
@@ -65,14 +65,14 @@ if TYPE_CHECKING:
     from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
     from qk_taxonomy.hypotheses.run import compare_models as compare_models
     from qk_taxonomy.hypotheses.run import run_hypotheses as run_hypotheses
-    from qk_taxonomy.outputs import generate_assignments as generate_assignments
-    from qk_taxonomy.outputs import generate_cluster_figures as generate_cluster_figures
-    from qk_taxonomy.outputs import generate_joint_taxonomy as generate_joint_taxonomy
-    from qk_taxonomy.outputs import generate_stat_boxplots as generate_stat_boxplots
-    from qk_taxonomy.outputs import save_taxonomy as save_taxonomy
+    from qk_taxonomy.outputs.assigned import generate_assignments as generate_assignments
+    from qk_taxonomy.outputs.boxes import generate_stat_boxplots as generate_stat_boxplots
+    from qk_taxonomy.outputs.classes import generate_cluster_figures as generate_cluster_figures
     from qk_taxonomy.outputs.hypotheses import (
         generate_hypothesis_tests as generate_hypothesis_tests,
     )
+    from qk_taxonomy.outputs.joint import generate_joint_taxonomy as generate_joint_taxonomy
+    from qk_taxonomy.outputs.taxonomies import save_taxonomy as save_taxonomy
     from qk_taxonomy.predecessor import import_predecessor as import_predecessor
     from qk_taxonomy.records import Contrast as Contrast
     from qk_taxonomy.statistics.densities import (

@@ -37,6 +37,11 @@ _KEY = re.compile(
     rf"\.(?P<convention>{'|'.join(get_args(Convention))})"
     r"\.(?P<part>singular_values|statistics|eigenvalues)"
 )
+_SUFFIX = ".safetensors"
+_PLACE = (
+    "Spectra files are those under data/, which `qk-taxonomy download` makes; a taxonomy, "
+    "NAME.taxonomy.safetensors, is for `qk-taxonomy assign`."
+)
 _REQUIRED_METADATA = (
     *("format", "format_version", "model_id", "family", "revision", "architecture"),
     *("n_layers", "n_heads", "n_kv_heads", "d_head", "d_model"),
@@ -143,20 +148,27 @@ def load_spectra(path: str | Path) -> ModelSpectra:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-            missing = [key for key in _REQUIRED_METADATA if key not in metadata]
-            if metadata.get("format") != FORMAT or missing:
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format", "no format")
                 raise SpectraFileError(
-                    f"{path} is not a spectra file: its metadata lacks {', '.join(missing)}."
+                    f"{path} is not a spectra file: wanted format {FORMAT}, found {found}. {_PLACE}"
                 )
+            missing = [key for key in _REQUIRED_METADATA if key not in metadata]
+            if missing:
+                raise ValueError(f"its metadata lacks {', '.join(missing)}")
             if metadata["format_version"] != FORMAT_VERSION:
                 raise SpectraFileError(
                     f"{path} has format version {metadata['format_version']}, this program reads "
                     f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
             spectra = ModelSpectra(metadata, _layers(file, list(stack_table(metadata)), path))
-            _ = spectra.is_imported  # reads the provenance, which is damaged where it cannot be
+            _ = spectra.formula  # reads the provenance, which is damaged where it cannot be
             return spectra
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
+        if _SUFFIX not in path.suffixes:
+            raise SpectraFileError(
+                f"{path} is not a spectra file: wanted one that ends in {_SUFFIX}. {_PLACE}"
+            ) from err
         raise SpectraFileError(
             f"{path} is damaged ({err}). Make it again with `qk-taxonomy download --force`."
         ) from err

@@ -35,6 +35,9 @@ EMBEDDED_FAMILY = "minilm"
 #: The family of models that are in no catalogue and given no family name.
 UNLISTED_FAMILY = "unlisted"
 
+#: Folders that outputs have beside those of families: ESDs/joint, plots/tests and its contrasts.
+RESERVED_NAMES = ("joint", "tests", "contrasts")
+
 _FAMILY_KEYS = {"name": str, "title": str, "description": str, "license": str, "models": list}
 _FAMILY_OPTIONS = {"aliases": list, "gated": bool, "url": str, "checkpoints": dict}
 _MODEL_KEYS = {"id": str, "parameters": int}
@@ -71,6 +74,16 @@ def check_file_name(
             f"The {what} {name!r} cannot name a file: results are kept under it, so it must begin "
             "with a letter or digit and hold only letters, digits, '.', '_' and '-'. "
             f"{advice}"
+        )
+    return name
+
+
+def check_family_name(name: str) -> str:
+    """Return ``name`` if a family's folders can have it. Raises CatalogError otherwise."""
+    if check_file_name(name, "family name").casefold() in RESERVED_NAMES:
+        raise CatalogError(
+            f"The family name {name!r} is taken: outputs of several models are kept under "
+            f"{', '.join(RESERVED_NAMES)}. Choose another."
         )
     return name
 
@@ -140,7 +153,7 @@ def read_family(path: Path) -> Family:
     table = file.data
     file.check(table, (), _FAMILY_KEYS, _FAMILY_OPTIONS)
     try:
-        check_file_name(table["name"], "family name")
+        check_family_name(table["name"])
     except CatalogError as err:
         raise file.error(str(err), "name") from err
     aliases = table.get("aliases", [])
@@ -344,9 +357,7 @@ def model_ref(
     name = _local_name(local) if local.exists() else ref.rstrip("/").rpartition("/")[2]
     return ModelRef(
         ref=ref,
-        family=check_file_name(
-            family_name or (family.name if family else UNLISTED_FAMILY), "family name"
-        ),
+        family=check_family_name(family_name or (family.name if family else UNLISTED_FAMILY)),
         name=check_file_name(name, "model name"),
         revision=revision,
         package=model.package if model else None,

@@ -50,9 +50,9 @@ class HypothesisError(QKTaxonomyError, ValueError):
 
 
 class PartialFailureError(QKTaxonomyError):
-    """Some models failed; the others are done and saved. ``failures`` maps model to error."""
+    """Some models failed; the others, if any, are done. ``failures`` maps model to error."""
 
     def __init__(self, failures: Mapping[str, Exception]) -> None:
         self.failures = dict(failures)
         listing = "\n".join(f"{model}: {error}" for model, error in self.failures.items())
-        super().__init__(f"{len(self.failures)} failed, the others are saved.\n{listing}")
+        super().__init__(f"{len(self.failures)} failed; what could be done is saved.\n{listing}")

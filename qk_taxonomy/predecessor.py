@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from qk_taxonomy import __version__
 from qk_taxonomy.cache import FORMAT, FORMAT_VERSION, spectra_path, write_spectra
-from qk_taxonomy.catalog import check_file_name, load_families
+from qk_taxonomy.catalog import check_family_name, check_file_name, load_families
 from qk_taxonomy.checkpoints.numpy_pickle import read_arrays
-from qk_taxonomy.errors import ShapeError, SpectraFileError
+from qk_taxonomy.errors import CheckpointError, ShapeError, SpectraFileError
 from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelRef, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS, describe
 
@@ -71,12 +71,17 @@ def import_predecessor(
     are not given. An existing file is kept unless ``force``. The pickle is read as data, and
     nothing in it is run.
 
-    Raises CheckpointError where it is missing, damaged or holds anything but arrays;
+    Raises CheckpointError where it is missing, a folder, damaged or holds anything but arrays;
     SpectraFileError where these are no spectra, or the result is there already or cannot be
     written; ShapeError where ``n_kv_heads`` does not divide the heads; CatalogError where a name
     could not name a file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder; wanted a pickle (.pkl) that {PREDECESSOR_FORMULA} wrote. Name "
+            "the files in it."
+        )
     ref = _reference(path, family_name)
     target = spectra_path(output_root, ref)
     if target.exists() and not force:
@@ -137,7 +142,7 @@ def _reference(path: Path, family_name: str | None) -> ModelRef:
     folder = family_name or (f"{found[0].name}-{FOLDER}" if found else FOLDER)
     return ModelRef(
         ref=found[1].id if found else stem,
-        family=check_file_name(folder, "family name"),
+        family=check_family_name(folder),
         name=check_file_name(found[1].name if found else stem, "model name"),
     )
 

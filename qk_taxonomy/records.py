@@ -21,6 +21,7 @@ Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
 ControlKind = Literal["random", "one-layer"]
 Distance = Literal["euclidean", "jensen-shannon"]
+Formula = Literal["exact", "predecessor"]
 
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
@@ -29,9 +30,15 @@ CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
+#: Number of classes, and of bins of a head's histogram, unless told otherwise.
+N_CLUSTERS = 6
+N_BINS = 24
+
+#: Layers read and computed side by side unless told otherwise: reads wait more than they work.
+DEFAULT_JOBS = 4
+
 #: How the provenance of imported spectra names their formula, which is not that of W_QK.
 PREDECESSOR_FORMULA = "qk-spectral-analysis"
-
 
 #: CodeGen's fused projection is in four blocks, one a core of the TPU it was trained on.
 N_BLOCKS = 4
@@ -136,6 +143,11 @@ class ModelRef:
     package: PackagedFolder | None = None
     hub: bool = True
     architecture: str | None = None
+
+    @property
+    def control_label(self) -> str:
+        """The label of the control to survey; "" for the model itself."""
+        return self.control.label if self.control else ""
 
 
 @dataclass(frozen=True)
@@ -340,10 +352,16 @@ class ModelSpectra:
         return self.control.startswith("random")
 
     @property
+    def formula(self) -> Formula:
+        """Whose formula the numbers are by: the exact one, or the predecessor's."""
+        provenance = json.loads(self.metadata.get("provenance", "{}"))
+        imported = str(provenance.get("formula", "")) == PREDECESSOR_FORMULA
+        return "predecessor" if imported else "exact"
+
+    @property
     def is_imported(self) -> bool:
         """Whether these are the predecessor's numbers, by its formula."""
-        provenance = json.loads(self.metadata.get("provenance", "{}"))
-        return str(provenance.get("formula", "")) == PREDECESSOR_FORMULA
+        return self.formula == "predecessor"
 
     @property
     def stacks(self) -> tuple[str, ...]:
@@ -365,7 +383,7 @@ class ModelSpectra:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What became of one model of a survey."""
+    """What became of one model of a survey; ``control``: which of its twins, "" for itself."""
 
     model: str
     status: Literal["computed", "present", "failed", "planned"]
@@ -378,3 +396,9 @@ class ModelResult:
     notes: tuple[str, ...] = ()
     error: str | None = None
     exception: Exception | None = field(default=None, compare=False, repr=False)
+    control: str = ""
+
+    @property
+    def title(self) -> str:
+        """The model and, in brackets, its control."""
+        return f"{self.model} ({self.control})" if self.control else self.model

@@ -48,6 +48,7 @@ from qk_taxonomy.errors import (
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
+    DEFAULT_JOBS,
     AttentionLayout,
     Circuit,
     Control,
@@ -62,9 +63,6 @@ from qk_taxonomy.statistics.moments import STATISTICS, describe
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-#: Layers read and computed side by side unless told otherwise: reads wait more than they work.
-DEFAULT_JOBS = 4
 
 
 class Progress(Protocol):
@@ -260,7 +258,7 @@ def survey_model(
     total = checkpoint.n_bytes
     if dry_run:
         planned = ModelResult(ref.ref, "planned", str(path), len(plans), n_heads, n_bytes, total)
-        return dataclasses.replace(planned, notes=layout.notes)
+        return dataclasses.replace(planned, notes=layout.notes, control=ref.control_label)
     metadata = _metadata(ref, checkpoint, layout)
     asked = {
         "circuits": ",".join(circuits),
@@ -300,6 +298,7 @@ def survey_model(
         bytes_total=total,
         n_recomputed=sum(recomputed.values()),
         notes=layout.notes,
+        control=ref.control_label,
     )
 
 
@@ -323,7 +322,7 @@ def _state(
         conventions,
         revision=None if local is None else local.revision,
         architecture=row,
-        control=ref.control.label if ref.control else "",
+        control=ref.control_label,
     )
 
 
@@ -331,7 +330,7 @@ def _present(ref: ModelRef, path: Path) -> ModelResult:
     stacks = stack_table(load_spectra(path).metadata).values()
     layers = sum(stack["n_layers"] for stack in stacks)
     heads = sum(stack["n_layers"] * stack["n_heads"] for stack in stacks)
-    return ModelResult(ref.ref, "present", str(path), layers, heads)
+    return ModelResult(ref.ref, "present", str(path), layers, heads, control=ref.control_label)
 
 
 def _with_present(
@@ -361,14 +360,18 @@ def survey(
         try:
             result = survey_model(ref, progress=watcher, **options)  # type: ignore[arg-type]
         except QKTaxonomyError as err:
-            result = ModelResult(ref.ref, "failed", error=str(err), exception=err)
+            result = _failed(ref, str(err), err)
         except Exception as err:
             # A survey of an evening must not end with the first model nobody has thought of.
             message = f"unexpected {type(err).__name__}: {err} (--debug shows where)"
-            result = ModelResult(ref.ref, "failed", error=message, exception=err)
+            result = _failed(ref, message, err)
         watcher.finish(result)
         results.append(result)
     return results
+
+
+def _failed(ref: ModelRef, message: str, error: Exception) -> ModelResult:
+    return ModelResult(ref.ref, "failed", error=message, exception=error, control=ref.control_label)
 
 
 def generate_family_spectra(

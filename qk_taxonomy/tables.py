@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, load_spectra, stack_table
-from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
@@ -26,6 +26,9 @@ IDENTITY = (
     *("family", "model", "model_id", "revision", "control", "formula"),
     *("stack", "layer", "depth", "head", "kv_head", "circuit", "convention"),
 )
+
+#: Called after each file is read with its number (from 1), the number of files, and its path.
+FileProgress = Callable[[int, int, Path], None]
 
 
 def head_table(
@@ -44,24 +47,54 @@ def head_table(
     model's own number and ``depth`` its place among the stack's surveyed layers, from 0 to 1 (0
     where there is one); ``kv_head`` (Int64) NA where the number of key-value heads is not known.
     Then all statistics of λ, float32, in the file's order (``statistics.moments``); NaN where a
-    file of an older version lacks one. Raises SpectraFileError where there are no such spectra.
+    file of an older version lacks one. Raises SpectraFileError where there are no such spectra, or
+    a file cannot be read: :func:`readable_heads` leaves such files out.
+    """
+    table, failures = readable_heads(
+        data_root, families, circuits=circuits, conventions=conventions
+    )
+    for error in failures.values():
+        raise error
+    return table
+
+
+def readable_heads(
+    data_root: str | Path = ".",
+    families: str | Iterable[str] | None = None,
+    *,
+    circuits: Iterable[Circuit] = CIRCUITS,
+    conventions: Iterable[Convention] = CONVENTIONS,
+    progress: FileProgress | None = None,
+) -> tuple[pd.DataFrame, dict[str, QKTaxonomyError]]:
+    """The :func:`head_table` of the files that can be read, and the errors of the others.
+
+    The errors are by "family/model"; where no file can be read, the table has no rows. Raises
+    SpectraFileError where there are no such spectra.
     """
     paths = find_spectra(data_root, families, controls=True)
     pairs = {(circuit, convention) for circuit in circuits for convention in conventions}
     tables = []
-    for path in paths:
-        spectra = load_spectra(path)
-        layers = [s for s in spectra.layers if (s.circuit, s.convention) in pairs]
-        if layers:
-            tables.append(spectra_rows(spectra, layers, path.stem))
-    if not tables:
+    failures: dict[str, QKTaxonomyError] = {}
+    for index, path in enumerate(paths, start=1):
+        try:
+            spectra = load_spectra(path)
+        except QKTaxonomyError as err:
+            failures[f"{path.parent.name}/{path.stem}"] = err
+        else:
+            layers = [s for s in spectra.layers if (s.circuit, s.convention) in pairs]
+            if layers:
+                tables.append(spectra_rows(spectra, layers, path.stem))
+        if progress is not None:
+            progress(index, len(paths), path)
+    if not tables and not failures:
         wanted = " or ".join(f"{circuit} {convention}" for circuit, convention in sorted(pairs))
         raise SpectraFileError(
             f"Of the {len(paths)} spectra files found, none has {wanted or 'a circuit asked for'}. "
             "Add it by giving the command that made them (`qk-taxonomy download ...`) --circuit "
             "and --convention."
         )
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(IDENTITY))
+    return table, failures
 
 
 def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: str) -> pd.DataFrame:
@@ -82,7 +115,7 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
         "model_id": spectra.model_id,
         "revision": spectra.metadata["revision"],
         "control": spectra.control,
-        "formula": "predecessor" if spectra.is_imported else "exact",
+        "formula": spectra.formula,
         "stack": np.repeat([layer.stack for layer in layers], sizes),
         "layer": np.repeat([layer.layer for layer in layers], sizes),
         "depth": np.repeat([np.float32(depths[layer.place]) for layer in layers], sizes),

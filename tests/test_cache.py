@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import MakeFolder
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from qk_taxonomy import load_spectra
 from qk_taxonomy.cache import (
@@ -124,6 +124,27 @@ def test_damaged_files_are_named(surveyed: Path, damage: str) -> None:
     with pytest.raises(SpectraFileError, match=r"tiny\.safetensors") as caught:
         load_spectra(surveyed)
     assert "download" in str(caught.value) or damage == "other"
+
+
+def test_what_is_no_spectra_file_is_not_called_damaged(surveyed: Path) -> None:
+    Path("tests.csv").write_text("hypothesis,effect\n")
+    Path("x.taxonomy.safetensors").write_bytes(save({}, {"format": "qk-taxonomy-taxonomy"}))
+    wanted = {
+        "tests.csv": "wanted one that ends in .safetensors",
+        "x.taxonomy.safetensors": "wanted format qk-taxonomy-spectra, found qk-taxonomy-taxonomy",
+    }
+    for name, message in wanted.items():
+        with pytest.raises(
+            SpectraFileError, match=f"^{name} is not a spectra file: {message}"
+        ) as e:
+            load_spectra(name)
+        assert "under data/" in str(e.value)
+        assert "`qk-taxonomy assign`" in str(e.value)
+        assert "--force" not in str(e.value)
+    metadata = {k: v for k, v in load_spectra(surveyed).metadata.items() if k != "d_head"}
+    write_anyway(surveyed, metadata)
+    with pytest.raises(SpectraFileError, match=r"is damaged \(its metadata lacks d_head\)"):
+        load_spectra(surveyed)
 
 
 @pytest.mark.parametrize("provenance", ["{", "[]", "2"])

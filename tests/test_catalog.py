@@ -27,6 +27,7 @@ from qk_taxonomy.catalog import (
     user_catalog,
 )
 from qk_taxonomy.errors import CatalogError
+from qk_taxonomy.outputs.joint import JOINT_FOLDER
 from qk_taxonomy.records import CONTRAST_KINDS, Family
 
 FAMILY = """\
@@ -336,6 +337,15 @@ def test_a_catalogue_that_is_no_folder(tmp_path: Path) -> None:
 def test_names_that_could_leave_the_output_folder(name: str) -> None:
     with pytest.raises(CatalogError, match="cannot name a file"):
         check_file_name(name, "family name")
+
+
+@pytest.mark.parametrize("name", [JOINT_FOLDER, "tests", "contrasts", "Joint"])
+def test_folders_of_the_outputs_own_are_no_family_s(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=f"family name '{name}' is taken"):
+        model_ref("someone/model", family_name=name)
+    path = write(tmp_path, FAMILY.replace('"mine"', f'"{name}"'))
+    with pytest.raises(CatalogError, match=rf"line 1, name: The family name '{name}' is taken"):
+        read_family(path)
 
 
 def test_references_to_single_models(tmp_path: Path) -> None:

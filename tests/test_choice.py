@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 from qk_taxonomy import choose_n_clusters, class_agreement, classify_heads
 from qk_taxonomy.errors import TaxonomyError
 from qk_taxonomy.records import DISTANCES, Distance
-from qk_taxonomy.taxonomy import cluster_quality, evaluate_clusters, space_of
-from qk_taxonomy.taxonomy.choice import STABLE
+from qk_taxonomy.taxonomy import cluster_quality, space_of
+from qk_taxonomy.taxonomy.choice import STABLE, evaluate_clusters
 
 
 def naive_rand_index(a: np.ndarray, b: np.ndarray) -> float:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
+import inspect
+import io
 import json
 import os
 import shutil
@@ -10,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -18,8 +22,11 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from loopback_hub import LoopbackHub, Stall
+from rich.console import Console
 
+from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
+from qk_taxonomy.cli.making import print_files
 from qk_taxonomy.statistics.moments import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +37,12 @@ CLASS_FILES = ("png", "csv", "classes.csv", "agreement.csv", "taxonomy.safetenso
 
 def qk(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def on_terminal(terminal: Console, *, stderr: bool) -> Console:
+    """Stands in for ``console``: bars are drawn on standard error alone."""
+    assert stderr
+    return terminal
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -126,6 +139,14 @@ class TestRun:
 
 
 class TestCluster:
+    @pytest.mark.parametrize("make", [generate_cluster_figures, generate_joint_taxonomy])
+    def test_defaults_are_those_of_python(self, make: Callable[..., object]) -> None:
+        known = inspect.signature(make).parameters
+        found = main.commands["cluster"].make_context("cluster", []).params
+        names = (found.keys() & known.keys()) - {"families", "data_root"}
+        assert {"n_clusters", "n_bins", "distance", "seed"} <= names
+        assert {n: found[n] for n in names} == {n: known[n].default for n in names}
+
     def test_what_is_said_of_the_classes(self, surveyed: Path) -> None:
         result = qk("cluster", "--data-root", surveyed, "--clusters", "auto")
         assert result.exit_code == 0, result.output
@@ -160,13 +181,68 @@ class TestCluster:
         file = "ESDs/joint/mine+minilm.taxonomy.safetensors"
         result = qk("assign", file, "--family", "minilm")
         assert result.exit_code == 0, result.output
-        assert "0 of 72 (0%) farther" in result.stdout
+        named, said = result.stdout.splitlines()
+        assert named == "ESDs/minilm/all-MiniLM-L6-v2.assigned.csv"
+        assert "0 of 72 (0%) farther" in said
+        assert not result.stderr
         assigned = rows(Path("ESDs/minilm/all-MiniLM-L6-v2.assigned.csv"))
         table = [r for r in rows(Path("ESDs/joint/mine+minilm.csv")) if r["family"] == "minilm"]
         assert [row["class"] for row in assigned] == [row["class"] for row in table]
 
+    def test_a_joint_taxonomy_is_named_where_a_model_fails(self, make_folder: MakeFolder) -> None:
+        qk("download", "--model", make_folder(), "--family-name", "mine")
+        Path("data/mine/broken.safetensors").write_text("no spectra")
+        result = qk("cluster", "--joint", "--clusters", "2")
+        assert result.exit_code == 1
+        figure, said = result.stdout.splitlines()
+        assert figure == "ESDs/joint/mine.png"
+        assert Path(figure).is_file()
+        assert said.startswith("joint/mine: 2 classes")
+        assert "mine/broken: " in result.stderr
+
+    def test_work_that_takes_time_is_seen_on_a_terminal(
+        self, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        qk("download", "--model", make_folder(), "--family-name", "mine")
+        calls = {
+            "joint classes": ["cluster", "--joint", "--clusters", "2"],
+            "classes of heads": ["assign", "ESDs/joint/mine.taxonomy.safetensors"],
+            "heads": ["export"],
+        }
+        for label, arguments in calls.items():
+            terminal = Console(file=io.StringIO(), force_terminal=True, width=200)
+            with monkeypatch.context() as patched:
+                console = functools.partial(on_terminal, terminal)
+                patched.setattr("qk_taxonomy.cli.making.console", console)
+                assert qk(*arguments).exit_code == 0
+            screen = terminal.file.getvalue()
+            assert label in screen
+            assert "━" in screen
+            silent = qk(*arguments)
+            assert silent.exit_code == 0
+            assert not silent.stderr
+
 
 class TestShow:
+    def test_one_of_a_thing(self, make_folder: MakeFolder) -> None:
+        folder = make_folder(
+            tensors=llama_tensors(n_layers=1, n_heads=1, n_kv_heads=1),
+            config=LLAMA_CONFIG
+            | dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1),
+        )
+        qk("download", "--model", folder, "--convention", "raw")
+        assert (
+            "1 layer × 1 head (1 key-value)" in qk("show", "data/unlisted/tiny.safetensors").stdout
+        )
+        assert qk("export").stdout == "plots/heads.csv: 1 row\n"
+
+    def test_where_figures_are_many_each_folder_says_how_many(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        many = [Path(f"plots/a/MAX/{number}.png") for number in range(12)]
+        print_files([*many, Path("plots/b/MAX/0.png")], "figure")
+        assert capsys.readouterr().out == "plots/a: 12 figures\nplots/b: 1 figure\n"
+
     def test_a_spectra_file(self, surveyed: Path) -> None:
         file = surveyed / "data/minilm/all-MiniLM-L6-v2.safetensors"
         result = qk("show", file)
@@ -294,6 +370,25 @@ class TestWrongCalls:
         assert result.exit_code == 1
         assert "no ov raw spectra" in result.stderr
 
+    def test_where_all_fail_no_others_are_said_to_be_saved(self) -> None:
+        result = qk("import", "one.pkl", "two.pkl")
+        assert result.stderr.startswith("Error: 2 failed; what could be done is saved.\n")
+        assert "others" not in result.stderr
+        assert not result.stdout
+
+    def test_an_interrupted_command_promises_what_holds_for_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("qk_taxonomy.cache.load_spectra", interrupted)
+        monkeypatch.setattr("threading.active_count", lambda: 1)  # with more, the process ends
+        result = qk("show", "x.safetensors")
+        assert result.exit_code == 130
+        assert "Files under their final names are whole" in result.stderr
+        assert "kept" not in result.stderr
+
     def test_names_with_brackets_are_printed_as_they_are(self, make_folder: MakeFolder) -> None:
         folder = make_folder("runs[bold]/[/a]/tiny")
         result = qk("download", "--model", folder)
@@ -378,7 +473,7 @@ class TestDownload:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 130, errors
-        assert "run the same command again" in errors
+        assert "the same command goes on where it can" in errors
         assert "Traceback" not in errors
         before = hub.bytes_served("model.safetensors")
         done = subprocess.run(

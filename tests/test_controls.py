@@ -202,6 +202,7 @@ class TestCommandLine:
             (2, False),
             (1, True),
         ]
+        assert [entry["control"] for entry in done] == ["random-4", "one-layer"]
         made = sorted(path.name for path in Path("data/tiny").iterdir())
         assert made == ["tiny~one-layer.safetensors", "tiny~random-4.safetensors"]
         shown = qk("show", "data/tiny/tiny~random-4.safetensors").output
@@ -210,6 +211,23 @@ class TestCommandLine:
         shown = qk("show", "data/tiny/tiny~one-layer.safetensors").output
         assert "a control of that model: one-layer" in shown
         assert "1 layer × 4 heads" in shown
+
+    @pytest.mark.parametrize("state", ["planned", "computed", "present", "failed"])
+    def test_what_is_said_of_a_control_names_it(self, make_folder: MakeFolder, state: str) -> None:
+        folder = make_folder()
+        arguments = ["--model", folder, "--control", "one-layer", "--family-name", "tiny"]
+        if state == "present":
+            qk("download", *arguments)
+        if state == "failed":
+            (folder / "model.safetensors").unlink()
+        result = qk("download", *arguments, *(["--dry-run"] if state == "planned" else []))
+        assert re.search(rf"tiny \(one-layer\) +{state}", result.stdout)
+        said = {"present": "", "failed": "Error: "}.get(state, "Note: ")
+        assert bool(result.stderr) == bool(said)
+        assert all(
+            line.startswith(f"{said}{folder} (one-layer): ") for line in result.stderr.splitlines()
+        )
+        assert "(" not in qk("download", "--model", folder, "--dry-run").stdout
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

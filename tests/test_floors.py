@@ -97,6 +97,22 @@ def test_heavy_packages_load_only_when_used(statement: str) -> None:
     assert done.stdout.splitlines()[-1] == "loaded []"
 
 
+def test_only_the_outputs_that_are_asked_for_load() -> None:
+    heavy = ["seaborn", "statsmodels", "umap", "matplotlib"]
+    code = (
+        "import sys\nfrom qk_taxonomy.cli import main\n"
+        "try: main(['assign', 'nowhere'], standalone_mode=False)\n"
+        "except Exception as err: print(err)\n"
+        f"print('loaded', [name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    said, loaded = done.stdout.splitlines()
+    assert said.startswith("There is no taxonomy file nowhere")
+    assert loaded == "loaded []"
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in qk_taxonomy.__all__:
         value = getattr(qk_taxonomy, name)

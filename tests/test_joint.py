@@ -26,7 +26,8 @@ from qk_taxonomy import (
 from qk_taxonomy.cache import write_spectra
 from qk_taxonomy.errors import CatalogError, PartialFailureError, TaxonomyError
 from qk_taxonomy.records import DISTANCES, Distance, ModelSpectra
-from qk_taxonomy.taxonomy import SavedTaxonomy, nearest_classes
+from qk_taxonomy.taxonomy import SavedTaxonomy
+from qk_taxonomy.taxonomy.assign import nearest_classes
 
 
 def two_models() -> list[ModelSpectra]:
@@ -86,7 +87,7 @@ class TestJointTaxonomy:
         assert set(joint_taxonomy(models, n_clusters=3).models) == {2}
         both = joint_taxonomy(models, n_clusters=3, include_imported=True)
         assert set(both.models) == {0, 2}
-        assert both.saved.formulas == ("exact", "qk-spectral-analysis")
+        assert both.saved.formulas == ("exact", "predecessor")
         assert set(joint_taxonomy([imported, control], n_clusters=3).models) == {0}
 
     def test_other_circuits_are_refused(self) -> None:
@@ -240,7 +241,7 @@ class TestAssign:
         with pytest.raises(TaxonomyError, match="is of qk raw spectra, me/folded has qk folded"):
             assign_heads(taxonomy, other)
         imported = model_of(planted_layers(), "me/old", imported=True)
-        with pytest.raises(TaxonomyError, match="me/old are by another formula"):
+        with pytest.raises(TaxonomyError, match=r"me/old are by another formula \(predecessor\)"):
             assign_heads(taxonomy, imported)
         mixed = joint_taxonomy([two_models()[0], imported], n_clusters=3, include_imported=True)
         assert len(assign_heads(mixed.saved, imported).labels) == 48
@@ -309,6 +310,14 @@ class TestOutputs:
         assert first == again
         choice = rows(Path("ESDs/joint/mine+yours.choice.csv"))
         assert [row["clusters"] for row in choice if row["chosen"] == "True"] == ["3"]
+
+    def test_a_table_of_choices_goes_with_its_classes(self) -> None:
+        put(*two_models())
+        generate_joint_taxonomy(n_clusters="auto")
+        generate_joint_taxonomy(n_clusters="auto", name="mine")
+        written = generate_joint_taxonomy(n_clusters=3, name="mine")
+        assert set(Path("ESDs/joint").glob("mine.*")) == set(written)
+        assert Path("ESDs/joint/mine+yours.choice.csv").is_file()
 
     def test_names(self) -> None:
         layers = planted_layers(1, circuit="ov", convention="folded")

@@ -28,6 +28,7 @@ from qk_taxonomy.errors import (
 from qk_taxonomy.outputs.files import title_of
 from qk_taxonomy.statistics.moments import STATISTICS, Stats
 from qk_taxonomy.survey import survey_model
+from qk_taxonomy.taxonomy.saved import source_of
 
 Tables = dict[str, dict[Any, Any]]
 
@@ -227,8 +228,14 @@ def test_what_is_no_pickle_of_tables() -> None:
         import_predecessor(written([1, 2]))
     with pytest.raises(CheckpointError, match="cannot be read"):
         import_predecessor("nowhere.pkl")
+    for folder in (".", "folder"):
+        Path(folder).mkdir(exist_ok=True)
+        with pytest.raises(CheckpointError, match=r"is a folder; wanted a pickle \(\.pkl\)"):
+            import_predecessor(folder)
     with pytest.raises(CatalogError, match="cannot name a file"):
         import_predecessor(written(predecessor_tables()), family_name="../x")
+    with pytest.raises(CatalogError, match="family name 'joint' is taken"):
+        import_predecessor(written(predecessor_tables()), family_name="joint")
 
 
 def test_numbers_of_heads_that_do_not_fit() -> None:
@@ -288,6 +295,8 @@ class TestBesideASurvey:
         formulas = head_table(".").groupby("model")["formula"].unique()
         assert formulas["tiny"].tolist() == ["predecessor"]
         assert formulas["exact"].tolist() == ["exact"]
+        assert source_of(spectra).formula == spectra.formula == "predecessor"
+        assert source_of(exact).formula == exact.formula == "exact"
 
 
 class TestCommand:

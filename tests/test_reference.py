@@ -14,7 +14,8 @@ from qk_taxonomy import Stats, get_stats, import_predecessor, load_spectra
 from qk_taxonomy.checkpoints.numpy_pickle import read_arrays
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
 from qk_taxonomy.statistics.trends import depth_trend
-from qk_taxonomy.taxonomy import describe_classes, sort_into_classes, space_of
+from qk_taxonomy.taxonomy import sort_into_classes, space_of
+from qk_taxonomy.taxonomy.classes import describe_classes
 
 pytestmark = pytest.mark.skipif(
     not REFERENCE.is_dir(), reason="the predecessor's published spectra are not here"

@@ -22,7 +22,7 @@ from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
 from qk_taxonomy.survey import survey_model
-from qk_taxonomy.tables import IDENTITY
+from qk_taxonomy.tables import IDENTITY, readable_heads
 
 KEYS = ["family", "model", "revision", "stack", "layer", "head", "circuit", "convention"]
 
@@ -140,6 +140,21 @@ def test_a_statistic_that_a_file_lacks(surveyed: ModelSpectra) -> None:
     assert table["MIN"].isna().tolist() == (table["family"] == "older").tolist()
 
 
+@pytest.mark.usefixtures("many")
+def test_files_that_cannot_be_read_are_named() -> None:
+    whole = head_table(".")
+    Path("data/old/damaged.safetensors").write_text("no spectra")
+    with pytest.raises(SpectraFileError, match=r"data/old/damaged\.safetensors is damaged"):
+        head_table(".")
+    seen: list[tuple[int, int, str]] = []
+    table, failures = readable_heads(progress=lambda i, n, path: seen.append((i, n, path.stem)))
+    pd.testing.assert_frame_equal(table, whole)
+    assert list(failures) == ["old/damaged"]
+    assert seen == list(
+        zip(range(1, 6), [5] * 5, ["damaged", "tiny", "tiny", "tiny~random-0", "both"], strict=True)
+    )
+
+
 def qk(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -177,6 +192,25 @@ class TestExport:
         assert qk("export", "x.csv", *arguments, "--convention", "folded").exit_code == 0
         table = head_table(".", ["tiny", "old"], circuits=["ov"], conventions=["folded"])
         pd.testing.assert_frame_equal(read_csv("x.csv", table), table)
+
+    def test_the_rest_is_written_where_a_file_is_damaged(self) -> None:
+        table = head_table(".")
+        Path("data/old/damaged.safetensors").write_text("no spectra")
+        result = qk("export", "x.csv")
+        assert result.exit_code == 1
+        assert result.stdout == f"x.csv: {len(table)} rows\n"
+        assert "old/damaged: data/old/damaged.safetensors is damaged" in result.stderr
+        pd.testing.assert_frame_equal(read_csv("x.csv", table), table)
+        assert qk("export", "-").stdout == Path("x.csv").read_text()
+
+    def test_nothing_is_written_where_no_file_can_be_read(self) -> None:
+        Path("data/bad").mkdir()
+        Path("data/bad/damaged.safetensors").write_text("no spectra")
+        result = qk("export", "x.csv", "--family", "bad")
+        assert result.exit_code == 1
+        assert not result.stdout
+        assert "bad/damaged: " in result.stderr
+        assert not Path("x.csv").exists()
 
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),

@@ -12,7 +12,8 @@ from qk_taxonomy import classify_heads
 from qk_taxonomy.errors import TaxonomyError
 from qk_taxonomy.records import DISTANCES, Distance
 from qk_taxonomy.statistics.densities import jensen_shannon_divergence
-from qk_taxonomy.taxonomy import map_heads, sort_into_classes, space_of
+from qk_taxonomy.taxonomy import sort_into_classes, space_of
+from qk_taxonomy.taxonomy.classes import map_heads
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -40,7 +40,8 @@ class _Commands(click.Group):
             raise (_WrongCall if wrong_call else click.ClickException)(str(err)) from err
         except KeyboardInterrupt:
             click.echo(
-                "\nInterrupted. What was finished is kept; run the same command again to go on.",
+                "\nInterrupted. Files under their final names are whole; the same command goes on "
+                "where it can.",
                 err=True,
             )
             if threading.active_count() > 1:

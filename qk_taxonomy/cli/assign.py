@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from qk_taxonomy.cli.making import making
 from qk_taxonomy.cli.options import data_root_option, debug_option, family_option
 
 
@@ -20,8 +21,15 @@ def assign(taxonomy: Path, families: tuple[str, ...], data_root: Path) -> None:
     The taxonomy's own circuit, convention, bins and distance are used. Writes
     ESDs/<family>/<model>.assigned.csv: layer, head, class, distance to the class's centre, and
     beyond, True where that is farther than 99 % of the class's own heads: perhaps a head of another
-    kind. Prints how many heads each class has, and how many are beyond.
+    kind. Names what is written, and prints how many heads each class has, and how many are beyond.
     """
-    from qk_taxonomy.outputs import generate_assignments
+    from qk_taxonomy.outputs.assigned import generate_assignments
 
-    generate_assignments(taxonomy, families or None, data_root=data_root, report=click.echo)
+    with making("classes of heads", "table") as told:
+        generate_assignments(
+            taxonomy,
+            families or None,
+            data_root=data_root,
+            report=told.report,
+            progress=told.progress,
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qk_taxonomy.cli.figures import make_figures
+from qk_taxonomy.cli.making import Making, make_figures
 from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 
 def make_boxplots(families: tuple[str, ...], **options: Any) -> None:
-    from qk_taxonomy.outputs import generate_stat_boxplots
+    from qk_taxonomy.outputs.boxes import generate_stat_boxplots
 
-    make_figures("box plots", generate_stat_boxplots, families, **options)
+    def make(family: str | None, told: Making) -> None:
+        generate_stat_boxplots(family=family, progress=told.progress, **options)
+
+    make_figures("box plots", make, families)
 
 
 @click.command(epilog="Example: qk-taxonomy boxplots --family minilm --skip MIN")

@@ -7,14 +7,16 @@ from typing import Any
 
 import click
 
-from qk_taxonomy.cli.figures import make_figures, print_figures
+from qk_taxonomy.cli.making import Making, make_figures, making
 from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
     family_option,
     one_circuit_options,
 )
-from qk_taxonomy.records import DISTANCES
+from qk_taxonomy.records import DISTANCES, N_BINS, N_CLUSTERS
+
+_SLOW_START = "(the map compiles first)"
 
 
 class _NumberOfClasses(click.IntRange):
@@ -27,27 +29,21 @@ class _NumberOfClasses(click.IntRange):
 
 
 def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
-    from qk_taxonomy.outputs import generate_cluster_figures
+    from qk_taxonomy.outputs.classes import generate_cluster_figures
 
-    label = "classes (the map compiles first)"
-    lines: list[str] = []
-    try:
-        make_figures(label, generate_cluster_figures, families, report=lines.append, **options)
-    finally:
-        for line in lines:
-            click.echo(line)
+    def make(family: str | None, told: Making) -> None:
+        generate_cluster_figures(family, progress=told.progress, report=told.report, **options)
+
+    make_figures(f"classes {_SLOW_START}", make, families)
 
 
 def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
-    from qk_taxonomy.outputs import generate_joint_taxonomy
+    from qk_taxonomy.outputs.joint import generate_joint_taxonomy
 
-    lines: list[str] = []
-    try:
-        figure, *_ = generate_joint_taxonomy(families or None, report=lines.append, **options)
-        print_figures([figure])
-    finally:
-        for line in lines:
-            click.echo(line)
+    with making(f"joint classes {_SLOW_START}") as told:
+        generate_joint_taxonomy(
+            families or None, progress=told.progress, report=told.report, **options
+        )
 
 
 @click.command(epilog="Example: qk-taxonomy cluster --family minilm --clusters 6")
@@ -57,7 +53,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     "--clusters",
     "n_clusters",
     type=_NumberOfClasses(1),
-    default=6,
+    default=N_CLUSTERS,
     show_default=True,
     help="Number of classes. auto: of 2 to 10, the largest whose stability is at least 0.8 and "
     "within 0.05 of the best; if none reaches 0.8, the smallest within 0.1 of the best.",
@@ -66,7 +62,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     "--bins",
     "n_bins",
     type=click.IntRange(2),
-    default=24,
+    default=N_BINS,
     show_default=True,
     help="Bins of a head's histogram.",
 )

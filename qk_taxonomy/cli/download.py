@@ -38,7 +38,7 @@ def print_results(results: Sequence[ModelResult]) -> None:
     for result in results:
         known = result.layers > 0
         table.add_row(
-            result.model,
+            result.title,
             result.status,
             str(result.layers) if known else "",
             str(result.heads) if known else "",
@@ -49,9 +49,9 @@ def print_results(results: Sequence[ModelResult]) -> None:
     console().print(table)
     for result in results:
         for note in result.notes:
-            click.echo(f"Note: {result.model}: {note}.", err=True)
+            click.echo(f"Note: {result.title}: {note}.", err=True)
         if result.error is not None:
-            click.echo(f"Error: {result.model}: {result.error}", err=True)
+            click.echo(f"Error: {result.title}: {result.error}", err=True)
         if result.exception is not None and click.get_current_context().meta.get("debug"):
             click.echo("".join(traceback.format_exception(result.exception)), err=True)
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qk_taxonomy.cli.options import data_root_option, debug_option, family_option
+from qk_taxonomy.cli.making import bar
+from qk_taxonomy.cli.options import counted, data_root_option, debug_option, family_option
+from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS
 
 if TYPE_CHECKING:
@@ -74,17 +76,27 @@ def export(
     """Write one table of all heads: a row a head, circuit and convention, with all statistics.
 
     OUTPUT is a file that ends in .csv or .parquet, or - for standard output; by default
-    plots/heads.csv beside data/.
+    plots/heads.csv beside data/. Spectra files that cannot be read are left out, and named.
     """
     chosen = _format_of(output, file_format)
 
     from qk_taxonomy.outputs.files import PLOT_FOLDER, write_file
-    from qk_taxonomy.tables import csv_bytes, head_table, parquet_bytes
+    from qk_taxonomy.tables import csv_bytes, parquet_bytes, readable_heads
 
-    table = head_table(data_root, families or None, circuits=circuits, conventions=conventions)
-    content = parquet_bytes(table) if chosen == "parquet" else csv_bytes(table)
-    if output == Path("-"):
-        click.echo(content, nl=False)
-        return
-    path = write_file(output or data_root / PLOT_FOLDER / f"heads.{chosen}", content)
-    click.echo(f"{path}: {len(table)} rows")
+    with bar("heads") as advance:
+        table, failures = readable_heads(
+            data_root,
+            families or None,
+            circuits=circuits,
+            conventions=conventions,
+            progress=advance,
+        )
+        content = parquet_bytes(table) if chosen == "parquet" else csv_bytes(table)
+    if len(table):
+        if output == Path("-"):
+            click.echo(content, nl=False)
+        else:
+            path = write_file(output or data_root / PLOT_FOLDER / f"heads.{chosen}", content)
+            click.echo(f"{path}: {counted(len(table), 'row')}")
+    if failures:
+        raise PartialFailureError(failures)

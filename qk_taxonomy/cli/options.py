@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, DEFAULT_JOBS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,7 +116,7 @@ def survey_options(command: Command) -> Command:
         click.option(
             "--jobs",
             type=click.IntRange(1, 64),
-            default=4,
+            default=DEFAULT_JOBS,
             show_default=True,
             help="Layers read side by side; memory grows with it.",
         ),
@@ -143,6 +143,11 @@ def count(n: int) -> str:
         if n >= 0.9995 * one:
             return f"{n / one:.3g}{unit}"
     return str(n)
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things: 1 layer, 12 heads."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def size(n_bytes: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qk_taxonomy.cli.options import console, debug_option, one_circuit_options
+from qk_taxonomy.cli.options import console, counted, debug_option, one_circuit_options
 from qk_taxonomy.records import PREDECESSOR_FORMULA
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
     out.print(f"family {m['family']}, revision {m['revision']}")
     out.print(f"{m['architecture']}, {m['weights_dtype']}, from {m['source']}")
     for name, g in stack_table(m).items():
-        layers_said = "1 layer" if g["n_layers"] == 1 else f"{g['n_layers']} layers"
         out.print(
-            f"{name + ': ' if name else ''}{layers_said} × {g['n_heads']} heads "
+            f"{name + ': ' if name else ''}{counted(g['n_layers'], 'layer')} × "
+            f"{counted(g['n_heads'], 'head')} "
             f"({g['n_kv_heads'] or 'unknown'} key-value), d_head {g['d_head']}, "
             f"d_model {g['d_model'] or 'unknown'}"
         )

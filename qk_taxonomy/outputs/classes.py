@@ -26,8 +26,7 @@ from qk_taxonomy.outputs.taxonomies import (
     summary,
     write_tables,
 )
-from qk_taxonomy.records import Circuit, Convention, Distance
-from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS
+from qk_taxonomy.records import N_BINS, N_CLUSTERS, Circuit, Convention, Distance
 
 
 def generate_cluster_figures(

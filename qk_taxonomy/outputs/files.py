@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,15 +40,25 @@ def title_of(spectra: ModelSpectra, path: Path, circuit: Circuit, convention: Co
 
 
 def write_file(path: Path, data: bytes) -> Path:
-    """Write a file beside its name, then rename it. Raises SpectraFileError."""
-    beside = make_folder(path.parent) / f".{path.name}.{os.getpid()}"
+    """Write a file beside its name, then rename it; a link's target, where ``path`` is a link.
+
+    What is there and is no regular file, such as a device or a pipe, is written into. Raises
+    SpectraFileError.
+    """
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not stat.S_ISREG(path.stat().st_mode):
+                path.write_bytes(data)
+                return path
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        beside = make_folder(target.parent) / f".{target.name}.{os.getpid()}"
+        try:
+            beside.write_bytes(data)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as err:
         raise SpectraFileError(f"{path} cannot be written: {err.strerror}.") from err
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

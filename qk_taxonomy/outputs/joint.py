@@ -14,7 +14,14 @@ from qk_taxonomy.catalog import check_file_name
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
 from qk_taxonomy.figures.joint import joint_figure
 from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.files import CLASS_FOLDER, load_stacks, png_bytes, stem_of, write_file
+from qk_taxonomy.outputs.files import (
+    CLASS_FOLDER,
+    FigureProgress,
+    load_stacks,
+    png_bytes,
+    stem_of,
+    write_file,
+)
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,
     Report,
@@ -23,9 +30,9 @@ from qk_taxonomy.outputs.taxonomies import (
     summary,
     write_tables,
 )
-from qk_taxonomy.records import Circuit, Convention, Distance, ModelSpectra
+from qk_taxonomy.records import N_BINS, N_CLUSTERS, Circuit, Convention, Distance, ModelSpectra
 from qk_taxonomy.tables import csv_bytes
-from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, Taxonomy, chosen_models
+from qk_taxonomy.taxonomy import Taxonomy, chosen_models
 
 JOINT_FOLDER = "joint"
 
@@ -46,6 +53,7 @@ def generate_joint_taxonomy(
     distance: Distance = "euclidean",
     include_imported: bool = False,
     report: Report | None = None,
+    progress: FigureProgress | None = None,
 ) -> list[Path]:
     """One taxonomy of all models of some families (None: of all); paths of what was written.
 
@@ -56,10 +64,11 @@ def generate_joint_taxonomy(
     default that of the families, joined by "+", up to three of them, else "all"; it is extended by
     circuit and convention where they are not ``qk`` and ``raw``.
 
-    Controls are left out; imported spectra too, where there are exact ones and not
-    ``include_imported``. Raises SpectraFileError where there are no spectra, CatalogError for a
-    name that cannot name a file, TaxonomyError, and, when the rest is done, PartialFailureError
-    where models could not be read or have no such spectra.
+    progress: called with the figure, also where some models fail. Controls are left out; imported
+    spectra too, where there are exact ones and not ``include_imported``. Raises SpectraFileError
+    where there are no spectra, CatalogError for a name that cannot name a file, TaxonomyError, and,
+    when the rest is done, PartialFailureError where models could not be read or have no such
+    spectra.
     """
     if name is not None:
         check_file_name(name, "name", "Give another with --name.")
@@ -93,6 +102,8 @@ def generate_joint_taxonomy(
             f"{circuit.upper()} circuit, {convention} weights",
         )
         written.insert(0, write_file(base.with_name(f"{stem}.png"), png_bytes(fig)))
+    if progress is not None:
+        progress(1, 1, written[0])
     if report is not None:
         report(summary(f"{JOINT_FOLDER}/{stem}", classified))
         left_out = len(models) - len(pooled)

@@ -104,6 +104,8 @@ def write_tables(base: Path, classified: Classified, heads: pd.DataFrame) -> lis
     }
     if classified.choice is not None:
         tables[".choice"] = _choice_rows(classified.choice)
+    else:  # that of an earlier run is not of these classes
+        base.with_name(f"{base.name}.choice.csv").unlink(missing_ok=True)
     written = [
         write_file(base.with_name(f"{base.name}{suffix}.csv"), csv_bytes(table))
         for suffix, table in tables.items()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qk_taxonomy.errors import TaxonomyError
 from qk_taxonomy.records import ModelSpectra
 from qk_taxonomy.taxonomy.pool import Array, HeadPool, Integers, pool_layers
-from qk_taxonomy.taxonomy.saved import SavedTaxonomy, formula_of
+from qk_taxonomy.taxonomy.saved import SavedTaxonomy
 from qk_taxonomy.taxonomy.spaces import space_of
 
 
@@ -37,13 +37,12 @@ def assign_heads(taxonomy: SavedTaxonomy, spectra: ModelSpectra) -> Assignment:
     of get their classes back. Raises TaxonomyError where the spectra have no such layers, or are
     of a formula that the taxonomy was not made with.
     """
-    formula = formula_of(spectra)
-    if taxonomy.formulas and formula not in taxonomy.formulas:
+    if taxonomy.formulas and spectra.formula not in taxonomy.formulas:
         raise TaxonomyError(
-            f"The spectra of {spectra.model_id} are by another formula ({formula}) than those the "
-            f"taxonomy was made of ({', '.join(taxonomy.formulas)}), and are not to be compared "
-            "with them. Survey the model with `qk-taxonomy download`, or make a taxonomy of "
-            "spectra like its own."
+            f"The spectra of {spectra.model_id} are by another formula ({spectra.formula}) than "
+            f"those the taxonomy was made of ({', '.join(taxonomy.formulas)}), and are not to be "
+            "compared with them. Survey the model with `qk-taxonomy download`, or make a "
+            "taxonomy of spectra like its own."
         )
     layers = spectra.select(taxonomy.circuit, taxonomy.convention)
     if not layers:

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qk_taxonomy.errors import TaxonomyError
-from qk_taxonomy.records import Circuit, Convention, Distance, ModelSpectra
-from qk_taxonomy.taxonomy.classes import N_BINS
+from qk_taxonomy.records import N_BINS, Circuit, Convention, Distance, ModelSpectra
 from qk_taxonomy.taxonomy.partition import nearest, sort_into_classes
 from qk_taxonomy.taxonomy.pool import pool_models
 from qk_taxonomy.taxonomy.spaces import Integers, Space, seed_after, space_of

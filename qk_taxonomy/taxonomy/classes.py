@@ -15,15 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qk_taxonomy.records import Circuit, Convention, Distance, LayerSpectra, ModelSpectra
+from qk_taxonomy.records import (
+    N_BINS,
+    N_CLUSTERS,
+    Circuit,
+    Convention,
+    Distance,
+    LayerSpectra,
+    ModelSpectra,
+)
 from qk_taxonomy.statistics.densities import GammaFit, fit_gamma
 from qk_taxonomy.taxonomy.partition import class_radii, sort_into_classes
 from qk_taxonomy.taxonomy.pool import Array, HeadPool, Integers, pool_layers, pool_models
 from qk_taxonomy.taxonomy.saved import SavedTaxonomy, Source, source_of
 from qk_taxonomy.taxonomy.spaces import Space, space_of
-
-N_CLUSTERS = 6
-N_BINS = 24
 
 # The predecessor's map: ten neighbours keep a class of a dozen heads together.
 _NEIGHBOURS, _MIN_DIST = 10, 0.1

@@ -23,10 +23,10 @@ from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
     DISTANCES,
-    PREDECESSOR_FORMULA,
     Circuit,
     Convention,
     Distance,
+    Formula,
     ModelSpectra,
 )
 
@@ -34,9 +34,6 @@ Array = NDArray[np.float64]
 
 FORMAT = "qk-taxonomy-taxonomy"
 FORMAT_VERSION = "1"
-
-#: How a taxonomy names the formula of spectra that are those of the circuit.
-EXACT_FORMULA = "exact"
 
 _TENSORS = {"centres": np.float64, "edges": np.float64, "radii": np.float64, "n_heads": np.int64}
 _METADATA = (
@@ -47,14 +44,12 @@ _METADATA = (
 
 @dataclass(frozen=True)
 class Source:
-    """A model that a taxonomy was made of; ``formula`` of its spectra: "exact", or what it was
-    imported from.
-    """
+    """A model that a taxonomy was made of; ``formula``: that of its spectra."""
 
     family: str
     model_id: str
     revision: str
-    formula: str
+    formula: Formula
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +80,15 @@ class SavedTaxonomy:
         return len(self.centres)
 
     @property
-    def formulas(self) -> tuple[str, ...]:
+    def formulas(self) -> tuple[Formula, ...]:
         """The formulas of the spectra it was made of, in alphabetical order."""
         return tuple(sorted({model.formula for model in self.models}))
-
-
-def formula_of(spectra: ModelSpectra) -> str:
-    """The formula of a model's spectra, as taxonomies name it."""
-    return PREDECESSOR_FORMULA if spectra.is_imported else EXACT_FORMULA
 
 
 def source_of(spectra: ModelSpectra) -> Source:
     """A model as a taxonomy names it."""
     revision = spectra.metadata["revision"]
-    return Source(spectra.family, spectra.model_id, revision, formula_of(spectra))
+    return Source(spectra.family, spectra.model_id, revision, spectra.formula)
 
 
 def taxonomy_bytes(taxonomy: SavedTaxonomy) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 from qk_taxonomy import __version__
 from qk_taxonomy.cache import FORMAT, FORMAT_VERSION, write_spectra
 from qk_taxonomy.hypotheses.run import HYPOTHESES, run_hypotheses
-from qk_taxonomy.outputs import generate_hypothesis_tests
+from qk_taxonomy.outputs.hypotheses import generate_hypothesis_tests
 from qk_taxonomy.records import LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS, describe
 from qk_taxonomy.statistics.nulls import untrained_spectra
