@@ -53,7 +53,10 @@ def test_one_figure_a_stack(surveyed: Path) -> None:
     assert made == {
         f"tiny-t5.{stack}{suffix}"
         for stack in STACKS
-        for suffix in (".png", ".csv", ".classes.csv")
+        for suffix in (
+            *(".png", ".csv", ".classes.csv"),
+            *(".agreement.csv", ".taxonomy.safetensors"),
+        )
     }
     means = {path.name for path in (surveyed / "plots/tiny/MEAN").iterdir()}
     assert means == {f"tiny-t5.{stack}_MEAN_box.png" for stack in STACKS}
