@@ -79,14 +79,15 @@ class TestFiles:
         assert not np.allclose(sigma[1], sigma[2], rtol=0.01)
         assert all(survey_control(folder, control).status == "present" for control in controls)
 
-    def test_figures_and_tables_leave_controls_out(self, make_folder: MakeFolder) -> None:
+    def test_figures_leave_controls_out_and_tables_name_them(self, make_folder: MakeFolder) -> None:
         folder = make_folder()
         survey_control(folder, RANDOM)
         with pytest.raises(SpectraFileError, match="no spectra"):
             find_spectra(".")
         survey_control(folder, None)
         assert [path.name for path in find_spectra(".")] == ["tiny.safetensors"]
-        assert len(head_table(".").query("circuit == 'qk' and convention == 'raw'")) == 8
+        table = head_table(".").query("circuit == 'qk' and convention == 'raw'")
+        assert table["control"].value_counts().to_dict() == {"": 8, "random-0": 8}
 
     def test_a_control_under_the_name_of_another(self, make_folder: MakeFolder) -> None:
         folder = make_folder()
