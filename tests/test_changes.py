@@ -10,7 +10,7 @@ from untrained import Shape, untrained_model
 
 from qk_taxonomy.errors import ShapeError
 from qk_taxonomy.statistics import densities
-from qk_taxonomy.statistics.changes import DISTANCES, pairs_within, spectral_changes
+from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES, pairs_within, spectral_changes
 from qk_taxonomy.statistics.nulls import untrained_spectra
 
 SHAPE = Shape(layers=6, heads=8, kv_heads=8, d_head=32, d_model=128)
@@ -94,7 +94,7 @@ def test_calibration_between_untrained_models(shape: Shape, null: np.ndarray) ->
     """False positives of 200 pairs of models, and discovery of heads planted in one of them."""
     rng = np.random.default_rng(4)
     repeats = 200
-    rejected = np.zeros((2, len(DISTANCES)))
+    rejected = np.zeros((2, len(SPECTRAL_DISTANCES)))
     false, power = np.zeros((2, repeats, 2)), np.zeros((2, repeats, 2))
     for repeat in range(repeats):
         control = untrained_model(rng, shape)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.style import KEPT, REJECTED, layer_head_grid, statistic_label
 from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, ContrastResult
-from qk_taxonomy.statistics.changes import DISTANCES
+from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
 from qk_taxonomy.statistics.findings import LEVEL
 
 _NAMED = 6
@@ -37,7 +37,7 @@ def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
 
 def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
     """Each head's Wasserstein distance over the shift of its rank, with what either null allows."""
-    heads, column = result.heads, DISTANCES.index("wasserstein")
+    heads, column = result.heads, SPECTRAL_DISTANCES.index("wasserstein")
     beyond = (heads["q_wasserstein_untrained"] <= LEVEL).to_numpy()
     strict = (heads["q_wasserstein_within"] <= LEVEL).to_numpy()
     groups = (

@@ -11,7 +11,7 @@ import pandas as pd
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.heads import Array, HeadSet, untrained_like
 from qk_taxonomy.hypotheses.table import as_rows, corrected, finding_rows, subject
-from qk_taxonomy.statistics.changes import DISTANCES, SpectralChanges, spectral_changes
+from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES, SpectralChanges, spectral_changes
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.statistics.moments import effective_rank_lambda
 from qk_taxonomy.statistics.shifts import (
@@ -167,7 +167,7 @@ def _change_rows(
     """Rows of changed heads, and the same numbers with one row a head."""
     place = {"layer": heads.layer, "head": heads.table["head"].to_numpy()}
     parts, wide = [], pd.DataFrame(place)
-    for column, distance in enumerate(DISTANCES):
+    for column, distance in enumerate(SPECTRAL_DISTANCES):
         wide[distance] = changes.distances[:, column]
         for null, p_values in (("untrained", changes.p_untrained), ("within", changes.p_within)):
             part = as_rows(

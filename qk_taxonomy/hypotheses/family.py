@@ -12,10 +12,11 @@ from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS, check_comparable
 from qk_taxonomy.hypotheses.heads import Array, HeadSet
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
+from qk_taxonomy.records import N_BINS, N_CLUSTERS
 from qk_taxonomy.statistics.groups import GroupComparison, composition_test, kruskal_dunn
 from qk_taxonomy.statistics.profiles import depth_profile
 from qk_taxonomy.statistics.unmatched import unmatched_contrast
-from qk_taxonomy.taxonomy import N_BINS, N_CLUSTERS, sort_into_classes, space_of
+from qk_taxonomy.taxonomy import sort_into_classes, space_of
 from qk_taxonomy.taxonomy.pool import pool_models
 
 COMPOSITION, PROFILE, PAIRS = "families: classes", "families: by depth", "families: pairs"

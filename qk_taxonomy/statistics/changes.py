@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 #: Names of the distances, in the order of the columns of :class:`SpectralChanges`.
-DISTANCES = ("jensen_shannon", "wasserstein")
+SPECTRAL_DISTANCES = ("jensen_shannon", "wasserstein")
 
 # With more pairs of heads of the control the null's quantiles no longer move.
 _MOST_PAIRS = 10_000
@@ -38,7 +38,7 @@ _MOST_PAIRS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class SpectralChanges:
-    """Distances of matched heads, columns as in :data:`DISTANCES`, and their p-values.
+    """Distances of matched heads, columns as in :data:`SPECTRAL_DISTANCES`, and their p-values.
 
     ``distances`` (heads, 2): Jensen–Shannon divergence of the histograms in nats, and Wasserstein-1
     distance of the spectra in units of the mean λ. ``p_untrained``, ``p_within`` (heads, 2):

@@ -1,7 +1,5 @@
 """The taxonomy of heads: spectra in, classes and maps out."""
 
-from qk_taxonomy.records import N_BINS as N_BINS
-from qk_taxonomy.records import N_CLUSTERS as N_CLUSTERS
 from qk_taxonomy.taxonomy.agreement import Agreement as Agreement
 from qk_taxonomy.taxonomy.agreement import class_agreement as class_agreement
 from qk_taxonomy.taxonomy.assign import Assignment as Assignment

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import false_discovery_control, kstest
 
-from qk_taxonomy.statistics.changes import DISTANCES, spectral_changes
+from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES, spectral_changes
 from qk_taxonomy.statistics.groups import composition_test, kruskal_dunn
 from qk_taxonomy.statistics.moments import describe
 from qk_taxonomy.statistics.nulls import untrained_spectra
@@ -113,7 +113,7 @@ def changes() -> Iterator[Row]:
     null = untrained_spectra(SEPARATE.d_head, SEPARATE.d_model, 4000)[:, 0]
     for shape, how in ((SEPARATE, "a key each"), (GROUPED, "4 heads a key")):
         rng, places = np.random.default_rng(2), shape.places
-        rejected, false, power = np.zeros((3, 2, REPEATS, len(DISTANCES)))
+        rejected, false, power = np.zeros((3, 2, REPEATS, len(SPECTRAL_DISTANCES)))
         seconds = 0.0
         for repeat in range(REPEATS):
             control = untrained_model(rng, shape)
@@ -131,7 +131,7 @@ def changes() -> Iterator[Row]:
                 false[row, repeat] = wrong / np.maximum(hits.sum(0), 1)
                 power[row, repeat] = hits[is_planted].mean(0)
         for row, against in enumerate(("untrained heads", "the control's heads")):
-            for column, distance in enumerate(DISTANCES):
+            for column, distance in enumerate(SPECTRAL_DISTANCES):
                 yield (
                     f"changed heads: {distance.replace('_', '–').title()}, {against}; {how}",
                     percent(rejected[row, :, column].mean()),
