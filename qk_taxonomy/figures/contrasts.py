@@ -11,6 +11,7 @@ from qk_taxonomy.figures.style import KEPT, REJECTED, layer_head_grid, statistic
 from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, ContrastResult
 from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.shifts import FLIP_LAYERS
 
 _NAMED = 6
 
@@ -27,10 +28,11 @@ def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
     ax.hlines(y, ordered["low"], ordered["high"], color=colours, lw=1.4)
     ax.scatter(ordered["effect"], y, color=colours, s=22, zorder=3)
     ax.set_yticks(y, [statistic_label(name) for name in ordered["statistic"]])
+    unit = "layers" if (shifts["method"] == FLIP_LAYERS).all() else "key-value groups"
     ax.set_xlim(-1.08, 1.08)
     ax.set_xlabel(
         "rank-biserial correlation, mean over layers, 95 % interval\n"
-        f"n = {int(ordered['n'].max())} key-value groups; orange: q ≤ {LEVEL}"
+        f"n = {int(ordered['n'].max())} {unit}; orange: q ≤ {LEVEL}"
     )
     ax.set_title("Shift of each statistic, treatment less control")
 
