@@ -103,7 +103,7 @@ def main() -> None:
             seconds[hypothesis] = time.perf_counter() - start
             print(f"{hypothesis:36} {seconds[hypothesis]:6.1f} s {len(rows):8} rows")
         start = time.perf_counter()
-        generate_hypothesis_tests(root, catalog=catalog)
+        generate_hypothesis_tests(root, run_hypotheses(root, catalog=catalog))
         whole = time.perf_counter() - start
         print(f"{'all, with table and figures':36} {whole:6.1f} s")
         print(", ".join(f"{name} {part / whole:.0%}" for name, part in seconds.items()), "of it")
