@@ -121,7 +121,8 @@ class TestOnRealModels:
 
     def test_the_contrasts_of_rxnfp(self, real: tuple[Path, Outcome]) -> None:
         root, outcome = real
-        assert {c.name for c in outcome.contrasts} == {"rxnfp-ft", "rxnfp-ft-10k"}
+        twin = "all-MiniLM-L6-v2-against-random-0"
+        assert {c.name for c in outcome.contrasts} == {"rxnfp-ft", "rxnfp-ft-10k", twin}
         table = outcome.table
         shift = table[
             (table["hypothesis"] == SHIFT)
@@ -154,6 +155,18 @@ class TestOnRealModels:
         assert -0.16 < mean["low"] < mean["effect"] < mean["high"] < -0.11
         assert mean["q_value"] < 1e-6
 
+    def test_minilm_against_its_random_twin(self, real: tuple[Path, Outcome]) -> None:
+        outcome = real[1]
+        contrast = next(c for c in outcome.contrasts if c.kind == "random twin")
+        shifts = contrast.overall.set_index("statistic")
+        # Training makes every head's spectrum less even, whatever the layer.
+        assert shifts.loc["effective_rank_lambda", "effect"] < -0.9
+        assert shifts.loc["effective_rank_lambda", "q_value"] <= 0.05
+        assert (contrast.heads["q_wasserstein_within"] <= 0.05).sum() > 60
+        twin = next(r for r in outcome.ranks if r.heads.spectra.is_random_twin).test
+        assert twin is not None
+        assert (twin.q_values > 0.05).all()
+
     def test_models_of_one_training_count_once(self, real: tuple[Path, Outcome]) -> None:
         outcome = real[1]
         (families,) = outcome.families
@@ -167,7 +180,7 @@ class TestOnRealModels:
     def test_too_few_pairs_for_a_kind(self, real: tuple[Path, Outcome]) -> None:
         table = real[1].table
         kinds = table[table["hypothesis"] == KIND]
-        assert set(kinds["model"]) == {"all base-tuned contrasts"}
+        assert set(kinds["model"]) == {"all base-tuned contrasts", "all random twin contrasts"}
         assert kinds["p_value"].isna().all()
         assert kinds["note"].str.contains("6").all()
 

@@ -75,9 +75,8 @@ def _draw_pairs(ax: Axes, result: FamilyResult) -> AxesImage:
     image = ax.imshow(delta[:, chosen], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for row, column in np.argwhere(q_values[:, chosen] <= LEVEL):
         ax.text(column, row, "*", ha="center", va="center")
-    ax.set_xticks(
-        range(len(chosen)), [pairs[i] for i in chosen], rotation=40, ha="right", fontsize=7
-    )
+    names = [pairs[i].replace(" − ", " −\n") for i in chosen]
+    ax.set_xticks(range(len(chosen)), names, rotation=90, fontsize=7, linespacing=0.9)
     ax.set_yticks(range(len(statistics)), [])
     left_out = len(pairs) - len(chosen)
     more = f", {len(chosen)} of {len(pairs)} pairs" if left_out else ""

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +35,14 @@ def stem_of(name: str, circuit: Circuit, convention: Convention, stack: str = ""
 def title_of(spectra: ModelSpectra, path: Path, circuit: Circuit, convention: Convention) -> str:
     (stack,) = spectra.stacks
     which = f"{path.stem}, {stack} stack" if stack else path.stem
-    title = f"{which} ({spectra.family}), {circuit.upper()} circuit, {convention} weights"
-    return f"{title}, predecessor's formula" if spectra.is_imported else title
+    return f"{which} ({spectra.family}), {numbers_of([spectra], circuit, convention)}"
+
+
+def numbers_of(models: Iterable[ModelSpectra], circuit: Circuit, convention: Convention) -> str:
+    """What the numbers of a figure are of, for its title."""
+    imported = any(spectra.is_imported for spectra in models)
+    formula = ", predecessor's formula" if imported else ""
+    return f"{circuit.upper()} circuit, {convention} weights{formula}"
 
 
 def write_file(path: Path, data: bytes) -> Path:

@@ -14,9 +14,10 @@ from qk_taxonomy.figures.families import family_figure
 from qk_taxonomy.figures.ranks import rank_figure
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.hypotheses.contrast import ContrastResult
+from qk_taxonomy.hypotheses.heads import HeadSet
 from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
-from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, stem_of, write_file
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of, write_file
 from qk_taxonomy.records import Circuit, Convention
 from qk_taxonomy.tables import csv_bytes
 
@@ -102,18 +103,23 @@ class _Place:
 
 def _files(outcome: Outcome, place: _Place) -> Iterator[tuple[Path, partial[bytes]]]:
     """The files beside the table, and how to make each."""
-    what = f"{place.circuit.upper()} circuit, {place.convention} weights"
+
+    def what(*heads: HeadSet) -> str:
+        models = [one.spectra for one in heads]
+        return f"({numbers_of(models, place.circuit, place.convention)})"
+
     for rank in outcome.ranks:
         if rank.test is not None:
-            title = f"{rank.heads.name}: lower-rank than an untrained head? ({what})"
+            title = f"{rank.heads.name}: lower-rank than an untrained head? {what(rank.heads)}"
             yield place.rank(rank), partial(_drawn, rank_figure, rank, title)
     for contrast in outcome.contrasts:
         yield place.contrast(contrast, ".csv"), partial(csv_bytes, contrast.heads)
-        title = f"{contrast.treatment.name} against {contrast.control.name} ({what})"
+        sides = contrast.treatment, contrast.control
+        title = f"{sides[0].name} against {sides[1].name} {what(*sides)}"
         yield place.contrast(contrast, ".png"), partial(_drawn, contrast_figure, contrast, title)
     for family in outcome.families:
         stack = family.models[0].stack
-        title = f"Families compared{', ' if stack else ''}{stack} ({what})"
+        title = f"Families compared{', ' if stack else ''}{stack} {what(*family.models)}"
         yield place.families(stack), partial(_drawn, family_figure, family, title)
 
 

@@ -18,6 +18,7 @@ from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
     FigureProgress,
     load_stacks,
+    numbers_of,
     png_bytes,
     stem_of,
     write_file,
@@ -99,7 +100,7 @@ def generate_joint_taxonomy(
             [path.stem for path in paths],
             [path.parent.name for path in paths],
             f"{title}: {len(pooled)} {'model' if len(pooled) == 1 else 'models'}, "
-            f"{circuit.upper()} circuit, {convention} weights",
+            + numbers_of([models[i] for i in pooled], circuit, convention),
         )
         written.insert(0, write_file(base.with_name(f"{stem}.png"), png_bytes(fig)))
     if progress is not None:
