@@ -38,6 +38,8 @@ _HOMES = {
     "compare_models": "hypotheses.run",
     "generate_hypothesis_tests": "outputs.hypotheses",
     "untrained_spectra": "statistics.nulls",
+    "untrained_edges": "statistics.nulls",
+    "untrained_density": "statistics.nulls",
     "joint_taxonomy": "taxonomy",
     "choose_n_clusters": "taxonomy",
     "class_agreement": "taxonomy",
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     )
     from qk_taxonomy.statistics.moments import Stats as Stats
     from qk_taxonomy.statistics.moments import get_stats as get_stats
+    from qk_taxonomy.statistics.nulls import untrained_density as untrained_density
+    from qk_taxonomy.statistics.nulls import untrained_edges as untrained_edges
     from qk_taxonomy.statistics.nulls import untrained_spectra as untrained_spectra
     from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
     from qk_taxonomy.tables import head_table as head_table
