@@ -1,7 +1,7 @@
 """Untrained heads by shape, drawn once and kept in the user's cache.
 
-Heads that share a key have each the law of a head of its own, so one set of independent draws serves
-any grouping; ``statistics.nulls`` draws groups where they are to be taken together.
+Heads that share a key have each the law of a head of its own, so one set of independent draws
+serves any grouping; ``statistics.nulls`` draws groups where they are to be taken together.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,12 @@ def run_tests(
 
 
 def _name_files(files: list[Path]) -> None:
-    """The table, and where how many others are."""
+    """The table, and how many others are where."""
     for path in files if len(files) < 4 else files[:1]:
         click.echo(path)
     if len(files) >= 4:
-        click.echo(f"and {len(files) - 1} figures and tables under {files[0].parent / 'tests'}")
+        folder = os.path.commonpath([path.parent for path in files[1:]])
+        click.echo(f"and {len(files) - 1} figures and tables under {folder}")
 
 
 @click.command(epilog="Example: qk-taxonomy test --family rxnfp --hypothesis contrast")
