@@ -490,6 +490,31 @@ class TestEdges:
         assert qk("test", "--data-root", tmp_path).exit_code == 1
 
 
+def test_layers_that_differ_in_d_head(tmp_path: Path) -> None:
+    """Trends and families are tested all the same; what compares spectra says why it cannot."""
+    for number, name in enumerate(("one/a", "one/b", "two/c")):
+        path = write_model(tmp_path, name, number)
+        spectra = load_spectra(path)
+        cut = [
+            dataclasses.replace(
+                layer,
+                singular_values=layer.singular_values[:, : 16 - 8 * (layer.layer % 2)],
+                eigenvalues=layer.eigenvalues[:, : 16 - 8 * (layer.layer % 2)],
+            )
+            for layer in spectra.layers
+        ]
+        write_spectra(path, ModelSpectra(spectra.metadata, tuple(cut)))
+    result = qk("test", "--data-root", tmp_path)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
+    assert {"trend with depth", COMPOSITION} <= set(table["hypothesis"])
+    ranks = table[table["hypothesis"] == "rank"]
+    assert ranks["note"].str.contains("differ in d_head (8, 16)", regex=False).all()
+    result = qk("test", "--data-root", tmp_path, "--treatment", "a", "--control", "b")
+    assert result.exit_code == 1
+    assert "one/a: its layers differ in d_head (8, 16)" in result.stderr
+
+
 def test_stacks_are_told_apart(tmp_path: Path) -> None:
     geometry = {"n_layers": 12, "n_heads": 6, "n_kv_heads": 6, "d_head": 16, "d_model": 64}
     stacks = json.dumps(dict.fromkeys(("encoder", "decoder"), geometry))

@@ -13,6 +13,7 @@ from qk_taxonomy.cli.options import (
     debug_option,
     family_option,
     one_circuit_options,
+    seed_option,
 )
 from qk_taxonomy.records import DISTANCES, N_BINS, N_CLUSTERS
 
@@ -74,13 +75,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     help="Between histograms. euclidean: k-means; jensen-shannon: k-medoids, of 6,000 heads at "
     "most.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Of the classes and of the map.",
-)
+@seed_option("Of the classes and of the map.")
 @click.option(
     "--joint",
     is_flag=True,

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from qk_taxonomy.cli.making import bar
-from qk_taxonomy.cli.options import counted, data_root_option, debug_option, family_option
+from qk_taxonomy.cli.options import (
+    circuits_option,
+    conventions_option,
+    counted,
+    data_root_option,
+    debug_option,
+    family_option,
+)
 from qk_taxonomy.errors import PartialFailureError
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS
+from qk_taxonomy.records import CIRCUITS
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import Circuit, Convention
@@ -46,24 +53,8 @@ def _format_of(output: Path | None, chosen: str | None) -> str:
     show_default="as OUTPUT ends",
     help="CSV, or Parquet with the dtypes of the columns.",
 )
-@click.option(
-    "--circuit",
-    "circuits",
-    type=click.Choice(CIRCUITS),
-    multiple=True,
-    default=CIRCUITS,
-    show_default="both",
-    help="Only this circuit (repeatable).",
-)
-@click.option(
-    "--convention",
-    "conventions",
-    type=click.Choice(CONVENTIONS),
-    multiple=True,
-    default=CONVENTIONS,
-    show_default="both",
-    help="Only this convention (repeatable).",
-)
+@circuits_option(CIRCUITS, "both", "Only this circuit (repeatable).")
+@conventions_option("Only this convention (repeatable).")
 @debug_option
 def export(
     output: Path | None,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, DEFAULT_JOBS
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, DEFAULT_JOBS, Circuit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,27 +84,36 @@ def one_circuit_options(command: Command) -> Command:
     )(with_circuit)
 
 
+def seed_option(of: str) -> Callable[[Command], Command]:
+    """``--seed``, ``of`` whatever chance has a part in."""
+    return click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help=of
+    )
+
+
+def circuits_option(
+    default: Sequence[Circuit], said: str | None, help_text: str
+) -> Callable[[Command], Command]:
+    """``--circuit``, repeatable; ``said``: how the default is shown, None as it is."""
+    return click.option(
+        "--circuit", "circuits", type=click.Choice(CIRCUITS), multiple=True, default=default,
+        show_default=said or True, help=help_text,
+    )  # fmt: skip
+
+
+def conventions_option(help_text: str) -> Callable[[Command], Command]:
+    """``--convention``, repeatable; both by default."""
+    return click.option(
+        "--convention", "conventions", type=click.Choice(CONVENTIONS), multiple=True,
+        default=CONVENTIONS, show_default="both", help=help_text,
+    )  # fmt: skip
+
+
 def survey_options(command: Command) -> Command:
     """How to survey: shared by download and run."""
     options = [
-        click.option(
-            "--circuit",
-            "circuits",
-            type=click.Choice(CIRCUITS),
-            multiple=True,
-            default=("qk",),
-            show_default=True,
-            help="Repeat for both.",
-        ),
-        click.option(
-            "--convention",
-            "conventions",
-            type=click.Choice(CONVENTIONS),
-            multiple=True,
-            default=CONVENTIONS,
-            show_default="both",
-            help="raw: weights as stored; folded: with norm gains and attention scale.",
-        ),
+        circuits_option(("qk",), None, "Repeat for both."),
+        conventions_option("raw: weights as stored; folded: with norm gains and attention scale."),
         output_root_option,
         click.option(
             "--device",

@@ -15,6 +15,7 @@ from qk_taxonomy.cli.options import (
     debug_option,
     family_option,
     one_circuit_options,
+    seed_option,
 )
 from qk_taxonomy.errors import PartialFailureError
 
@@ -118,13 +119,7 @@ def _name_files(files: list[Path]) -> None:
     show_default=True,
     help="Sign flips of a contrast: p-values reach 1 / (1 + N).",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Of permutations and classes.",
-)
+@seed_option("Of permutations and classes.")
 @click.option(
     "--include-imported",
     is_flag=True,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.errors import HypothesisError
-from qk_taxonomy.hypotheses.heads import Array, HeadSet, untrained_like
+from qk_taxonomy.hypotheses.heads import Array, HeadSet, common_statistics, untrained_like
 from qk_taxonomy.hypotheses.table import as_rows, corrected, finding_rows, subject
 from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES, SpectralChanges, spectral_changes
 from qk_taxonomy.statistics.findings import Finding
@@ -117,7 +117,7 @@ def matched_contrast(
     differ = shape_difference(treatment, control)
     if differ:
         raise HypothesisError(f"{differ}.")
-    names = [n for n in treatment.statistics if n in control.statistics]
+    names = common_statistics((treatment, control))
     with np.errstate(invalid="ignore"):  # dead heads on both sides: infinite less infinite
         differences = _in_shift_units(treatment, names) - _in_shift_units(control, names)
     shared = subject(treatment, SHIFT, against=control.file)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS, check_comparable
-from qk_taxonomy.hypotheses.heads import Array, HeadSet
+from qk_taxonomy.hypotheses.heads import Array, HeadSet, common_statistics
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
 from qk_taxonomy.records import N_BINS, N_CLUSTERS
 from qk_taxonomy.statistics.groups import GroupComparison, composition_test, kruskal_dunn
@@ -67,9 +67,8 @@ def compare_families(
             {**shared, "hypothesis": COMPOSITION}, [({"statistic": "class composition"}, classes)]
         )
     ]
-    names = [name for name in models[0].statistics if all(name in m.statistics for m in models)]
     comparisons = {}
-    for name in names:
+    for name in common_statistics(models):
         profiles = [depth_profile(m.statistics[name].to_numpy(), m.depth) for m in models]
         comparisons[name] = kruskal_dunn(np.stack(profiles), families, seed=seed)
     overall = [({"statistic": name}, found.overall) for name, found in comparisons.items()]
@@ -120,12 +119,12 @@ def unmatched_rows(
             "side. Name each once."
         )
     check_comparable(models, include_imported=include_imported)
-    sizes = [len(heads.lam) for heads in models]
+    sizes = [len(heads.table) for heads in models]
     number = np.repeat(np.arange(len(models)), sizes)
     treated = number < len(treatments)
     depths = np.concatenate([heads.depth for heads in models])
     findings = []
-    for name in models[0].statistics:
+    for name in common_statistics(models):
         values = np.concatenate([heads.statistics[name].to_numpy() for heads in models])
         if name in LOG_STATISTICS:
             with np.errstate(divide="ignore"):

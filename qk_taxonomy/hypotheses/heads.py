@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.architectures import architecture_table
 from qk_taxonomy.cache import load_spectra, stack_table
-from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.errors import HypothesisError, SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.tables import spectra_rows
@@ -65,7 +65,12 @@ class HeadSet:
 
     @cached_property
     def lam(self) -> Array:
-        """λ = σ² of every head, in the table's order: (heads, d_head), descending."""
+        """λ = σ² of every head, in the table's order: (heads, d_head), descending.
+
+        Raises HypothesisError where layers differ in d_head.
+        """
+        if len(self.widths) > 1:
+            raise HypothesisError(f"{self.name}: {self.differing_widths}.")
         sigma = np.concatenate([layer.singular_values for layer in self.layers])
         return np.square(sigma.astype(np.float64))
 
@@ -97,16 +102,30 @@ class HeadSet:
         return stack_table(self.spectra.metadata)[self.stack]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """What matched models share: layers' numbers and heads, and d_head."""
-        sizes = (len(layer.singular_values) for layer in self.layers)
-        numbers = (layer.layer for layer in self.layers)
-        return (*numbers, *sizes, self.lam.shape[1])
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """What matched models share: each layer's number, heads and d_head."""
+        return tuple((layer.layer, *layer.singular_values.shape) for layer in self.layers)
+
+    @property
+    def widths(self) -> list[int]:
+        """Every d_head that a layer has, the smallest first."""
+        return sorted({layer.singular_values.shape[1] for layer in self.layers})
+
+    @property
+    def differing_widths(self) -> str:
+        widths = ", ".join(map(str, self.widths))
+        return f"its layers differ in d_head ({widths}), so its heads have no one shape"
 
     @property
     def described_shape(self) -> str:
-        n_heads = len(self.lam) // len(self.layers)
-        return f"{len(self.layers)} layers × {n_heads} heads of d_head {self.lam.shape[1]}"
+        n_heads = len(self.table) // len(self.layers)
+        widths = " or ".join(map(str, self.widths))
+        return f"{len(self.layers)} layers × {n_heads} heads of d_head {widths}"
+
+
+def common_statistics(sides: Sequence[HeadSet]) -> list[str]:
+    """The statistics that all of them have, in the first one's order."""
+    return [name for name in sides[0].statistics if all(name in s.statistics for s in sides)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +203,8 @@ def untrained_like(
             "(--include-imported takes the true one)",
         )
     d_model = heads.geometry["d_model"]
+    if len(heads.widths) > 1:
+        return Untrained(None, heads.differing_widths)
     if not d_model:
         return Untrained(None, "d_model is not known; import the file with --d-model")
     if not _needs_twin(heads):

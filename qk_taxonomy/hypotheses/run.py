@@ -90,8 +90,8 @@ def run_hypotheses(
     where there is nothing to test, CatalogError for unknown contrasts and HypothesisError for those
     that are not surveyed.
     """
-    run = _surveyed(data_root, families, circuit, convention, watcher)
-    run.permutations, run.seed, run.include_imported = permutations, seed, include_imported
+    how = _Settings(permutations, seed, include_imported)
+    run = _surveyed(data_root, families, circuit, convention, how, watcher)
     known = load_contrasts(catalog)
     names = list(contrasts)
     pairs = catalogued_pairs(_chosen(names, known), run.sets)
@@ -133,8 +133,8 @@ def compare_models(
     """
     if not (treatments and controls):
         raise HypothesisError("A comparison needs at least one treatment and one control.")
-    run = _surveyed(data_root, families, circuit, convention, watcher)
-    run.permutations, run.seed, run.include_imported = permutations, seed, include_imported
+    how = _Settings(permutations, seed, include_imported)
+    run = _surveyed(data_root, families, circuit, convention, how, watcher)
     run.named(treatments, controls, load_contrasts(catalog))
     return run.outcome()
 
@@ -144,6 +144,7 @@ def _surveyed(
     families: str | Iterable[str] | None,
     circuit: Circuit,
     convention: Convention,
+    how: _Settings,
     watcher: Watcher | None,
 ) -> _Run:
     """A run over all heads of a circuit and convention. Raises where there are none."""
@@ -156,7 +157,7 @@ def _surveyed(
             f"command that made it (`qk-taxonomy download ...`) --circuit {circuit} --convention "
             f"{convention}."
         )
-    run = _Run(heads.sets, watcher)
+    run = _Run(heads.sets, how, watcher)
     run.failures |= heads.failures
     run.notes += [f"{path} has no {circuit} {convention} spectra" for path in heads.without]
     return run
@@ -186,17 +187,24 @@ def _check_surveyed(names: Iterable[str], pairs: Sequence[Pair]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """How tests are made: those of the public functions."""
+
+    permutations: int
+    seed: int
+    include_imported: bool
+
+
 class _Run:
     """One run over all heads: how it tests, and what it has found so far."""
 
-    def __init__(self, sets: Sequence[HeadSet], watcher: Watcher | None) -> None:
+    def __init__(self, sets: Sequence[HeadSet], how: _Settings, watcher: Watcher | None) -> None:
         self.sets = sets
+        self.how = how
         self.models = [heads for heads in sets if not heads.spectra.control]
         self.twins = [heads for heads in sets if heads.spectra.is_random_twin]
         self.watch: Watcher = watcher or (lambda name, index, total: None)
-        self.permutations = PERMUTATIONS
-        self.seed = 0
-        self.include_imported = False
         self.comparison = ""
         self.tables: list[pd.DataFrame] = []
         self.rank_results: list[RankResult] = []
@@ -210,7 +218,7 @@ class _Run:
         subjects = [*self.models, *self.twins]
         for index, heads in enumerate(subjects):
             self.watch(f"rank: {heads.name}", index, len(subjects))
-            result = rank_hypothesis(heads, self.twins, include_imported=self.include_imported)
+            result = rank_hypothesis(heads, self.twins, include_imported=self.how.include_imported)
             self.rank_results.append(result)
             self.tables.append(result.rows)
 
@@ -249,7 +257,9 @@ class _Run:
                     "tests take for independent; their p-values are too small"
                 )
             self.tables.append(
-                unmatched_rows(*sides, seed=self.seed, include_imported=self.include_imported)
+                unmatched_rows(
+                    *sides, seed=self.how.seed, include_imported=self.how.include_imported
+                )
             )
 
     def pairs(self, pairs: Sequence[Pair], origins: Mapping[str, str]) -> None:
@@ -271,9 +281,9 @@ class _Run:
             pair.treatment,
             pair.control,
             twins=self.twins,
-            permutations=self.permutations,
-            seed=self.seed,
-            include_imported=self.include_imported,
+            permutations=self.how.permutations,
+            seed=self.how.seed,
+            include_imported=self.how.include_imported,
         )
         self.contrasts.append(result)
         self.tables.append(result.rows)
@@ -287,7 +297,7 @@ class _Run:
                 "left out of the comparison of families, being of the same training as others in "
                 f"it: {names}"
             )
-        if not self.include_imported:
+        if not self.how.include_imported:
             exact = [heads for heads in models if not heads.spectra.is_imported]
             if 0 < len(exact) < len(models):
                 self.notes.append(
@@ -303,7 +313,7 @@ class _Run:
                 continue
             try:
                 result = compare_families(
-                    of_stack, seed=self.seed, include_imported=self.include_imported
+                    of_stack, seed=self.how.seed, include_imported=self.how.include_imported
                 )
             except QKTaxonomyError as err:
                 self.failures[f"families {stack}".rstrip()] = err
