@@ -268,9 +268,9 @@ class TestNamedModels:
         result = qk("test", "--data-root", root, "--treatment", "b", "--control", "two/c")
         assert result.exit_code == 0, result.output
         assert (root / "plots/tests.csv").read_bytes() == before
-        table = root / "plots/tests/contrasts/b-against-c.tests.csv"
+        table = root / "plots/tests/contrasts/one/b-against-two.c.tests.csv"
         assert str(table) in result.output
-        assert (root / "plots/tests/contrasts/one/b-against-c.png").is_file()
+        assert (root / "plots/tests/contrasts/one/b-against-two.c.png").is_file()
 
     def test_calls_that_contradict_themselves(self, root: Path) -> None:
         for wrong in (
@@ -452,7 +452,7 @@ class TestEdges:
         write_model(tmp_path, "one/b", 2, shape=shape)
         result = qk("test", "--data-root", tmp_path, "--treatment", "a", "--control", "b")
         assert result.exit_code == 0, result.output
-        (file,) = tmp_path.glob("plots/tests/contrasts/a-against-b.tests.csv")
+        (file,) = tmp_path.glob("plots/tests/contrasts/one/a-against-b.tests.csv")
         table = pd.read_csv(file, keep_default_na=False)
         shift = table[(table["hypothesis"] == SHIFT) & (table["layer"] == "")]
         assert (shift["n"].astype(int) == 14).all()

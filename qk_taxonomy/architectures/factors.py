@@ -39,8 +39,8 @@ def initial_deviations(
 ) -> dict[str, float]:
     """Standard deviation of each stored projection, by role, in an untrained layer of a row.
 
-    The form of the distribution (normal, uniform, cut) is not told: the spectra of matrices as
-    large as projections do not depend on it. Raises LayoutError where the config lacks what it
+    The form of the distribution (normal, uniform, cut) is not told: the law that spectra approach
+    as projections grow does not depend on it. Raises LayoutError where the config lacks what it
     takes.
     """
     deviations = {}

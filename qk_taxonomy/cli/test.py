@@ -142,7 +142,7 @@ def test(
     corrected q-value, number of units, method), and figures under plots/tests/. Contrasts of the
     catalogue are tested where both models are surveyed, and models against their random twins
     (`download --control random`). A comparison by --treatment and --control has a table of its own,
-    plots/tests/contrasts/NAME.tests.csv.
+    plots/tests/contrasts/<family>/<name>.tests.csv.
     """
     if bool(treatments) != bool(controls):
         raise click.UsageError("A comparison needs a --treatment and a --control.")

@@ -52,7 +52,7 @@ Watcher = Callable[[str, int, int], None]
 class Outcome:
     """What all tests found: ``table``, one row a test, and what figures are drawn from.
 
-    ``comparison``: the name of the one comparison that was asked for, "" where it was not.
+    ``comparison``: ``family/name`` of the one comparison that was asked for, "" where none was.
     ``failures``: what could not be tested, by name. ``notes``: what was left out, and why.
     """
 
@@ -228,10 +228,12 @@ class _Run:
         """The comparison of models that a user named. Raises HypothesisError."""
         treated = [named_heads(ref, self.sets) for ref in treatments]
         control = [named_heads(ref, self.sets) for ref in controls]
-        self.comparison = f"{_side(treated)}-against-{_side(control)}"
+        home = treated[0][0].family
+        name = f"{_side(treated, home)}-against-{_side(control, home)}"
+        self.comparison = f"{home}/{name}"
         self.watch(f"contrast: {self.comparison}", 0, 1)
         if len(treated) == len(control) == 1:
-            pairs = stack_pairs(self.comparison, "named", treated[0], control[0])
+            pairs = stack_pairs(name, "named", treated[0], control[0])
             if not pairs or treated[0][0].path == control[0][0].path:
                 why = "share no stack" if not pairs else "are one model"
                 raise HypothesisError(
@@ -340,7 +342,10 @@ class _Run:
         )
 
 
-def _side(models: Sequence[Sequence[HeadSet]]) -> str:
-    """A side of a comparison as a file is named: its first model, and how many more."""
-    first = models[0][0].model
-    return first if len(models) == 1 else f"{first}-and-{len(models) - 1}-more"
+def _side(models: Sequence[Sequence[HeadSet]], home: str) -> str:
+    """A side of a comparison as a file is named: its first model, with its family where that is not
+    the folder ``home``, and how many more there are.
+    """
+    first = models[0][0]
+    name = first.model if first.family == home else f"{first.family}.{first.model}"
+    return name if len(models) == 1 else f"{name}-and-{len(models) - 1}-more"

@@ -44,8 +44,8 @@ def generate_hypothesis_tests(
     ``qk_taxonomy.hypotheses.table.COLUMNS``; the tests of this outcome alone) and, in
     ``plots/tests/``, ``<family>/<model>_rank.png``, ``contrasts/<family>/<name>.png`` and ``.csv``
     (heads in order of change) and ``families.png``. The table of a named comparison is
-    ``contrasts/<name>.tests.csv`` instead. Names are extended by the stack where a model has
-    several, and by circuit and convention where they are not ``qk`` and ``raw``. Raises as
+    ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack where a model
+    has several, and by circuit and convention where they are not ``qk`` and ``raw``. Raises as
     ``run_hypotheses`` does; SpectraFileError where the table cannot be written; and, when all
     others are, PartialFailureError where figures cannot.
     """
@@ -79,12 +79,17 @@ class _Place:
     circuit: Circuit
     convention: Convention
 
+    @property
+    def _contrasts(self) -> Path:
+        return self.plots / "tests" / "contrasts"
+
     def stem(self, name: str, stack: str = "") -> str:
         return stem_of(name, self.circuit, self.convention, stack)
 
     def table(self, comparison: str) -> Path:
         if comparison:
-            return self.plots / "tests" / "contrasts" / f"{self.stem(comparison)}.tests.csv"
+            family, _, name = comparison.partition("/")
+            return self._contrasts / family / f"{self.stem(name)}.tests.csv"
         return self.plots / f"{self.stem('tests')}.csv"
 
     def rank(self, rank: RankResult) -> Path:
@@ -94,8 +99,7 @@ class _Place:
 
     def contrast(self, contrast: ContrastResult, ending: str) -> Path:
         stem = self.stem(contrast.name, contrast.treatment.stack)
-        folder = self.plots / "tests" / "contrasts" / contrast.treatment.family
-        return folder / f"{stem}{ending}"
+        return self._contrasts / contrast.treatment.family / f"{stem}{ending}"
 
     def families(self, stack: str) -> Path:
         return self.plots / "tests" / f"{self.stem('families', stack)}.png"
