@@ -484,6 +484,20 @@ class TestEdges:
         (tmp_path / "data/one/a.safetensors").unlink()
         assert qk("test", "--data-root", tmp_path).exit_code == 1
 
+    def test_a_figure_that_cannot_be_written(self, tmp_path: Path) -> None:
+        write_model(tmp_path, "one/a", 1)
+        write_model(tmp_path, "two/b", 2)
+        (tmp_path / "plots/tests").mkdir(parents=True)
+        (tmp_path / "plots/tests/one").touch()  # a file where a folder is wanted
+        result = qk("test", "--data-root", tmp_path, "--hypothesis", "rank")
+        assert result.exit_code == 1
+        assert "a_rank.png" in result.stderr
+        assert "Traceback" not in result.output
+        # What was found is printed all the same, and the rest is there.
+        assert "rank  one/a: of 72 heads" in result.stdout
+        assert (tmp_path / "plots/tests.csv").is_file()
+        assert (tmp_path / "plots/tests/two/b_rank.png").is_file()
+
     def test_nothing_surveyed(self, tmp_path: Path) -> None:
         with pytest.raises(SpectraFileError, match="qk-taxonomy download"):
             run_hypotheses(tmp_path)
