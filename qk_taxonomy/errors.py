@@ -41,6 +41,10 @@ class SpectraFileError(QKTaxonomyError):
     """A spectra file or output folder cannot be read, trusted or written."""
 
 
+class BusyFileError(SpectraFileError):
+    """Another process is making the file."""
+
+
 class TaxonomyError(QKTaxonomyError, ValueError):
     """Heads cannot be sorted into the classes asked for, or a taxonomy file cannot be used."""
 

@@ -34,8 +34,11 @@ DISTANCES: tuple[Distance, ...] = get_args(Distance)
 N_CLUSTERS = 6
 N_BINS = 24
 
-#: Layers read and computed side by side unless told otherwise: reads wait more than they work.
+#: Layers read side by side unless told otherwise: reads wait more than they work.
 DEFAULT_JOBS = 4
+
+#: Bytes that a survey's weights and products may take at once unless told otherwise.
+DEFAULT_MEMORY = 256 * 1000**2
 
 #: How the provenance of imported spectra names their formula, which is not that of W_QK.
 PREDECESSOR_FORMULA = "qk-spectral-analysis"
@@ -248,6 +251,10 @@ class LayerPlan:
     ``cross``: keys and values read another stack's output. ``stack`` tells layers of one number
     apart (encoder, decoder, ...); "" where a model has one stack. ``init_std``: standard deviation
     of each projection, by role, before training; empty where nobody asked for it.
+
+    A plan of some heads of a layer alone names the rows that are theirs, in a projection's place or
+    in several pieces of it (``v.0``, ``v.1``, ...), but for ``o``, whose columns are the heads':
+    ``first_head`` tells where in the layer they begin.
     """
 
     layer: int
@@ -261,6 +268,7 @@ class LayerPlan:
     cross: bool = False
     stack: str = ""
     init_std: Mapping[str, float] = field(default_factory=dict)
+    first_head: int = 0
 
     @property
     def place(self) -> tuple[str, int]:
@@ -271,6 +279,24 @@ class LayerPlan:
     def n_bytes(self) -> int:
         """Bytes of all stored tensors the plan names."""
         return sum(info.n_bytes for info in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class LayerPart:
+    """What is read and computed at a time: circuits of a layer, or of some of its heads.
+
+    ``o_blocks``: W_O in blocks of rows, to be read one after the other, where ``plan`` goes without
+    it.
+    """
+
+    plan: LayerPlan
+    circuits: tuple[Circuit, ...]
+    o_blocks: tuple[TensorInfo, ...] = ()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all stored tensors the part names."""
+        return self.plan.n_bytes + sum(block.n_bytes for block in self.o_blocks)
 
 
 @dataclass(frozen=True)
@@ -383,7 +409,11 @@ class ModelSpectra:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What became of one model of a survey; ``control``: which of its twins, "" for itself."""
+    """What became of one model of a survey; ``control``: which of its twins, "" for itself.
+
+    ``bytes_read`` of ``bytes_total`` that the checkpoint has; ``seconds`` that it took, or where it
+    is planned, that it should take, None where nothing tells.
+    """
 
     model: str
     status: Literal["computed", "present", "failed", "planned"]
@@ -397,6 +427,7 @@ class ModelResult:
     error: str | None = None
     exception: Exception | None = field(default=None, compare=False, repr=False)
     control: str = ""
+    seconds: float | None = None
 
     @property
     def title(self) -> str:

@@ -104,6 +104,6 @@ def test_a_wrong_reading_of_the_weights_is_noticed(
         wrong = {k: v for k, v in {**plan.norms, **norms}.items() if v is not None}
         return circuit_factors(replace(plan, norms=wrong, **others), *args)
 
-    monkeypatch.setattr("qk_taxonomy.survey.circuit_factors", mistaken)
+    monkeypatch.setattr("qk_taxonomy.survey.layers.circuit_factors", mistaken)
     surveyed = survey_tiny(MODELS[model_type], tmp_path)
     assert (deviation(surveyed, circuit, convention) > TOLERANCES).any()

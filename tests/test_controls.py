@@ -118,15 +118,15 @@ class TestResuming:
         folder = make_folder(
             tensors=llama_tensors(n_layers=4), config=LLAMA_CONFIG | {"num_hidden_layers": 4}
         )
-        read, drawn = RandomTwin.read, []
+        decode, drawn = RandomTwin.decode, []
 
-        def stopping(self: RandomTwin, info: Any) -> torch.Tensor:
+        def stopping(self: RandomTwin, info: Any, read_bytes: Any) -> torch.Tensor:
             drawn.append((self.seed, int(info.name.split(".")[2])))
             if stop and drawn[-1][1] == 2:
                 raise CheckpointError("gone")
-            return read(self, info)
+            return decode(self, info, read_bytes)
 
-        monkeypatch.setattr(RandomTwin, "read", stopping)
+        monkeypatch.setattr(RandomTwin, "decode", stopping)
         stop = True
         for seed in (0, 1):
             with pytest.raises(CheckpointError, match="gone"):

@@ -24,6 +24,7 @@ FLOORS = {
     "checkpoints": 2,
     "cache": 3,
     "untrained": 3,
+    "speeds": 3,
     "controls": 3,
     "survey": 4,
     "predecessor": 4,

@@ -49,11 +49,11 @@ def test_only_the_named_tensors_cross_the_network(hub: LoopbackHub, minilm: Path
     assert result.bytes_read == named
     weights = hub.bytes_served("model.safetensors")
     header = int.from_bytes((minilm / "model.safetensors").read_bytes()[:8], "little") + 8
-    assert weights == named + header
+    assert named + header <= weights
     everything = hub.bytes_served()
     json_bytes = everything - weights
     print(f"served {everything} bytes for {named} of Q and K: {everything / named:.4f}")
-    assert everything <= 1.05 * (named + header + json_bytes)
+    assert everything <= 1.02 * (named + header + json_bytes)
     assert json_bytes < 0.01 * named
     assert load_spectra(str(result.path)).metadata["revision"] == sha
 

@@ -81,7 +81,7 @@ class TestTheDraw:
 
         checkpoint = open_checkpoint(str(folder))
         monkeypatch.setattr(LocalCheckpoint, "read_bytes", read_bytes)
-        monkeypatch.setattr("qk_taxonomy.survey.open_checkpoint", lambda *a, **k: checkpoint)
+        monkeypatch.setattr("qk_taxonomy.survey.models.open_checkpoint", lambda *a, **k: checkpoint)
         assert survey_control(folder, RANDOM, dry_run=True).bytes_read == 0
         result = survey_control(folder, RANDOM, circuits=CIRCUITS)
         assert (result.status, result.layers, result.heads) == ("computed", 2, 8)

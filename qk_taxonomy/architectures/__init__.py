@@ -1,6 +1,7 @@
 """Architectures: from a config and tensor names to which tensors make which head."""
 
-from qk_taxonomy.architectures.layout import attention_layout, restrict
+from qk_taxonomy.architectures.layout import attention_layout
+from qk_taxonomy.architectures.parts import parts, restrict
 from qk_taxonomy.architectures.table import architecture_table, named_architecture
 
-__all__ = ["architecture_table", "attention_layout", "named_architecture", "restrict"]
+__all__ = ["architecture_table", "attention_layout", "named_architecture", "parts", "restrict"]

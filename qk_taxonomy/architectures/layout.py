@@ -27,20 +27,10 @@ from qk_taxonomy.architectures.table import (
 from qk_taxonomy.errors import LayoutError
 from qk_taxonomy.records import (
     AttentionLayout,
-    Circuit,
     HeadGeometry,
     LayerPlan,
     TensorInfo,
 )
-
-_LATENT = frozenset({"q_latent", "kv_latent", "kv", "q_latent_norm", "kv_latent_norm"})
-
-#: The gains and projections each circuit is made of, as roles of a plan's tensors.
-_ROLES: dict[Circuit, frozenset[str]] = {
-    "qk": _LATENT | {"q", "k", "qkv", "input_norm", "memory_norm", "q_norm", "k_norm"},
-    "ov": (_LATENT - {"q_latent", "q_latent_norm"})
-    | {"v", "o", "qkv", "input_norm", "memory_norm"},
-}
 
 # The gain of a norm of queries or keys, from the module of the projections on.
 _QUERY_NORM = re.compile(
@@ -80,13 +70,6 @@ def attention_layout(
     if row is None:
         raise _unknown(model_type, config, tensors)
     return _layout(row, config, tensors, untrained)
-
-
-def restrict(plan: LayerPlan, circuits: Sequence[Circuit]) -> LayerPlan:
-    """The plan with only the tensors that ``circuits`` need: what crosses the network."""
-    roles = frozenset().union(*(_ROLES[circuit] for circuit in circuits))
-    tensors = {role: info for role, info in plan.tensors.items() if role.partition(".")[0] in roles}
-    return replace(plan, tensors=tensors)
 
 
 def _recognised(config: Mapping[str, Any], tensors: Tensors, untrained: bool) -> AttentionLayout:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.fetched import ReadRange
 from qk_taxonomy.checkpoints.weight_files import ADAPTER_CONFIG, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LowRankUpdate, TensorInfo
@@ -65,12 +66,14 @@ class AdapterCheckpoint(Checkpoint):
             self.adapter.check_readable(parts)
             self._owner(info.file).check_readable([dataclasses.replace(info, update=None)])
 
-    def read(self, info: TensorInfo) -> torch.Tensor:
+    def decode(self, info: TensorInfo, read_bytes: ReadRange) -> torch.Tensor:
         """A tensor's weights: those that the adapter touches in float64, others as they are."""
-        stored = self._owner(info.file).read(dataclasses.replace(info, update=None))
+        plain = dataclasses.replace(info, update=None)
+        stored = self._owner(info.file).decode(plain, read_bytes)
         if info.update is None:
             return stored
-        a, b = (self.adapter.read(part).double() for part in (info.update.a, info.update.b))
+        factors = (info.update.a, info.update.b)
+        a, b = (self.adapter.decode(part, read_bytes).double() for part in factors)
         change = info.update.factor * (b @ a)
         return stored.double() + (change.T if info.update.transposed else change)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from qk_taxonomy.checkpoints.fetched import Fetched, ReadRange
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
 
@@ -84,25 +85,42 @@ class Checkpoint(ABC):
 
         Raises CheckpointError.
         """
+        return self.decode(info, self.read_bytes)
+
+    def read_all(self, infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
+        """The weights of several tensors, as :meth:`read` gives them, under the same names.
+
+        Tensors that lie near each other in a file are fetched in one request. Raises
+        CheckpointError.
+        """
+        fetched = Fetched(self.read_bytes, infos.values())
+        return {name: self.decode(info, fetched.read_bytes) for name, info in infos.items()}
+
+    def decode(self, info: TensorInfo, read_bytes: ReadRange) -> torch.Tensor:
+        """A tensor's weights made of what ``read_bytes`` gives of its file.
+
+        Raises CheckpointError.
+        """
         self.check_readable([info])
-        weights = self._stored(info)
+        weights = _stored(info, read_bytes)
         if info.scale is None:
             return weights
-        factors = self._stored(info.scale.tensor).float()
+        factors = _stored(info.scale.tensor, read_bytes).float()
         factors = factors.reshape(*factors.shape, *[1] * (weights.dim() - factors.dim()))
         for axis, (size, block) in enumerate(zip(info.shape, info.scale.block, strict=True)):
             factors = factors.repeat_interleave(block, axis).narrow(axis, 0, size)
         return factors.mul_(weights.float())
 
-    def _stored(self, info: TensorInfo) -> torch.Tensor:
-        """The numbers of a tensor as its file has them."""
-        dtype = (DTYPES | SCALED_DTYPES)[info.dtype]
-        if info.start == info.end:
-            return torch.empty(info.shape, dtype=dtype)
-        numbers = torch.frombuffer(self.read_bytes(info.file, info.start, info.end), dtype=dtype)
-        if info.stride is None:
-            return numbers.reshape(info.shape)
-        return numbers.as_strided(info.shape, info.stride)
+
+def _stored(info: TensorInfo, read_bytes: ReadRange) -> torch.Tensor:
+    """The numbers of a tensor as its file has them."""
+    dtype = (DTYPES | SCALED_DTYPES)[info.dtype]
+    if info.start == info.end:
+        return torch.empty(info.shape, dtype=dtype)
+    numbers = torch.frombuffer(read_bytes(info.file, info.start, info.end), dtype=dtype)
+    if info.stride is None:
+        return numbers.reshape(info.shape)
+    return numbers.as_strided(info.shape, info.stride)
 
 
 def read_range(path: Path, start: int, end: int) -> bytearray:

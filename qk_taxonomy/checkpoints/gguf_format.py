@@ -32,6 +32,7 @@ from gguf import (
 from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint, local_revision, read_range
+from qk_taxonomy.checkpoints.fetched import ReadRange
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
 
@@ -375,13 +376,13 @@ class GgufCheckpoint(Checkpoint):
                     "this model."
                 )
 
-    def read(self, info: TensorInfo) -> torch.Tensor:
+    def decode(self, info: TensorInfo, read_bytes: ReadRange) -> torch.Tensor:
         """A tensor's weights in its shape: quantised ones in float32, others in their own dtype."""
         if info.dtype in DTYPES:
-            return super().read(info)
+            return super().decode(info, read_bytes)
         self.check_readable([info])
         quantisation = GGMLQuantizationType[info.dtype]
-        data = np.frombuffer(self.read_bytes(info.file, info.start, info.end), np.uint8)
+        data = np.frombuffer(read_bytes(info.file, info.start, info.end), np.uint8)
         blocks = data.reshape(quant_shape_to_byte_shape(info.shape, quantisation))
         return torch.from_numpy(dequantize(blocks, quantisation))
 

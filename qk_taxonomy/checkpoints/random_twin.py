@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.fetched import ReadRange
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LayerPlan, TensorInfo
 
@@ -50,7 +51,7 @@ class RandomTwin(Checkpoint):
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         raise CheckpointError(f"The random twin of {self.model_id} is stored in no file.")
 
-    def read(self, info: TensorInfo) -> torch.Tensor:
+    def decode(self, info: TensorInfo, read_bytes: ReadRange) -> torch.Tensor:
         """A tensor as it is drawn. Raises CheckpointError for one that no plan names."""
         if info.name in self._constants:
             return torch.full(info.shape, self._constants[info.name])

@@ -60,8 +60,8 @@ def _split_latent(tensors: Mapping[str, torch.Tensor], g: HeadGeometry) -> dict[
 def split_heads(plan: LayerPlan, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The projections of one layer by head: q, k, v, o as far as ``tensors`` has them.
 
-    ``tensors`` maps the plan's roles to stored tensors, whose shapes the plan has checked. Views
-    where possible; nothing is converted.
+    ``tensors`` maps the plan's roles to stored tensors, whose shapes the plan has checked; of ``o``
+    any rows do. Views where possible; nothing is converted.
     """
     g: HeadGeometry = plan.geometry
     heads: dict[str, torch.Tensor] = {}
@@ -69,13 +69,16 @@ def split_heads(plan: LayerPlan, tensors: Mapping[str, torch.Tensor]) -> dict[st
         heads |= _split_latent(tensors, g)
     elif plan.packing == "separate":
         for role, size in (("q", g.d_head), ("k", g.d_head), ("v", g.d_value)):
-            if role in tensors:
-                stored = tensors[role].mT if plan.transposed else tensors[role]
+            pieces = [t for name, t in tensors.items() if name.partition(".")[0] == role]
+            if pieces:
+                stored = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+                stored = stored.mT if plan.transposed else stored
                 rows = 2 * size if plan.gated and role == "q" else size
                 heads[role] = rearrange(stored, _ROWS, d_head=rows)[:, :size]
     elif "qkv" in tensors:
         heads |= _split_fused(tensors["qkv"].mT if plan.transposed else tensors["qkv"], plan)
     if "o" in tensors:
         stored = tensors["o"].mT if plan.transposed else tensors["o"]
-        heads["o"] = rearrange(stored, _COLUMNS, d_head=g.d_value)
+        own = stored[:, plan.first_head * g.d_value :][:, : g.n_heads * g.d_value]
+        heads["o"] = rearrange(own, _COLUMNS, d_head=g.d_value)
     return heads

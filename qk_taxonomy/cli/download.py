@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qk_taxonomy.cli.options import console, family_option, size, survey_options
+from qk_taxonomy.cli.options import (
+    console,
+    counted,
+    duration,
+    family_option,
+    size,
+    survey_options,
+)
 from qk_taxonomy.records import CONTROL_KINDS, Control
 
 if TYPE_CHECKING:
@@ -32,7 +39,7 @@ def print_results(results: Sequence[ModelResult]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("model", "status", "layers", "heads", "read", "of"):
+    for column in ("model", "status", "layers", "heads", "read", "of", "saved", "time"):
         table.add_column(column, justify="left" if column in ("model", "status") else "right")
     table.add_column("file", overflow="fold")
     for result in results:
@@ -44,9 +51,33 @@ def print_results(results: Sequence[ModelResult]) -> None:
             str(result.heads) if known else "",
             size(result.bytes_read) if result.bytes_total else "",
             size(result.bytes_total) if result.bytes_total else "",
+            size(result.bytes_total - result.bytes_read) if result.bytes_total else "",
+            duration(result.seconds) if result.seconds is not None else "",
             result.path or "",
         )
+    planned = [result for result in results if result.status == "planned"]
+    if len(planned) > 1:
+        times = [result.seconds for result in planned if result.seconds is not None]
+        read, total = (sum(getattr(r, of) for r in planned) for of in ("bytes_read", "bytes_total"))
+        table.add_section()
+        table.add_row(
+            counted(len(planned), "model"),
+            "",
+            str(sum(result.layers for result in planned)),
+            str(sum(result.heads for result in planned)),
+            size(read),
+            size(total),
+            size(total - read),
+            duration(sum(times)) if len(times) == len(planned) else "",
+        )
     console().print(table)
+    unmeasured = sum(result.bytes_read for result in planned if result.seconds is None)
+    if unmeasured:
+        click.echo(
+            f"How fast the {size(unmeasured)} without a time will come was not measured yet: the "
+            f"first survey does. At 100 Mbit/s they take {duration(8 * unmeasured / 100e6)}.",
+            err=True,
+        )
     for result in results:
         for note in result.notes:
             click.echo(f"Note: {result.title}: {note}.", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,15 +11,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, DEFAULT_JOBS, Circuit
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, DEFAULT_JOBS, DEFAULT_MEMORY, Circuit
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# What computing itself takes, and a little for weights.
+_LEAST_MEMORY = 80 * 1000**2
+
 # A pipe or file has no width of its own: wide enough to fold no line.
 _PIPE_WIDTH = 1000
+
+
+def _memory_size(value: str) -> float:
+    """Bytes of a number with or without a unit: 300000000, 256 MB, 1.5GB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", value, re.IGNORECASE)
+    n_bytes = float(match[1]) * 1000.0 ** " kmgt".index(match[2].lower() or " ") if match else 0.0
+    if n_bytes < _LEAST_MEMORY:
+        raise click.BadParameter(
+            f"{value!r}: wanted at least {size(_LEAST_MEMORY)}, such as 256MB or 1GB."
+        )
+    return n_bytes
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -127,7 +142,15 @@ def survey_options(command: Command) -> Command:
             type=click.IntRange(1, 64),
             default=DEFAULT_JOBS,
             show_default=True,
-            help="Layers read side by side; memory grows with it.",
+            help="Layers read side by side at most; fewer while the hub asks for it.",
+        ),
+        click.option(
+            "--memory",
+            type=_memory_size,
+            default=size(DEFAULT_MEMORY),
+            show_default=True,
+            metavar="SIZE",
+            help="What weights and products may take at once: larger layers are cut by heads.",
         ),
         click.option("--force", is_flag=True, help="Compute what is there already again."),
         catalog_option,
@@ -166,3 +189,10 @@ def size(n_bytes: float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 42 s, 12 min, 3.5 h."""
+    if seconds < 99.5:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.3g} h"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+import click
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -56,6 +57,12 @@ class SurveyBars:
         self._done += layers
         if self._task is not None:
             self._bars.update(self._task, advance=n_bytes, done=self._done)
+
+    def stopping(self) -> None:
+        self._bars.stop()
+        click.echo(
+            "\nInterrupted: keeping the layers under way (Ctrl-C again: ends at once).", err=True
+        )
 
     def finish(self, result: ModelResult) -> None:
         self._task = None

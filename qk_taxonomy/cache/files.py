@@ -1,8 +1,7 @@
-"""Spectra files under ``data/``: their names, their format, and the layers of an unfinished one.
+"""Spectra files: their names and their format.
 
 A spectra file is a safetensors file (its tensors and metadata are the README's "Files"). Under
-its final name a file is whole; layers that are finished before that lie in a hidden folder beside
-it, each a spectra file of its own.
+its final name a file is whole.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -23,13 +21,10 @@ from safetensors.numpy import save
 from qk_taxonomy.catalog import find_family
 from qk_taxonomy.errors import CatalogError, SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelRef, ModelSpectra
-from qk_taxonomy.statistics.moments import STATISTICS
 
 FORMAT = "qk-taxonomy-spectra"
 FORMAT_VERSION = "1"
 DATA_FOLDER = "data"
-
-CacheState = Literal["missing", "stale", "incomplete", "whole"]
 
 _KEY = re.compile(
     r"(?:(?P<stack>\w+)\.)?layers\.(?P<layer>\d+)"
@@ -224,63 +219,6 @@ def _layers(file: Any, stacks: Sequence[str], path: Path) -> tuple[LayerSpectra,
     return tuple(layers)
 
 
-def cache_state(
-    path: Path,
-    model_id: str,
-    circuits: Iterable[Circuit],
-    conventions: Iterable[Convention],
-    *,
-    revision: str | None = None,
-    architecture: str | None = None,
-    control: str = "",
-) -> CacheState:
-    """Whether a file has what is asked for: ``missing``, ``stale`` (damaged or of an older
-    format), ``incomplete`` (lacks a circuit or convention) or ``whole``.
-
-    ``control``: the label of the control whose spectra are asked for. Raises SpectraFileError where
-    the file holds another model or control or imported spectra, or where ``revision`` or
-    ``architecture`` are given and it holds another of them.
-    """
-    if not path.exists():
-        return "missing"
-    try:
-        spectra = load_spectra(path)
-    except SpectraFileError:
-        return "stale"
-    if spectra.is_imported:
-        raise SpectraFileError(
-            f"{path} holds imported spectra ({spectra.metadata['source']}), whose formula is not "
-            f"that of W_QK; a survey of {model_id} would take its place. Keep both with another "
-            "--family-name, or replace the file with --force."
-        )
-    identity = {
-        "model_id": model_id,
-        "revision": revision,
-        "architecture": architecture,
-        "control": control,
-    }
-    for key, wanted in identity.items():
-        found = spectra.metadata.get(key, "")
-        if wanted is not None and found != wanted:
-            raise SpectraFileError(
-                f"{path} holds the spectra of {spectra.model_id} ({key} {found}); those of "
-                f"{model_id} ({key} {wanted}) would take its place. Keep both with another "
-                "--family-name, or replace the file with --force."
-            )
-    if spectra.metadata["statistics"] != ",".join(STATISTICS):
-        return "stale"
-    present = contents(spectra)
-    pairs = {(circuit, convention) for circuit in circuits for convention in conventions}
-    n_layers = sum(stack["n_layers"] for stack in stack_table(spectra.metadata).values())
-    whole = all(len(spectra.select(*pair)) == n_layers for pair in pairs & present)
-    return "whole" if whole and pairs <= present else "incomplete"
-
-
-def contents(spectra: ModelSpectra) -> set[tuple[Circuit, Convention]]:
-    """The (circuit, convention) pairs that a spectra file has."""
-    return {(layer.circuit, layer.convention) for layer in spectra.layers}
-
-
 def find_spectra(
     root: str | Path, families: str | Iterable[str] | None = None, *, controls: bool = False
 ) -> list[Path]:
@@ -320,62 +258,3 @@ def _catalogued(name: str) -> str:
         return find_family(name).name
     except CatalogError:
         return name
-
-
-class UnfinishedSpectra:
-    """The finished layers of a model whose file is not whole yet, one small file a layer.
-
-    ``identity`` is what the layers must agree in to go into one file: layers of another commit or
-    with other circuits are dropped.
-    """
-
-    def __init__(self, path: Path, identity: Mapping[str, str]) -> None:
-        self.path = path
-        self.folder = path.with_name(f".{path.stem}.unfinished")
-        self.identity = dict(identity)
-        self.layers: dict[tuple[str, int], list[LayerSpectra]] = {}
-        self._recomputed: dict[tuple[str, int], dict[str, int]] = {}
-        for file in sorted(self.folder.glob("*.safetensors")):
-            self._recover(file)
-
-    def _recover(self, file: Path) -> None:
-        try:
-            spectra = load_spectra(file)
-        except SpectraFileError:
-            file.unlink(missing_ok=True)
-            return
-        if any(spectra.metadata.get(key) != value for key, value in self.identity.items()):
-            file.unlink(missing_ok=True)
-            return
-        place = spectra.layers[0].place
-        self.layers[place] = list(spectra.layers)
-        self._recomputed[place] = json.loads(spectra.metadata["recomputed_heads"])
-
-    def add(self, spectra: Sequence[LayerSpectra]) -> None:
-        """Keep one finished layer. Raises SpectraFileError."""
-        stack, layer = place = spectra[0].place
-        recomputed = {f"{s.circuit}.{s.convention}": s.n_recomputed for s in spectra}
-        metadata = {**self.identity, "recomputed_heads": json.dumps(recomputed)}
-        name = f"{stack}{layer:05d}.safetensors"
-        write_spectra(self.folder / name, ModelSpectra(metadata, tuple(spectra)))
-        self.layers[place] = list(spectra)
-        self._recomputed[place] = recomputed
-
-    @property
-    def recomputed_heads(self) -> dict[str, int]:
-        """Heads that took the slower, stable way, by circuit and convention, over all layers."""
-        total: dict[str, int] = {}
-        for counts in self._recomputed.values():
-            for key, count in counts.items():
-                total[key] = total.get(key, 0) + count
-        return total
-
-    def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the whole file and drop the unfinished layers. Raises SpectraFileError."""
-        layers = tuple(s for place in sorted(self.layers) for s in self.layers[place])
-        write_spectra(self.path, ModelSpectra(metadata, layers))
-        self.discard()
-
-    def discard(self) -> None:
-        """Drop the unfinished layers."""
-        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,38 @@
+"""Spectra files under ``data/``, whole under their final names.
+
+Layers that are finished before a file is whole lie in a hidden folder beside it, each a spectra
+file of its own.
+"""
+
+from qk_taxonomy.cache.files import (
+    DATA_FOLDER,
+    FORMAT,
+    FORMAT_VERSION,
+    find_spectra,
+    load_spectra,
+    make_folder,
+    ordered_safetensors,
+    spectra_path,
+    stack_table,
+    write_spectra,
+)
+from qk_taxonomy.cache.state import CacheState, cache_state, contents
+from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
+
+__all__ = [
+    "DATA_FOLDER",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "CacheState",
+    "UnfinishedSpectra",
+    "cache_state",
+    "contents",
+    "exclusive",
+    "find_spectra",
+    "load_spectra",
+    "make_folder",
+    "ordered_safetensors",
+    "spectra_path",
+    "stack_table",
+    "write_spectra",
+]

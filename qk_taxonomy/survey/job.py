@@ -1,0 +1,123 @@
+"""The survey of one model: planned from names and shapes, then streamed into its spectra file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qk_taxonomy.architectures import restrict
+from qk_taxonomy.cache import UnfinishedSpectra
+from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.controls import surveyed
+from qk_taxonomy.records import (
+    AttentionLayout,
+    Circuit,
+    Convention,
+    LayerPlan,
+    LayerSpectra,
+    ModelRef,
+    ModelResult,
+)
+from qk_taxonomy.speeds import expected_seconds, remember_speed
+from qk_taxonomy.survey.metadata import provenance, spectra_metadata
+from qk_taxonomy.survey.progress import Progress
+from qk_taxonomy.survey.streaming import Stream, Workers
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done for one model, and where it goes."""
+
+    ref: ModelRef
+    path: Path
+    checkpoint: Checkpoint
+    layout: AttentionLayout
+    circuits: tuple[Circuit, ...]
+    conventions: tuple[Convention, ...]
+    device: str | None
+
+    @classmethod
+    def planned(
+        cls,
+        ref: ModelRef,
+        path: Path,
+        checkpoint: Checkpoint,
+        circuits: Sequence[Circuit],
+        conventions: Sequence[Convention],
+        device: str | None,
+    ) -> Job:
+        """Plan the survey of an opened checkpoint. Raises CheckpointError and LayoutError."""
+        checkpoint, layout = surveyed(checkpoint, ref.architecture, ref.control)
+        plans = [restrict(plan, circuits) for plan in layout.layers]
+        checkpoint.check_readable(info for plan in plans for info in plan.tensors.values())
+        return cls(ref, path, checkpoint, layout, tuple(circuits), tuple(conventions), device)
+
+    def expected(self, workers: Workers) -> ModelResult:
+        """What a run would read, and how long it should take, where speeds were measured before."""
+        n_bytes = self._stream(self.layout.layers, workers).n_bytes
+        return self._result("planned", n_bytes, expected_seconds(self.checkpoint.source, n_bytes))
+
+    def run(self, workers: Workers, progress: Progress, *, forced: bool) -> ModelResult:
+        """Stream the layers that are not finished yet, and write the file.
+
+        Raises QKTaxonomyError; finished layers are kept for the next run.
+        """
+        began = time.monotonic()
+        metadata = spectra_metadata(self.ref, self.checkpoint, self.layout)
+        asked = {
+            "circuits": ",".join(self.circuits),
+            "conventions": ",".join(self.conventions),
+            "forced": str(forced),
+        }
+        unfinished = UnfinishedSpectra(self.path, {**metadata, **asked})
+        todo = [plan for plan in self.layout.layers if plan.place not in unfinished.layers]
+        stream = self._stream(todo, workers)
+
+        def keep(layer: list[LayerSpectra]) -> None:
+            unfinished.add(layer)
+            progress.advance(1, 0)
+
+        progress.start(self.ref, len(todo), stream.n_bytes)
+        stream.run(workers, keep, lambda n_bytes: progress.advance(0, n_bytes), progress.stopping)
+        recomputed = unfinished.recomputed_heads
+        metadata["provenance"] = provenance(
+            self.layout, self.circuits, self.conventions, recomputed
+        )
+        unfinished.finish(metadata)
+        seconds = time.monotonic() - began
+        remember_speed(self.checkpoint.source, stream.n_bytes, seconds)
+        return self._result("computed", stream.n_bytes, seconds, sum(recomputed.values()))
+
+    def _stream(self, plans: Sequence[LayerPlan], workers: Workers) -> Stream:
+        return Stream.of(
+            self.checkpoint,
+            plans,
+            self.circuits,
+            self.conventions,
+            self.device,
+            workers.part_memory,
+        )
+
+    def _result(
+        self,
+        status: Literal["computed", "planned"],
+        n_bytes: int,
+        seconds: float | None,
+        n_recomputed: int = 0,
+    ) -> ModelResult:
+        return ModelResult(
+            self.ref.ref,
+            status,
+            str(self.path),
+            layers=len(self.layout.layers),
+            heads=sum(plan.geometry.n_heads for plan in self.layout.layers),
+            bytes_read=n_bytes,
+            bytes_total=self.checkpoint.n_bytes,
+            n_recomputed=n_recomputed,
+            notes=self.layout.notes,
+            control=self.ref.control_label,
+            seconds=seconds,
+        )

@@ -1,0 +1,167 @@
+"""Reading and computing side by side, in bounded memory, over any executor."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from qk_taxonomy.architectures.parts import memory_bytes, parts
+from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.circuits.gram import start_threads
+from qk_taxonomy.records import Circuit, Convention, LayerPart, LayerPlan, LayerSpectra
+from qk_taxonomy.survey.layers import joined, survey_part
+
+# Parts of a layer that the memory for weights must have room for: while one is computed, others
+# are on their way.
+_PARTS_AT_ONCE = 3
+
+# Bytes that computing takes beside the weights: pieces of them in float64, and matrices of heads.
+_WORKING = 64 * 1000**2
+
+# Seconds that parts under way are waited for when a survey is interrupted.
+_PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where parts of layers are read and computed: ``at_once`` parts, which hold at most
+    ``memory`` bytes of weights together, each of them ``part_memory`` where it can be cut so.
+
+    A part that is larger than ``memory`` goes alone.
+    """
+
+    executor: Executor
+    at_once: float
+    memory: float
+    part_memory: float
+
+
+@contextmanager
+def workers_of(executor: Executor | None, jobs: int, memory: float) -> Iterator[Workers]:
+    """``jobs`` threads of this process, with ``memory`` bytes for all; or an executor's workers,
+    which take what they can, with so much memory each.
+    """
+    weights = max(memory - _WORKING, memory / 4)
+    part_memory = weights / _PARTS_AT_ONCE
+    if executor is not None:
+        yield Workers(executor, math.inf, math.inf, part_memory)
+        return
+    start_threads()
+    threads = ThreadPoolExecutor(jobs, thread_name_prefix="qk-layer")
+    try:
+        yield Workers(threads, jobs, weights, part_memory)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class _Layer:
+    """The parts of a layer, and what of them is finished."""
+
+    n_parts: int
+    finished: dict[int, list[LayerSpectra]] = field(default_factory=dict)
+
+    def add(self, number: int, spectra: list[LayerSpectra]) -> list[LayerSpectra] | None:
+        """The spectra of the layer, once this was its last part."""
+        self.finished[number] = spectra
+        if len(self.finished) < self.n_parts:
+            return None
+        return joined(part for _, part in sorted(self.finished.items()))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a layer, and which of the layer's it is."""
+
+    part: LayerPart
+    number: int
+    layer: _Layer
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The layers of a checkpoint, cut into parts that workers can take."""
+
+    checkpoint: Checkpoint
+    work: tuple[_Piece, ...]
+    conventions: tuple[Convention, ...]
+    device: str | None
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        plans: Iterable[LayerPlan],
+        circuits: Sequence[Circuit],
+        conventions: Sequence[Convention],
+        device: str | None,
+        part_memory: float,
+    ) -> Stream:
+        """The work of ``plans``, in parts of at most ``part_memory`` bytes of weights."""
+        work = []
+        for plan in plans:
+            cut = parts(plan, circuits, part_memory)
+            layer = _Layer(len(cut))
+            work += [_Piece(part, number, layer) for number, part in enumerate(cut)]
+        return cls(checkpoint, tuple(work), tuple(conventions), device)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes to read, those that several parts need counted as often."""
+        return sum(piece.part.n_bytes for piece in self.work)
+
+    def run(
+        self,
+        workers: Workers,
+        keep: Callable[[list[LayerSpectra]], None],
+        read: Callable[[int], None],
+        stopping: Callable[[], None],
+    ) -> None:
+        """Read and compute all parts; ``keep`` is called with every layer as it is finished, and
+        ``read`` with the bytes of every part.
+
+        Where a part fails or the survey is interrupted (``stopping`` is called then), parts under
+        way end, the layers that they finish are kept, and then the error is raised.
+        """
+        waiting = deque(self.work)
+        under_way: dict[Future[list[LayerSpectra]], _Piece] = {}
+
+        def finish(futures: Iterable[Future[list[LayerSpectra]]]) -> None:
+            failure: BaseException | None = None
+            for future in futures:
+                piece = under_way.pop(future)
+                if future.cancelled() or (error := future.exception()) is not None:
+                    failure = failure or (None if future.cancelled() else error)
+                    continue
+                read(piece.part.n_bytes)
+                spectra = piece.layer.add(piece.number, future.result())
+                if spectra is not None:
+                    keep(spectra)
+            if failure is not None:
+                raise failure
+
+        try:
+            while waiting or under_way:
+                while waiting and _fits(waiting[0], under_way.values(), workers):
+                    piece = waiting.popleft()
+                    arguments = (self.checkpoint, piece.part, self.conventions, self.device)
+                    under_way[workers.executor.submit(survey_part, *arguments)] = piece
+                finish(wait(under_way, return_when=FIRST_COMPLETED).done)
+        except BaseException as err:
+            if not isinstance(err, Exception):
+                stopping()
+            for future in under_way:
+                future.cancel()
+            with suppress(Exception):
+                finish(wait(under_way, timeout=_PATIENCE).done)
+            raise
+
+
+def _fits(piece: _Piece, others: Collection[_Piece], workers: Workers) -> bool:
+    """Whether a part may begin beside others."""
+    memory = sum(memory_bytes(each.part) for each in (piece, *others))
+    return not others or (len(others) < workers.at_once and memory <= workers.memory)
