@@ -6,6 +6,7 @@ import dataclasses
 import json
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
     from qk_taxonomy.records import ControlKind, ModelRef, ModelResult
 
 
-def survey_with_bars(refs: Sequence[ModelRef], **options: Any) -> list[ModelResult]:
-    """Survey with progress bars; torch is loaded here and not before."""
+def survey_with_bars(
+    refs: Sequence[ModelRef], *, dask: str | None, **options: Any
+) -> list[ModelResult]:
+    """Survey with progress bars, here or on a cluster; torch is loaded here and not before."""
     from qk_taxonomy.cli.progress import SurveyBars
     from qk_taxonomy.survey import survey
+    from qk_taxonomy.survey.cluster import dask_executor
 
-    with SurveyBars() as bars:
-        return survey(refs, progress=bars, **options)
+    cluster = nullcontext() if dask is None else dask_executor(dask)
+    with cluster as executor, SurveyBars() as bars:
+        return survey(refs, progress=bars, executor=executor, **options)
 
 
 def print_results(results: Sequence[ModelResult]) -> None:

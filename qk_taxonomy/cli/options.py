@@ -152,6 +152,11 @@ def survey_options(command: Command) -> Command:
             metavar="SIZE",
             help="What weights and products may take at once: larger layers are cut by heads.",
         ),
+        click.option(
+            "--dask",
+            metavar="ADDRESS",
+            help="Survey on the workers of this Dask scheduler (tcp://host:8786) instead of here.",
+        ),
         click.option("--force", is_flag=True, help="Compute what is there already again."),
         catalog_option,
         debug_option,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from qk_taxonomy.architectures.parts import memory_bytes, parts
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.circuits.gram import start_threads
+from qk_taxonomy.errors import QKTaxonomyError
 from qk_taxonomy.records import Circuit, Convention, LayerPart, LayerPlan, LayerSpectra
 from qk_taxonomy.survey.layers import joined, survey_part
 
@@ -134,8 +135,9 @@ class Stream:
             failure: BaseException | None = None
             for future in futures:
                 piece = under_way.pop(future)
-                if future.cancelled() or (error := future.exception()) is not None:
-                    failure = failure or (None if future.cancelled() else error)
+                error = _error(future)
+                if error is not None:
+                    failure = failure or error
                     continue
                 read(piece.part.n_bytes)
                 spectra = piece.layer.add(piece.number, future.result())
@@ -159,6 +161,16 @@ class Stream:
             with suppress(Exception):
                 finish(wait(under_way, timeout=_PATIENCE).done)
             raise
+
+
+def _error(future: Future[list[LayerSpectra]]) -> BaseException | None:
+    """What kept a part from being done."""
+    if future.cancelled():
+        return QKTaxonomyError(
+            "A part of the work was given up by the executor that had it (is the scheduler gone?). "
+            "Give the same command again: finished layers are kept."
+        )
+    return future.exception()
 
 
 def _fits(piece: _Piece, others: Collection[_Piece], workers: Workers) -> bool:
