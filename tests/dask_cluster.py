@@ -103,15 +103,19 @@ def _wait(
 
 
 def _end(started: list[subprocess.Popen[bytes]]) -> None:
-    """Ask each process to end, workers first, and end what is left of its group."""
-    for process in reversed(started):
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + END_SECONDS
-    for process in reversed(started):
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(deadline - time.monotonic(), 0.1))
-        _kill_group(process)
+    """Ask the workers to end, then the scheduler; what is left of their groups is ended.
+
+    In that order, as a worker whose scheduler goes first waits for it.
+    """
+    for group in (started[1:], started[:1]):
+        for process in group:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + END_SECONDS
+        for process in group:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            _kill_group(process)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
