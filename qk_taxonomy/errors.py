@@ -1,7 +1,8 @@
 """The errors this package raises: one base class, a subclass for each thing that can be wrong.
 
 Every message says what was wanted, what was found and what to do next; the layer that knows the
-model, the file or the layer number adds the place with ``raise ... from err``.
+model, the file or the layer number adds the place with ``raise ... from err``. They cross from a
+worker's process to the survey's by pickle, whole.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class SpectrumError(QKTaxonomyError, ArithmeticError):
         super().__init__(message)
         self.role = role
 
+    def __reduce__(self) -> tuple[type[SpectrumError], tuple[str, str]]:
+        return type(self), (str(self), self.role)
+
 
 class ShapeError(QKTaxonomyError, ValueError):
     """Arrays do not have the shapes a function is defined for."""
@@ -60,3 +64,6 @@ class PartialFailureError(QKTaxonomyError):
         self.failures = dict(failures)
         listing = "\n".join(f"{model}: {error}" for model, error in self.failures.items())
         super().__init__(f"{len(self.failures)} failed; what could be done is saved.\n{listing}")
+
+    def __reduce__(self) -> tuple[type[PartialFailureError], tuple[dict[str, Exception]]]:
+        return type(self), (self.failures,)

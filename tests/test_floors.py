@@ -23,6 +23,7 @@ FLOORS = {
     "statistics": 2,
     "checkpoints": 2,
     "cache": 3,
+    "costs": 3,
     "untrained": 3,
     "speeds": 3,
     "controls": 3,
@@ -88,6 +89,7 @@ def test_statistics_and_circuits_know_no_files_or_drawing() -> None:
         "from qk_taxonomy.cli import main; main(['--help'], standalone_mode=False)",
         "from qk_taxonomy.cli import main; main(['download', '--help'], standalone_mode=False)",
         "import qk_taxonomy; qk_taxonomy.list_families()",
+        "from qk_taxonomy.cli import main; main(['plan'], standalone_mode=False)",
     ],
 )
 def test_heavy_packages_load_only_when_used(statement: str) -> None:

@@ -17,6 +17,7 @@ from qk_taxonomy.cli.download import download
 from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
+from qk_taxonomy.cli.plan import plan
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
 from qk_taxonomy.cli.test import test
@@ -69,7 +70,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, families, download, cluster, assign, boxplots, test),
+    *(run, families, plan, download, cluster, assign, boxplots, test),
     *(show, export, import_),
 ):
     main.add_command(command)
