@@ -7,6 +7,7 @@ some kilobytes each, come back to this process, which writes the files.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ def dask_executor(address: str) -> Iterator[Executor]:
             f"No Dask scheduler answers at {address} ({_reason(err)}). Start one with "
             "`dask scheduler`, which prints its address (tcp://host:port), or mend --dask."
         ) from err
+    # What it logs of a lost connection, with tracebacks, the errors of futures say in short.
+    for handler in logging.getLogger("distributed").handlers:
+        handler.setLevel(logging.CRITICAL)
     with client:
         try:
             client.wait_for_workers(1, timeout=_PATIENCE)
