@@ -35,8 +35,8 @@ from qk_taxonomy.catalog import family_refs, find_family, load_families, model_r
 from qk_taxonomy.checkpoints import open_checkpoint
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.circuits.conventions import circuit_factors
-from qk_taxonomy.circuits.gram import start_threads
-from qk_taxonomy.circuits.spectra import FORMULA, circuit_spectra
+from qk_taxonomy.circuits.spectra import FORMULA, layer_spectra
+from qk_taxonomy.circuits.threads import start_threads
 from qk_taxonomy.controls import make_control, surveyed
 from qk_taxonomy.errors import (
     CatalogError,
@@ -111,12 +111,11 @@ def survey_layer(
     tensors = {role: checkpoint.read(info).to(device) for role, info in plan.tensors.items()}
     results = []
     for circuit in circuits:
-        for convention in conventions:
-            left, right, scale = circuit_factors(plan, tensors, circuit, convention)
-            try:
-                spectra = circuit_spectra(left, right, scale=scale)
-            except SpectrumError as err:
-                raise _not_finite(plan, tensors, err.role) from err
+        try:
+            found = layer_spectra(circuit_factors(plan, tensors, circuit, conventions))
+        except SpectrumError as err:
+            raise _not_finite(plan, tensors, err.role) from err
+        for convention, spectra in zip(conventions, found, strict=True):
             sigma = spectra.singular_values.cpu().numpy()
             if not sigma.max() ** 2 < np.finfo(np.float32).max:
                 raise SpectrumError(
