@@ -13,7 +13,8 @@ from tiny_models import BASE_MODELS, TINY_MODELS, VARIANTS
 from transformers import AutoConfig
 
 from qk_taxonomy.architectures import architecture_table
-from qk_taxonomy.circuits.conventions import Factor, circuit_factors
+from qk_taxonomy.circuits.conventions import circuit_factors
+from qk_taxonomy.circuits.factors import FactorPair
 from qk_taxonomy.records import Circuit, Convention, LayerPlan, Norm
 
 # Worst errors of σ and μ, relative to a head's largest. The survey's file is float32, and so is
@@ -98,7 +99,7 @@ def test_a_wrong_reading_of_the_weights_is_noticed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def mistaken(plan: LayerPlan, *args: Any) -> tuple[Factor, Factor, float]:
+    def mistaken(plan: LayerPlan, *args: Any) -> list[FactorPair]:
         norms = {role: norm for role, norm in mistake.items() if role.endswith("norm")}
         others = {key: value for key, value in mistake.items() if key not in norms}
         wrong = {k: v for k, v in {**plan.norms, **norms}.items() if v is not None}

@@ -107,7 +107,7 @@ def test_spectra_are_of_the_composed_matrices(
     needed = restrict(plan, [circuit]).tensors
     assert ("o" in needed, "q" in needed) == (circuit == "ov", circuit == "qk")
     tensors = {role: torch.from_numpy(weights[role]) for role in needed}
-    left, right, scale = circuit_factors(plan, tensors, circuit, convention)
+    ((left, right, scale),) = circuit_factors(plan, tensors, circuit, [convention])
     found = circuit_spectra(left, right, scale=scale)
 
     a, b = composed(weights, geometry, kind, circuit, convention)

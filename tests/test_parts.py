@@ -45,7 +45,7 @@ def factors(
     tensors = checkpoint.read_all(part.plan.tensors)
     if part.o_blocks:
         tensors["o"] = torch.cat([checkpoint.read(block) for block in part.o_blocks])
-    left, right, _ = circuit_factors(part.plan, tensors, circuit, convention)
+    left, right, _ = circuit_factors(part.plan, tensors, circuit, [convention])[0]
     return tuple(  # type: ignore[return-value]
         side.weights.double() * (1.0 if side.rows is None else side.rows[..., None])
         for side in (left, right)

@@ -16,7 +16,8 @@ from qk_taxonomy import (
     robust_lowrank_singular_values,
     singular_values,
 )
-from qk_taxonomy.circuits.conventions import Factor
+from qk_taxonomy.circuits import linalg
+from qk_taxonomy.circuits.factors import Factor
 from qk_taxonomy.circuits.gram import dense_head
 from qk_taxonomy.circuits.spectra import circuit_spectra
 from qk_taxonomy.errors import ShapeError, SpectrumError
@@ -137,9 +138,9 @@ def test_factors_that_are_steep_in_opposite_directions() -> None:
 def test_a_driver_that_fails_silently_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     w_q, w_k = random_heads(2, 2, 16, 40, decades=5.0)
     true = singular_values(w_q, w_k)
-    svdvals, eigvalsh = torch.linalg.svdvals, torch.linalg.eigvalsh
-    monkeypatch.setattr(torch.linalg, "svdvals", lambda m: 3 * svdvals(m))
-    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda m: 3 * eigvalsh(m))
+    svdvals, eigvalsh = linalg.svdvals, linalg.eigvalsh
+    monkeypatch.setattr(linalg, "svdvals", lambda m: 3 * svdvals(m))
+    monkeypatch.setattr(linalg, "eigvalsh", lambda m: 3 * eigvalsh(m))
     spectra = circuit_spectra(Factor(w_q), Factor(w_k))
     assert spectra.n_recomputed == 2
     torch.testing.assert_close(spectra.singular_values, true)

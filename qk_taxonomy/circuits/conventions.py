@@ -19,47 +19,16 @@ multiply a head's output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
 
+from qk_taxonomy.circuits.factors import Factor, FactorPair
 from qk_taxonomy.circuits.heads import split_heads
 from qk_taxonomy.errors import ShapeError
 from qk_taxonomy.records import Circuit, Convention, LayerPlan
-
-
-@dataclass(frozen=True, eq=False)
-class Factor:
-    """One side of a circuit: ``diag(rows) · C_e · weights · latent · diag(columns) · C_d``.
-
-    ``weights`` (heads, d_head, d_model) in any floating dtype, or with ``latent`` (rank, d_model)
-    (heads, d_head, rank); ``columns`` (d_model,), ``rows`` (heads, d_head) and ``latent`` are
-    float64 or None.
-    ``centred`` and ``rows_centred``: whether ``C_d`` and ``C_e``, which subtract means over d_model
-    and over d_head, apply. Kept apart so that a layer's weights are converted to float64 in pieces
-    and never as a whole.
-    """
-
-    weights: torch.Tensor
-    columns: torch.Tensor | None = None
-    rows: torch.Tensor | None = None
-    centred: bool = False
-    rows_centred: bool = False
-    latent: torch.Tensor | None = None
-
-    @property
-    def n_heads(self) -> int:
-        return self.weights.shape[0]
-
-    @property
-    def d_head(self) -> int:
-        return self.weights.shape[1]
-
-    @property
-    def d_model(self) -> int:
-        return (self.weights if self.latent is None else self.latent).shape[-1]
 
 
 def _rows(gain: torch.Tensor | None, heads: int, d_head: int) -> torch.Tensor | None:
@@ -92,14 +61,19 @@ class _Layer:
         norm = self.plan.norms.get(role)
         return self.folded and norm is not None and norm.kind == "layer"
 
+    @property
+    def memory(self) -> str:
+        """The norm that keys and values are read through."""
+        return "memory_norm" if self.plan.cross else "input_norm"
+
     def latent(self, role: str) -> torch.Tensor | None:
-        """The projection to a latent vector, (rank, d_input) float64, with its norm's gain."""
+        """The projection to a latent vector as stored, (rank, d_input), without position rows."""
         if role not in self.tensors:
             return None
-        latent, gain = self.tensors[role].double(), self.gain(f"{role}_norm")
+        latent = self.tensors[role]
         if role == "kv_latent":
             latent = latent[: latent.shape[0] - self.plan.geometry.d_rotary]
-        return latent if gain is None else latent * gain[:, None]
+        return latent
 
     def reader(
         self, weights: torch.Tensor, *, norm: str, head_norm: str = "", latent: str = ""
@@ -113,6 +87,7 @@ class _Layer:
             centred=self.centres(norm),
             rows_centred=self.centres(head_norm),
             latent=self.latent(latent),
+            latent_rows=self.gain(f"{latent}_norm"),
         )
 
 
@@ -120,25 +95,30 @@ def circuit_factors(
     plan: LayerPlan,
     tensors: Mapping[str, torch.Tensor],
     circuit: Circuit,
-    convention: Convention,
-) -> tuple[Factor, Factor, float]:
-    """Left and right factor and scale of a layer's circuits: ``circuit = leftᵀ · right · scale``.
+    conventions: Sequence[Convention],
+) -> list[FactorPair]:
+    """A layer's circuits under each convention, all made of the same stored weights.
 
     QK: left W_Q (n_heads, d_head, d_input), right W_K (n_kv_heads, ...). OV: left W_Oᵀ (n_heads,
     d_value, d_model), right W_V; of an input that is wider than the residual stream, OV reads the
     residual stream, which comes first.
     """
-    layer = _Layer(plan, tensors, convention == "folded")
     heads = split_heads(plan, tensors)
-    memory = "memory_norm" if plan.cross else "input_norm"
-    if circuit == "ov":
-        right = layer.reader(heads["v"], norm=memory, latent="kv_latent")
-        return Factor(heads["o"]), _first_columns(right, plan.geometry.d_model), 1.0
-    return (
+    layers = [_Layer(plan, tensors, convention == "folded") for convention in conventions]
+    return [(_ov if circuit == "ov" else _qk)(layer, heads) for layer in layers]
+
+
+def _qk(layer: _Layer, heads: Mapping[str, torch.Tensor]) -> FactorPair:
+    return FactorPair(
         layer.reader(heads["q"], norm="input_norm", head_norm="q_norm", latent="q_latent"),
-        layer.reader(heads["k"], norm=memory, head_norm="k_norm", latent="kv_latent"),
-        plan.scale if layer.folded else 1.0,
+        layer.reader(heads["k"], norm=layer.memory, head_norm="k_norm", latent="kv_latent"),
+        layer.plan.scale if layer.folded else 1.0,
     )
+
+
+def _ov(layer: _Layer, heads: Mapping[str, torch.Tensor]) -> FactorPair:
+    right = layer.reader(heads["v"], norm=layer.memory, latent="kv_latent")
+    return FactorPair(Factor(heads["o"]), _first_columns(right, layer.plan.geometry.d_model), 1.0)
 
 
 def _first_columns(factor: Factor, d_model: int) -> Factor:

@@ -1,251 +1,333 @@
 """Gram and cross products of a layer's factors: the only place that touches d_model.
 
-Weights are converted to float64 in pieces that fit the processor's cache. On a CPU, threads run
-over heads, each with single-threaded BLAS: many small products scale better that way than one
-threaded product after another. Small layers are done in one batch.
+Weights are converted to float64 in pieces that fit the processor's cache, once for all conventions
+they are read under. The work is cut into tasks by the shapes alone, and a task's sums are formed in
+one order: the same weights give the same bits however many threads there are.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from einops import rearrange
 
-from qk_taxonomy.circuits.conventions import Factor
+from qk_taxonomy.circuits import linalg
+from qk_taxonomy.circuits.factors import Factor, FactorPair
+from qk_taxonomy.circuits.latent import fold_latent
+from qk_taxonomy.errors import ShapeError
 
-# Weights converted to float64 at a time: 4 MB of them, a core's share of the cache.
+# Numbers of a float64 piece: 4 MB of them on a CPU, a core's share of the cache.
 _PIECE = 1 << 19
+_PIECE_ELSEWHERE = 1 << 26
 
-# Weights of a left factor above which Gram matrices are worth threads: a GPT-2 layer stays below.
-_WORTH_THREADS = 1 << 20
+# Multiplications of a task, below which it is not worth a thread (about a millisecond); and how
+# many tasks a layer of few key-value heads is cut into, each with its key-value head's own products
+# to form anew.
+_WORTH_A_TASK = 10_000_000
+_TASKS = 8
 
-_ONE_LAYER_AT_A_TIME = threading.Lock()
+# Left heads of one key-value head that are worked on together, for the sake of memory.
+_MOST_MEMBERS = 8
 
 # Each thread's memory for pieces, kept: the first touch of fresh memory costs more than the
 # products of a small layer.
 _SCRATCH = threading.local()
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, eq=False)
-class Grams:
-    """Products of a layer's left factors A and right factors B, float64.
-
-    ``left`` (n_heads, e, e) = A Aᵀ; ``right`` (n_kv_heads, e, e) = B Bᵀ; ``cross`` (n_heads, e, e)
-    = B Aᵀ, or None.
-    """
-
-    left: torch.Tensor
-    right: torch.Tensor
-    cross: torch.Tensor | None
-
-
-@functools.cache
-def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that work on heads, each with torch and BLAS to itself; started once and kept."""
-    everyone_started = threading.Barrier(threads)
-
-    def start() -> None:
-        torch.set_num_threads(1)
-        everyone_started.wait()
-
-    pool = ThreadPoolExecutor(threads, "qk-heads")
-    list(pool.map(lambda _: start(), range(threads)))
-    # What the threads have set is also torch's default for threads that are yet to come.
-    torch.set_num_threads(threads)
-    return pool
-
-
-# A forked child has none of its parent's threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def n_threads(device: torch.device) -> int:
-    """Threads that may work side by side: torch's own number on a CPU, 1 on CUDA."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
-
-
-def start_threads() -> None:
-    """Start the threads now, before other threads begin to ask torch how many there are."""
-    if torch.get_num_threads() > 1:
-        _pool(torch.get_num_threads())
-
-
-def in_threads(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
-) -> list[_Result]:
-    """``[function(item) for item in items]``, by ``threads`` threads."""
-    if threads == 1:
-        return [function(item) for item in items]
-    # Threads over heads need BLAS to keep to one thread each; one layer at a time may say so.
-    with _ONE_LAYER_AT_A_TIME, _blas().limit(limits=1, user_api="blas"):
-        return list(_pool(threads).map(function, items))
-
-
-def _add_symmetric(total: torch.Tensor, x: torch.Tensor, *, alone: bool) -> None:
-    """Add ``x xᵀ`` of (heads, rows, columns) to (heads, rows, rows); ``alone``: of one head."""
-    if alone:
-        # NumPy, unlike torch, hands x @ x.T to BLAS as a symmetric rank-k update: half the work.
-        array = x[0].numpy()
-        total[0] += torch.from_numpy(array @ array.T)
-    else:
-        total.baddbmm_(x, x.mT)
-
-
-def _scratch(side: str, n: int, device: torch.device) -> torch.Tensor:
-    """``n`` float64 numbers of this thread's memory for one side, holding anything."""
-    held: torch.Tensor | None = getattr(_SCRATCH, side, None)
-    if held is None or held.numel() < n or held.device != device:
-        # A tensor made in a caller's inference mode could not be written to outside it.
-        with torch.inference_mode(False):
-            held = torch.empty(max(n, _PIECE), dtype=torch.float64, device=device)
-        setattr(_SCRATCH, side, held)
-    return held[:n]
-
-
-class _Pieces:
-    """Float64 pieces of some heads of a factor, columns folded in, rows left for the end.
-
-    Every piece is overwritten by the next one of the same side.
-    """
-
-    def __init__(self, factor: Factor, heads: slice, side: str, width: int) -> None:
-        # Detached, so that a Parameter leaves no graph behind in the scratch.
-        self.weights = factor.weights[heads].detach()
-        self.d_model = factor.d_model
-        self.latent = factor.latent
-        if self.latent is not None:
-            self.weights = self.weights.double()
-        self.columns = factor.columns
-        self.side, self.width = side, width
-        self.mean = self._mean() if factor.centred else None
-
-    def _stored(self, start: int) -> torch.Tensor:
-        if self.latent is None:
-            stored = self.weights[..., start : start + self.width]
-            piece = _scratch(self.side, stored.numel(), stored.device)
-            return piece.view(stored.shape).copy_(stored)
-        return self.weights @ self.latent[:, start : start + self.width]
-
-    def _scaled(self, start: int) -> torch.Tensor:
-        piece = self._stored(start)
-        return (
-            piece if self.columns is None else piece.mul_(self.columns[start : start + self.width])
-        )
-
-    def _mean(self) -> torch.Tensor:
-        starts = range(0, self.d_model, self.width)
-        totals = torch.stack([self._scaled(start).sum(-1, keepdim=True) for start in starts])
-        return totals.sum(0) / self.d_model
-
-    def at(self, start: int) -> torch.Tensor:
-        """The piece that begins at column ``start``."""
-        piece = self._scaled(start)
-        return piece if self.mean is None else piece.sub_(self.mean)
-
 
 @dataclass(frozen=True)
-class _Task:
-    """Key-value heads, the members of their groups to multiply, and whether one after the other."""
+class Task:
+    """Key-value heads, and the members of each one's group, that are worked on together."""
 
     kv_heads: slice
     members: slice
-    alone: bool
+    group: int
+
+    @property
+    def n_kv(self) -> int:
+        return self.kv_heads.stop - self.kv_heads.start
+
+    @property
+    def n_members(self) -> int:
+        return self.members.stop - self.members.start
+
+    @property
+    def heads(self) -> slice:
+        """The left heads, which follow each other: whole groups, or a part of one."""
+        start = self.kv_heads.start * self.group + self.members.start
+        return slice(start, start + self.n_kv * self.n_members)
 
 
-def _products(left: Factor, right: Factor, task: _Task, cross: bool) -> Grams:
-    """Products of a task's heads, in one pass over the columns."""
-    group = left.n_heads // right.n_heads
-    n_kv, e, d_model = task.kv_heads.stop - task.kv_heads.start, right.d_head, right.d_model
-    first = task.kv_heads.start * group + task.members.start
-    last = (task.kv_heads.stop - 1) * group + task.members.stop
-    n_left = last - first
-    blocks = [slice(i, i + 1) for i in range(n_left)] if task.alone else [slice(0, n_left)]
-    width = min(d_model, max(1, _PIECE // (e * (1 if task.alone else n_left))))
-    b_pieces = _Pieces(right, task.kv_heads, "right", width)
-    a_pieces = [
-        _Pieces(left, slice(first + block.start, first + block.stop), "left", width)
-        for block in blocks
-    ]
-    zeros = functools.partial(torch.zeros, dtype=torch.float64, device=right.weights.device)
-    gram_a, gram_b = zeros(n_left, e, e), zeros(n_kv, e, e)
-    product = zeros(n_left, e, e) if cross else None
-    for start in range(0, d_model, width):
-        b = b_pieces.at(start)
-        _add_symmetric(gram_b, b, alone=task.alone)
-        for block, pieces in zip(blocks, a_pieces, strict=True):
-            a = pieces.at(start)
-            _add_symmetric(gram_a[block], a, alone=task.alone)
-            if product is not None:
-                by_group = rearrange(a, "(kv_head member) e c -> kv_head member e c", kv_head=n_kv)
-                product[block] += (b[:, None] @ by_group.mT).flatten(0, 1)
-    fold_a = functools.partial(_fold_rows, left, slice(first, last))
-    fold_b = functools.partial(_fold_rows, right, task.kv_heads)
-    if product is not None:
-        by_member = functools.partial(fold_b, members=n_left // n_kv)
-        product = by_member(fold_a(product.mT).mT)
-    return Grams(left=fold_a(fold_a(gram_a).mT), right=fold_b(fold_b(gram_b).mT), cross=product)
-
-
-def _fold_rows(
-    factor: Factor, heads: slice, product: torch.Tensor, members: int = 1
-) -> torch.Tensor:
-    """``diag(rows) · C_e · product`` of some heads, each repeated for its group's ``members``."""
-    if factor.rows_centred:
-        product = product - product.mean(-2, keepdim=True)
-    if factor.rows is not None:
-        product = product * factor.rows[heads].repeat_interleave(members, dim=0)[..., None]
-    return product
-
-
-def _tasks(n_heads: int, n_kv_heads: int, threads: int) -> list[_Task]:
-    """One batch for one thread; else a key-value head each, its group split where heads are few."""
-    group = n_heads // n_kv_heads
-    if threads == 1:
-        return [_Task(slice(0, n_kv_heads), slice(0, group), alone=False)]
-    step = math.ceil(group / math.ceil(threads / n_kv_heads))
+def layer_tasks(pair: FactorPair) -> list[Task]:
+    """The tasks of a layer, in the order of its heads. They depend on shapes alone."""
+    left, n_kv, group = pair.left, pair.right.n_heads, pair.group
+    if left.weights.device.type != "cpu":
+        return [Task(slice(0, n_kv), slice(0, group), group)]
+    # A product costs e²·d, and eigenvalues as much as some forty of e³.
+    e, d = left.d_head, left.d_model
+    heads_a_task = max(1, _WORTH_A_TASK // (e * e * (d + 40 * e)))
+    if heads_a_task < group:
+        parts = max(math.ceil(_TASKS / n_kv), math.ceil(group / _MOST_MEMBERS))
+        step = max(heads_a_task, math.ceil(group / parts))
+        kv_step = 1
+    else:
+        parts = math.ceil(n_kv * group / heads_a_task)
+        # An even number of them, so that two threads end together.
+        kv_step = math.ceil(n_kv / (parts + parts % 2 if parts > 1 else 1))
+        step = group
     return [
-        _Task(slice(kv, kv + 1), slice(start, min(start + step, group)), alone=True)
-        for kv in range(n_kv_heads)
-        for start in range(0, group, step)
+        Task(slice(kv, min(kv + kv_step, n_kv)), slice(member, min(member + step, group)), group)
+        for kv in range(0, n_kv, kv_step)
+        for member in range(0, group, step)
     ]
 
 
-def layer_grams(left: Factor, right: Factor, *, cross: bool) -> Grams:
-    """Gram matrices of every head of a layer, and with ``cross`` the products B Aᵀ."""
-    small = left.n_heads * left.d_head * left.d_model <= _WORTH_THREADS
-    threads = 1 if small else n_threads(left.weights.device)
-    tasks = _tasks(left.n_heads, right.n_heads, threads)
-    parts = in_threads(lambda task: _products(left, right, task, cross), tasks, threads)
-    products = [part.cross for part in parts if part.cross is not None]
-    whole_groups = [p.right for p, task in zip(parts, tasks, strict=True) if not task.members.start]
-    return Grams(
-        left=torch.cat([part.left for part in parts]),
-        right=torch.cat(whole_groups),
-        cross=torch.cat(products) if products else None,
-    )
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The factors of several pairs, each once: what is folded alike need not be formed twice.
+
+    ``lefts``, ``rights``: distinct factors. ``of``: the left and the right one of every pair.
+    """
+
+    lefts: tuple[Factor, ...]
+    rights: tuple[Factor, ...]
+    of: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of_pairs(cls, pairs: Sequence[FactorPair]) -> Sides:
+        """Raises ShapeError where the factors do not go together."""
+        lefts: list[Factor] = []
+        rights: list[Factor] = []
+        of = []
+        for pair in pairs:
+            pair.check()
+            of.append((_index(lefts, pair.left), _index(rights, pair.right)))
+        shapes = {(p.left.n_heads, p.right.n_heads, p.left.d_head, p.left.d_model) for p in pairs}
+        if len(shapes) != 1:
+            raise ShapeError(f"Wanted pairs of factors of one shape, found {sorted(shapes)}.")
+        return cls(tuple(lefts), tuple(rights), tuple(of))
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """n_heads, n_kv_heads and d_head."""
+        return self.lefts[0].n_heads, self.rights[0].n_heads, self.lefts[0].d_head
+
+    @property
+    def distinct(self) -> list[tuple[int, int]]:
+        return sorted(set(self.of))
+
+    def part(self, task: Task) -> Sides:
+        """The heads of a task."""
+        return replace(
+            self,
+            lefts=tuple(with_mean(factor.part(task.heads)) for factor in self.lefts),
+            rights=tuple(with_mean(factor.part(task.kv_heads)) for factor in self.rights),
+        )
+
+
+def _index(known: list[Factor], factor: Factor) -> int:
+    """Where a factor is among those that are known, at the end if it is new."""
+    for index, other in enumerate(known):
+        if factor.same_as(other):
+            return index
+    known.append(factor)
+    return len(known) - 1
+
+
+def with_mean(factor: Factor) -> Factor:
+    """The factor with the mean over its columns known, so that blocks of them can be cut out."""
+    factor = fold_latent(factor)
+    if not factor.centred or factor.mean is not None:
+        return factor
+    weights, columns = factor.weights.detach(), factor.columns
+    if columns is None:
+        columns = torch.ones(factor.d_model, dtype=torch.float64, device=weights.device)
+    width = _width(factor.n_heads * factor.d_head, factor)
+    total = torch.zeros(*weights.shape[:2], 1, dtype=torch.float64, device=weights.device)
+    for start in range(0, factor.d_model, width):
+        stored = weights[..., start : start + width]
+        piece = _scratch(0, stored.shape, stored.device).copy_(stored)
+        total += linalg.times(piece, columns[start : start + width, None])
+    return replace(factor, mean=total[..., 0] / factor.d_model)
+
+
+def _width(rows: int, factor: Factor) -> int:
+    """Columns of a piece that has so many rows."""
+    numbers = _PIECE if factor.weights.device.type == "cpu" else _PIECE_ELSEWHERE
+    return min(factor.d_model, max(1, numbers // rows))
+
+
+def _scratch(index: int, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """A float64 tensor in this thread's memory for pieces, holding anything."""
+    n = math.prod(shape)
+    if device.type != "cpu":
+        return torch.empty(*shape, dtype=torch.float64, device=device)
+    held, name = _SCRATCH.__dict__, f"piece{index}"
+    if name not in held or held[name].numel() < n:
+        # A tensor made in a caller's inference mode could not be written to outside it.
+        with torch.inference_mode(False):
+            held[name] = torch.empty(n, dtype=torch.float64)
+    return held[name][:n].view(*shape)
+
+
+class _Side:
+    """A factor of a task in float64 pieces: columns folded in, rows left for the end."""
+
+    def __init__(self, factor: Factor, n_kv: int, home: int, others: Sequence[Factor]) -> None:
+        # Detached, so that a Parameter leaves no graph behind in the scratch.
+        weights = factor.weights.detach().unflatten(0, (n_kv, -1))
+        self.weights = weights if factor.latent is None else weights.double()
+        self.latent, self.columns, self.home = factor.latent, factor.columns, home
+        self.mean = None if factor.mean is None else factor.mean.view(*weights.shape[:3], 1)
+        #: Which of the others has the same weights as they are stored, for this one to scale.
+        self.stored = None if factor.plain else _stored(factor, others)
+
+    def fill(self, home: torch.Tensor, start: int, stored: torch.Tensor | None) -> None:
+        """Write the columns from ``start`` on that ``home`` has room for."""
+        columns = slice(start, start + home.shape[-1])
+        if self.latent is not None:
+            latent = self.latent[:, columns]
+            # A latent that comes of QR is triangular: what is zero above is left out.
+            used = latent.any(-1).nonzero().flatten().tolist()
+            first = used[0] if used else len(latent)
+            home.copy_(linalg.times(self.weights[..., first:], latent[first:]))
+            return
+        source = home.copy_(self.weights[..., columns]) if stored is None else stored
+        if self.columns is not None:
+            source = torch.mul(source, self.columns[columns], out=home)
+        if self.mean is not None:
+            torch.sub(source, self.mean, out=home)
+
+
+def _stored(factor: Factor, others: Sequence[Factor]) -> int | None:
+    for index, other in enumerate(others):
+        if other.plain and factor.latent is None and factor.weights.is_set_to(other.weights):
+            return index
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Products of a task's left factors A and right factors B, float64, by distinct factor.
+
+    ``left`` (heads, e, e) = A Aᵀ; ``right`` (kv_heads, e, e) = B Bᵀ; ``cross`` (heads, e, e) =
+    B Aᵀ by distinct pair, or empty.
+    """
+
+    left: tuple[torch.Tensor, ...]
+    right: tuple[torch.Tensor, ...]
+    cross: dict[tuple[int, int], torch.Tensor]
+
+    @classmethod
+    def zeros(cls, sides: Sides, task: Task, *, cross: bool) -> Products:
+        def zeros(heads: int) -> torch.Tensor:
+            # Not of a caller's inference mode: other threads add to them.
+            with torch.inference_mode(False):
+                return torch.zeros(heads, e, e, dtype=torch.float64, device=device)
+
+        e, device = sides.lefts[0].d_head, sides.lefts[0].weights.device
+        n_left = task.n_kv * task.n_members
+        return cls(
+            tuple(zeros(n_left) for _ in sides.lefts),
+            tuple(zeros(task.n_kv) for _ in sides.rights),
+            {pair: zeros(n_left) for pair in sides.distinct} if cross else {},
+        )
+
+    def add(self, sides: Sides, task: Task) -> None:
+        """Add the products over the columns of a task's ``sides``.
+
+        A right and a left factor that first meet in the same pair lie one above the other in their
+        piece, (kv_heads, 1 + members, e, columns).
+        """
+        homes = sides.distinct
+        lefts = [
+            _Side(factor, task.n_kv, [a for a, _ in homes].index(i), sides.lefts)
+            for i, factor in enumerate(sides.lefts)
+        ]
+        rights = [
+            _Side(factor, task.n_kv, [b for _, b in homes].index(i), sides.rights)
+            for i, factor in enumerate(sides.rights)
+        ]
+        first = sides.lefts[0]
+        rows = (task.n_kv, 1 + task.n_members, first.d_head)
+        width = _width(math.prod(rows), first)
+        for start in range(0, first.d_model, width):
+            shape = (*rows, min(width, first.d_model - start))
+            pieces = [_scratch(i, shape, first.weights.device) for i in range(len(homes))]
+            a = _filled(lefts, [pieces[side.home][:, 1:] for side in lefts], start)
+            b = _filled(rights, [pieces[side.home][:, :1] for side in rights], start)
+            together = {}
+            if self.cross and task.n_members == 1:
+                together = {
+                    pair: piece.flatten(1, 2)
+                    for home, (pair, piece) in enumerate(zip(homes, pieces, strict=True))
+                    if lefts[pair[0]].home == rights[pair[1]].home == home
+                }
+            self._add_pieces(a, b, together)
+
+    def _add_pieces(
+        self,
+        a: Sequence[torch.Tensor],
+        b: Sequence[torch.Tensor],
+        together: Mapping[tuple[int, int], torch.Tensor],
+    ) -> None:
+        """Add the products of pieces; ``together``: pairs as one matrix a head, B above A."""
+        e = a[0].shape[2]
+        for (i, j), both in together.items():
+            # One symmetric update is cheaper than two and a product.
+            full = linalg.gram(both)
+            self.right[j].add_(full[:, :e, :e])
+            self.left[i].add_(full[:, e:, e:])
+            self.cross[i, j].add_(full[:, :e, e:])
+        for i in {*range(len(a))} - {i for i, _ in together}:
+            self.left[i].add_(linalg.gram(a[i]).flatten(0, 1))
+        for j in {*range(len(b))} - {j for _, j in together}:
+            self.right[j].add_(linalg.gram(b[j]).flatten(0, 1))
+        for i, j in self.cross.keys() - together.keys():
+            # B times all members of its group at once.
+            product = linalg.times(b[j][:, 0], a[i].flatten(1, 2).mT)
+            by_member = product.unflatten(2, (-1, e)).transpose(1, 2)
+            self.cross[i, j].view(by_member.shape).add_(by_member)
+
+    def fold_rows(self, sides: Sides, task: Task) -> Products:
+        """The products with rows folded in, which is left to the end, where it is cheap."""
+        lefts = [functools.partial(_fold_rows, factor) for factor in sides.lefts]
+        rights = [functools.partial(_fold_rows, factor) for factor in sides.rights]
+        return Products(
+            tuple(fold(fold(x).mT) for fold, x in zip(lefts, self.left, strict=True)),
+            tuple(fold(fold(x).mT) for fold, x in zip(rights, self.right, strict=True)),
+            {
+                (i, j): rights[j](lefts[i](x.mT).mT, members=task.n_members)
+                for (i, j), x in self.cross.items()
+            },
+        )
+
+
+def _filled(
+    sides: Sequence[_Side], homes: Sequence[torch.Tensor], start: int
+) -> Sequence[torch.Tensor]:
+    """``homes`` with the pieces of the sides in them, those first that others are made of."""
+    for side, home in sorted(zip(sides, homes, strict=True), key=lambda x: x[0].stored is not None):
+        side.fill(home, start, None if side.stored is None else homes[side.stored])
+    return homes
+
+
+def _fold_rows(factor: Factor, product: torch.Tensor, members: int = 1) -> torch.Tensor:
+    """``diag(rows) · C_e · product``, each head repeated for its group's ``members``."""
+    if factor.rows_centred:
+        e = product.shape[-2]
+        product = product - linalg.times(product.new_full((1, e), 1 / e), product)
+    if factor.rows is not None:
+        product = product * factor.rows.repeat_interleave(members, dim=0)[..., None]
+    return product
 
 
 def dense_head(factor: Factor, head: int) -> torch.Tensor:
     """One head of a factor, everything folded in: (d_head, d_model) float64."""
-    heads = slice(head, head + 1)
-    dense = _Pieces(factor, heads, "dense", factor.d_model).at(0)
-    return _fold_rows(factor, heads, dense)[0].clone()
+    one = with_mean(factor.part(slice(head, head + 1)))
+    dense = one.weights.new_empty((1, 1, one.d_head, one.d_model), dtype=torch.float64)
+    _Side(one, 1, 0, ()).fill(dense, 0, None)
+    return _fold_rows(one, dense[0])[0]

@@ -10,14 +10,17 @@ where a Gram matrix has lost its small end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.linalg import svd
 
-from qk_taxonomy.circuits.conventions import Factor
-from qk_taxonomy.circuits.gram import Grams, dense_head, in_threads, layer_grams, n_threads
+from qk_taxonomy.circuits import linalg
+from qk_taxonomy.circuits.factors import Factor, FactorPair
+from qk_taxonomy.circuits.gram import Products, Sides, Task, dense_head, layer_tasks
+from qk_taxonomy.circuits.latent import narrow_latents
+from qk_taxonomy.circuits.threads import in_threads
 from qk_taxonomy.errors import ShapeError, SpectrumError
 
 # A Cholesky factor loses eps·κ² of its smallest singular value. Below this ratio of its diagonal
@@ -29,9 +32,6 @@ FORMULA = (
     "float64: sqrt(eigvalsh(L_A^T G_B L_A)); svdvals(L_A^T L_B) for steep heads; "
     "svdvals(R_A R_B^T) of QR cores for recomputed heads; eigvals(B A^T)"
 )
-
-# Multiplications (about e³ a head) above which small factorisations are worth threads.
-_WORTH_THREADS = 1 << 21
 
 # Symmetric eigenvalues are exact to eps·‖G_A‖·‖G_B‖, which leaves λ above 1e-9 of that within 1e-6;
 # heads with smaller ones need singular values proper.
@@ -54,26 +54,10 @@ class CircuitSpectra:
     eigenvalues: torch.Tensor | None
     n_recomputed: int
 
-
-def _check_factors(left: Factor, right: Factor) -> None:
-    found = f"found {tuple(left.weights.shape)} and {tuple(right.weights.shape)}"
-    flat = left.weights.ndim != 3 or right.weights.ndim != 3
-    if flat or (left.d_head, left.d_model) != (right.d_head, right.d_model):
-        raise ShapeError(
-            f"Wanted w_q (n_heads, d_head, d_model) and w_k (n_kv_heads, d_head, d_model), {found}."
-        )
-    shapes = (*left.weights.shape, *right.weights.shape)
-    if 0 in shapes or left.n_heads % right.n_heads:
-        raise ShapeError(
-            "The number of query heads must be a positive multiple of the number of key-value "
-            f"heads, {found}."
-        )
-
-
-def _check_finite(grams: Grams) -> None:
-    for role, gram in (("left", grams.left), ("right", grams.right)):
-        if not torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all():
-            raise SpectrumError("The weights are not finite (NaN or infinity).", role)
+    def scaled(self, scale: float) -> CircuitSpectra:
+        """The spectra of the circuits times a number."""
+        mu = None if self.eigenvalues is None else self.eigenvalues * scale
+        return replace(self, singular_values=self.singular_values * abs(scale), eigenvalues=mu)
 
 
 def stable_singular_values(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -82,8 +66,8 @@ def stable_singular_values(left: torch.Tensor, right: torch.Tensor) -> torch.Ten
     left, right: (d_head, d_model), float64. Returns (d_head,): rank-deficient heads end in zeros.
     QR and LAPACK's gesvd driver: slower than the Gram matrices, exact for any condition number.
     """
-    r_a, r_b = (torch.linalg.qr(x.mT, mode="r").R for x in (left, right))
-    core = (r_a @ r_b.mT).cpu().numpy()
+    r_a, r_b = (linalg.qr_core(x.mT) for x in (left, right))
+    core = linalg.times(r_a, r_b.mT).cpu().numpy()
     values = torch.from_numpy(svd(core, compute_uv=False, lapack_driver="gesvd")).to(left.device)
     return torch.nn.functional.pad(values, (0, left.shape[0] - values.shape[0]))
 
@@ -91,57 +75,159 @@ def stable_singular_values(left: torch.Tensor, right: torch.Tensor) -> torch.Ten
 def circuit_spectra(
     left: Factor, right: Factor, *, scale: float = 1.0, eigenvalues: bool = True
 ) -> CircuitSpectra:
-    """Spectra of ``leftᵀ · right · scale`` for every head of a layer.
+    """Spectra of one pair of factors; see :func:`layer_spectra`."""
+    return layer_spectra([FactorPair(left, right, scale)], eigenvalues=eigenvalues)[0]
 
-    left: (n_heads, d_head, d_model); right: (n_kv_heads, d_head, d_model); query
-    head ``h`` goes with key-value head ``h // (n_heads / n_kv_heads)``.
+
+def layer_spectra(pairs: Sequence[FactorPair], *, eigenvalues: bool = True) -> list[CircuitSpectra]:
+    """Spectra of ``leftᵀ · right · scale`` for every head of a layer, of every pair.
+
+    Pairs have one shape: left (n_heads, d_head, d_model); right (n_kv_heads, d_head, d_model);
+    query head ``h`` goes with key-value head ``h // (n_heads / n_kv_heads)``. Several of them are
+    the conventions under which the same stored weights are read: what they share is done once.
 
     Every σ ≥ 1e-6·σ₁ is within 1e-5 relative of a float64 dense SVD; every eigenvalue within 1e-4
-    of the head's largest modulus. Raises ShapeError, and SpectrumError where weights are not
+    of the head's largest modulus. The numbers of threads change no bit. Works through heads in
+    parts: beside weights and results it takes some 10 MB a thread, and what latent projections
+    take in float64. Raises ShapeError, and SpectrumError where weights are not finite.
+    """
+    for pair in pairs:
+        pair.check()
+    device = pairs[0].left.weights.device
+    narrow = in_threads(narrow_latents, pairs, device)
+    sides = Sides.of_pairs(narrow)
+    tasks = layer_tasks(narrow[0])
+
+    def spectra(task: Task) -> list[_HeadSpectra]:
+        part = sides.part(task)
+        products = Products.zeros(part, task, cross=eigenvalues)
+        products.add(part, task)
+        return _head_spectra(products.fold_rows(part, task), part, task)
+
+    found = in_threads(spectra, tasks, device)
+    return _whole(found, sides, narrow, lambda heads: [pair.select(heads) for pair in narrow])
+
+
+def streamed_spectra(
+    blocks: Iterable[Sequence[FactorPair]],
+    whole: Callable[[Sequence[int]], Sequence[FactorPair]],
+    *,
+    eigenvalues: bool = True,
+) -> list[CircuitSpectra]:
+    """Spectra as of :func:`layer_spectra`, of factors that come in blocks of d_model columns.
+
+    blocks: the pairs cut to a block of columns that no other block has, in any order; a centred
+    factor knows its mean (:func:`~qk_taxonomy.circuits.gram.with_mean`, ``Factor.cut``). whole:
+    the pairs of some query heads over all columns, each with a right factor of its own
+    (``FactorPair.select``); asked for once, if at all, where Gram matrices have lost the small end
+    of a head. Products of all heads are kept: n_heads·d_head² float64 numbers for each distinct
+    left factor and each distinct pair. Raises ShapeError, and SpectrumError where weights are not
     finite.
     """
-    _check_factors(left, right)
-    grams = layer_grams(left, right, cross=eigenvalues)
-    _check_finite(grams)
-    values, n_recomputed = _singular_values(left, right, grams)
-    mu = None
-    if grams.cross is not None:
-        mu = _batched(torch.linalg.eigvals, grams.cross)
-        order = mu.abs().argsort(dim=-1, descending=True, stable=True)
-        mu = mu.gather(-1, order) * scale
-    return CircuitSpectra(values * abs(scale), mu, n_recomputed)
+    sums: list[tuple[Task, Products]] = []
+    first: Sides | None = None
+    pairs: Sequence[FactorPair] = ()
+    for pairs in blocks:
+        sides = Sides.of_pairs(pairs)
+        if first is None:
+            first, tasks = sides, layer_tasks(pairs[0])
+            sums = [(task, Products.zeros(sides, task, cross=eigenvalues)) for task in tasks]
+        if (sides.of, sides.heads) != (first.of, first.heads):
+            raise ShapeError("Blocks of columns have pairs of other heads, or folded otherwise.")
+
+        def add(task_sums: tuple[Task, Products], sides: Sides = sides) -> None:
+            task, products = task_sums
+            products.add(sides.part(task), task)
+
+        in_threads(add, sums, pairs[0].left.weights.device)
+    if first is None:
+        raise ShapeError("Wanted blocks of columns, found none.")
+    last = first
+
+    def spectra(task_sums: tuple[Task, Products]) -> list[_HeadSpectra]:
+        task, products = task_sums
+        part = last.part(task)
+        return _head_spectra(products.fold_rows(part, task), part, task)
+
+    found = in_threads(spectra, sums, first.lefts[0].weights.device)
+    return _whole(found, first, pairs, whole)
 
 
-def _batched(
-    function: Callable[[torch.Tensor], torch.Tensor], matrices: torch.Tensor
-) -> torch.Tensor:
-    """A LAPACK function of (heads, e, e) matrices, which torch takes one after the other."""
-    worth = matrices.numel() * matrices.shape[-1] > _WORTH_THREADS
-    threads = n_threads(matrices.device) if worth else 1
-    return torch.cat(in_threads(function, matrices.chunk(threads), threads))
+@dataclass(frozen=True, eq=False)
+class _HeadSpectra:
+    """Spectra of a task's heads for one distinct pair; ``doubtful``: heads to be recomputed."""
+
+    singular_values: torch.Tensor
+    eigenvalues: torch.Tensor | None
+    doubtful: list[int]
 
 
-def _singular_values(left: Factor, right: Factor, grams: Grams) -> tuple[torch.Tensor, int]:
-    """Singular values (n_heads, e), and how many heads took the slower, stable way to them."""
-    group = grams.left.shape[0] // grams.right.shape[0]
-    gram_b = grams.right.repeat_interleave(group, dim=0)
-    lower_a, sound = _cholesky(grams.left)
-    lam = _batched(torch.linalg.eigvalsh, lower_a.mT @ gram_b @ lower_a).flip(-1)
+def _head_spectra(products: Products, sides: Sides, task: Task) -> list[_HeadSpectra]:
+    """Spectra of a task's heads, one for each distinct pair."""
+    for role, grams in (("left", products.left), ("right", products.right)):
+        for gram in grams:
+            if not torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all():
+                raise SpectrumError("The weights are not finite (NaN or infinity).", role)
+    triangles = [_cholesky(gram) for gram in products.left]
+    spectra = []
+    for i, j in sides.distinct:
+        gram_b = products.right[j].repeat_interleave(task.n_members, dim=0)
+        values, sound = _singular_values(products.left[i], triangles[i], gram_b)
+        mu = None
+        if products.cross:
+            mu = linalg.eigvals(products.cross[i, j])
+            mu = mu.gather(-1, mu.abs().argsort(dim=-1, descending=True, stable=True))
+        doubtful = (~sound).nonzero().flatten() + task.heads.start
+        spectra.append(_HeadSpectra(values, mu, doubtful.tolist()))
+    return spectra
+
+
+def _whole(
+    found: Sequence[Sequence[_HeadSpectra]],
+    sides: Sides,
+    pairs: Sequence[FactorPair],
+    whole: Callable[[Sequence[int]], Sequence[FactorPair]],
+) -> list[CircuitSpectra]:
+    """The spectra of every pair from those of the tasks, doubtful heads recomputed."""
+    by_pair = dict(zip(sides.distinct, zip(*found, strict=True), strict=True))
+    doubtful = sorted({head for parts in found for part in parts for head in part.doubtful})
+    again = dict(zip(sides.of, whole(doubtful), strict=True)) if doubtful else {}
+
+    def joined(distinct: tuple[int, int]) -> CircuitSpectra:
+        parts = by_pair[distinct]
+        values = torch.cat([part.singular_values for part in parts])
+        heads = [head for part in parts for head in part.doubtful]
+        for head in heads:
+            left, right = (dense_head(x, doubtful.index(head)) for x in again[distinct][:2])
+            values[head] = stable_singular_values(left, right)
+        mu = [part.eigenvalues for part in parts if part.eigenvalues is not None]
+        return CircuitSpectra(values, torch.cat(mu) if mu else None, len(heads))
+
+    done = dict(
+        zip(by_pair, in_threads(joined, by_pair, pairs[0].left.weights.device), strict=True)
+    )
+    return [
+        done[distinct].scaled(pair.scale) for distinct, pair in zip(sides.of, pairs, strict=True)
+    ]
+
+
+def _singular_values(
+    gram_a: torch.Tensor, triangle_a: tuple[torch.Tensor, torch.Tensor], gram_b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Singular values (heads, e), and of which heads they can be trusted."""
+    lower_a, sound = triangle_a
+    sound = sound.clone()
+    lam = linalg.eigvalsh(linalg.times(linalg.times(lower_a.mT, gram_b), lower_a)).flip(-1)
     values = lam.clamp_min(0.0).sqrt()
-    size = _trace(grams.left) * _trace(gram_b)
+    size = _trace(gram_a) * _trace(gram_b)
     steep = (sound & (lam[:, -1] < _FLATTEST_STEEP * size)).nonzero().flatten()
     if len(steep):
         lower_b, sound_b = _cholesky(gram_b[steep])
         sound[steep] &= sound_b
-        values[steep] = _batched(torch.linalg.svdvals, lower_a[steep].mT @ lower_b)
-    energy = (grams.left * gram_b).sum((-2, -1))
+        values[steep] = linalg.svdvals(linalg.times(lower_a[steep].mT, lower_b))
+    energy = linalg.inner(gram_a, gram_b)
     sound &= (values.square().sum(-1) - energy).abs() <= _TRACE_TOLERANCE * energy
-    doubtful = (~sound).nonzero().flatten().tolist()
-    for head in doubtful:
-        values[head] = stable_singular_values(
-            dense_head(left, head), dense_head(right, head // group)
-        )
-    return values, len(doubtful)
+    return values, sound
 
 
 def _trace(gram: torch.Tensor) -> torch.Tensor:
@@ -150,9 +236,9 @@ def _trace(gram: torch.Tensor) -> torch.Tensor:
 
 def _cholesky(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cholesky factors (zeros where there is none), and whether each can be trusted."""
-    lower, info = torch.linalg.cholesky_ex(gram)
+    lower, exists = linalg.cholesky(gram)
     pivots = lower.diagonal(dim1=-2, dim2=-1)
-    sound = (info == 0) & (pivots.amin(-1) > _SMALLEST_PIVOT * pivots.amax(-1))
+    sound = exists & (pivots.amin(-1) > _SMALLEST_PIVOT * pivots.amax(-1))
     return lower.where(sound[:, None, None], 0.0), sound
 
 

@@ -5,7 +5,7 @@ It runs in a thread or in a process of a cluster; what it is given and what it r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +13,18 @@ import torch
 
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.circuits.conventions import circuit_factors
-from qk_taxonomy.circuits.spectra import circuit_spectra
+from qk_taxonomy.circuits.factors import Factor, FactorPair
+from qk_taxonomy.circuits.gram import with_mean
+from qk_taxonomy.circuits.spectra import CircuitSpectra, layer_spectra, streamed_spectra
 from qk_taxonomy.errors import QKTaxonomyError, SpectrumError
-from qk_taxonomy.records import Circuit, Convention, LayerPart, LayerPlan, LayerSpectra
+from qk_taxonomy.records import (
+    Circuit,
+    Convention,
+    LayerPart,
+    LayerPlan,
+    LayerSpectra,
+    TensorInfo,
+)
 from qk_taxonomy.statistics.moments import describe
 
 
@@ -41,21 +50,23 @@ def survey_part(
 
     Raises CheckpointError, and SpectrumError naming the tensors that are not finite.
     """
-    target, plan = resolve_device(device), part.plan
-    read = checkpoint.read_all(plan.tensors)
+    target = resolve_device(device)
+    read = checkpoint.read_all(part.plan.tensors)
     tensors = {role: tensor.to(target) for role, tensor in read.items()}
     results = []
     for circuit in part.circuits:
-        for convention in conventions:
-            left, right, scale = circuit_factors(plan, tensors, circuit, convention)
-            try:
-                spectra = circuit_spectra(left, right, scale=scale)
-            except SpectrumError as err:
-                raise _not_finite(plan, tensors, err.role) from err
+        try:
+            if part.o_blocks:
+                found = _streamed(checkpoint, part, tensors, conventions, target)
+            else:
+                found = layer_spectra(circuit_factors(part.plan, tensors, circuit, conventions))
+        except SpectrumError as err:
+            raise _not_finite(part, tensors, err.role) from err
+        for convention, spectra in zip(conventions, found, strict=True):
             sigma = spectra.singular_values.cpu().numpy()
             if not sigma.max() ** 2 < np.finfo(np.float32).max:
                 raise SpectrumError(
-                    f"{_place(plan)}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
+                    f"{_place(part.plan)}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
                     "whose square no spectra file holds. The weights may be damaged: compare the "
                     "file with the original.",
                     "left",
@@ -63,17 +74,54 @@ def survey_part(
             assert spectra.eigenvalues is not None
             results.append(
                 LayerSpectra(
-                    layer=plan.layer,
+                    layer=part.plan.layer,
                     circuit=circuit,
                     convention=convention,
                     singular_values=sigma,
                     eigenvalues=spectra.eigenvalues.cpu().numpy(),
                     statistics=describe(sigma**2),
                     n_recomputed=spectra.n_recomputed,
-                    stack=plan.stack,
+                    stack=part.plan.stack,
                 )
             )
     return results
+
+
+def _streamed(
+    checkpoint: Checkpoint,
+    part: LayerPart,
+    tensors: Mapping[str, torch.Tensor],
+    conventions: Sequence[Convention],
+    device: torch.device,
+) -> list[CircuitSpectra]:
+    """OV spectra under each convention, with W_O read block by block of its rows."""
+
+    def pairs_of(block: TensorInfo) -> list[FactorPair]:
+        with_o = {**tensors, "o": checkpoint.read(block).to(device)}
+        return circuit_factors(part.plan, with_o, "ov", conventions)
+
+    rights = [with_mean(pair.right) for pair in pairs_of(part.o_blocks[0])]
+
+    def blocks() -> Iterator[list[FactorPair]]:
+        start = 0
+        for block in part.o_blocks:
+            pairs = pairs_of(block)
+            columns = slice(start, start + pairs[0].left.d_model)
+            start = columns.stop
+            yield [
+                FactorPair(pair.left, right.cut(columns), pair.scale)
+                for pair, right in zip(pairs, rights, strict=True)
+            ]
+
+    def whole(heads: Sequence[int]) -> list[FactorPair]:
+        chosen = list(heads)
+        blocks = [pairs_of(block)[0].left.weights[chosen] for block in part.o_blocks]
+        left = Factor(torch.cat(blocks, dim=-1))
+        group = part.plan.geometry.group_size
+        of_keys = [head // group for head in chosen]
+        return [FactorPair(left, right.select(of_keys)) for right in rights]
+
+    return streamed_spectra(blocks(), whole)
 
 
 def joined(parts: Iterable[Sequence[LayerSpectra]]) -> list[LayerSpectra]:
@@ -100,16 +148,18 @@ def _place(plan: LayerPlan) -> str:
     return f"{plan.stack} layer {plan.layer}".strip()
 
 
-def _not_finite(plan: LayerPlan, tensors: Mapping[str, torch.Tensor], side: str) -> SpectrumError:
+def _not_finite(part: LayerPart, tensors: Mapping[str, torch.Tensor], side: str) -> SpectrumError:
     """The error that names the tensors of a layer that are not finite."""
     broken = [
-        plan.tensors[role].name
+        part.plan.tensors[role].name
         for role, tensor in tensors.items()
         if not torch.isfinite(tensor).all()
     ]
+    if part.o_blocks and side == "left":
+        broken.append(part.o_blocks[0].name)
     what = f"{', '.join(broken)} holds" if broken else "products of the weights overflow to"
     return SpectrumError(
-        f"{_place(plan)}: {what} values that are not finite (NaN or infinity), so its heads "
+        f"{_place(part.plan)}: {what} values that are not finite (NaN or infinity), so its heads "
         "have no spectrum. The file may be damaged: compare it with the original.",
         side,
     )

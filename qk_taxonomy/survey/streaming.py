@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from qk_taxonomy.architectures.parts import memory_bytes, parts
 from qk_taxonomy.checkpoints.base import Checkpoint
-from qk_taxonomy.circuits.gram import start_threads
+from qk_taxonomy.circuits.threads import start_threads
 from qk_taxonomy.errors import QKTaxonomyError
 from qk_taxonomy.records import Circuit, Convention, LayerPart, LayerPlan, LayerSpectra
 from qk_taxonomy.survey.layers import joined, survey_part

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from qk_taxonomy.circuits.conventions import Factor
+from qk_taxonomy.circuits.factors import Factor
 from qk_taxonomy.circuits.spectra import circuit_spectra, singular_values
 
 ROUNDS = 7

@@ -1,0 +1,81 @@
+"""Threads over heads, each with BLAS and torch to itself.
+
+Many small products scale better over heads than one threaded product after another, and sums that
+one thread forms alone have the same bits however many threads there are.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+_ONE_LAYER_AT_A_TIME = threading.Lock()
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@functools.cache
+def _blas() -> Any:
+    # SciPy brings a BLAS of its own, which is found if it has been loaded by now.
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that work on heads; started once and kept."""
+    everyone_started = threading.Barrier(threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        everyone_started.wait()
+
+    pool = ThreadPoolExecutor(threads, "qk-heads")
+    list(pool.map(lambda _: start(), range(threads)))
+    # What the threads have set is also torch's default for threads that are yet to come.
+    torch.set_num_threads(threads)
+    return pool
+
+
+# A forked child has none of its parent's threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def start_threads() -> None:
+    """Start the threads now, before other threads begin to ask torch how many there are."""
+    if torch.get_num_threads() > 1:
+        _pool(torch.get_num_threads())
+
+
+def in_threads(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], device: torch.device
+) -> list[_Result]:
+    """``[function(item) for item in items]``, on a CPU by as many threads as torch has.
+
+    BLAS keeps to one thread in each. Overflow and NaN pass without warnings: they are looked for.
+    """
+
+    def quietly(item: _Item) -> _Result:
+        with np.errstate(all="ignore"):
+            return function(item)
+
+    items = list(items)
+    if device.type != "cpu":
+        return [quietly(item) for item in items]
+    # The number of BLAS threads is the whole process's: one layer at a time may set it.
+    with _ONE_LAYER_AT_A_TIME, _blas().limit(limits=1, user_api="blas"):
+        threads = torch.get_num_threads()
+        if min(threads, len(items)) == 1:
+            return [quietly(item) for item in items]
+        return list(_pool(threads).map(quietly, items))
