@@ -411,8 +411,8 @@ class ModelSpectra:
 class ModelResult:
     """What became of one model of a survey; ``control``: which of its twins, "" for itself.
 
-    ``bytes_read`` of ``bytes_total`` that the checkpoint has; ``seconds`` that it took, or where it
-    is planned, that it should take, None where nothing tells.
+    ``bytes_read`` of ``bytes_total`` that the checkpoint has at its ``source``; ``seconds`` that it
+    took, or where it is planned, that it should take, None where nothing tells.
     """
 
     model: str
@@ -428,6 +428,7 @@ class ModelResult:
     exception: Exception | None = field(default=None, compare=False, repr=False)
     control: str = ""
     seconds: float | None = None
+    source: str = ""
 
     @property
     def title(self) -> str:

@@ -27,6 +27,7 @@ from rich.console import Console
 from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
 from qk_taxonomy.cli.making import print_files
+from qk_taxonomy.speeds import remember_speed
 from qk_taxonomy.statistics.moments import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -438,6 +439,47 @@ class TestDownload:
         assert "planned" in result.output
         assert "9.41 kB" in result.output
         assert not list(Path().iterdir())
+
+    def test_a_dry_run_sums_up_and_tells_how_long(
+        self,
+        make_folder: MakeFolder,
+        hub: LoopbackHub,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        for name in ("a", "b"):
+            hub.add(f"me/{name}", make_folder(name))
+
+        def dry_run() -> subprocess.CompletedProcess[str]:
+            call = "-m qk_taxonomy download --model me/a --model me/b --dry-run".split()
+            env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}
+            return subprocess.run(
+                [sys.executable, *call],
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=True,
+            )
+
+        unknown = dry_run()
+        total = next(line for line in unknown.stdout.splitlines() if line.startswith("2 models"))
+        assert total.split()[2:6] == ["4", "16", "18.8", "kB"]
+        assert "How fast the hub's 18.8 kB come was not measured yet" in unknown.stderr
+        assert not hub.bytes_served("model.safetensors") > 4 * 3000  # headers alone
+        remember_speed(f"hub {hub.endpoint}", 10**8, 10**8 / (9408 / 4))
+        known = dry_run()
+        lines = known.stdout.splitlines()
+        assert [" 4 s " in line for line in lines] == [False, True, True, False]
+        assert " 8 s" in lines[-1]
+        assert "measured" not in known.stderr
+
+    @pytest.mark.parametrize("memory", ["5MB", "none", "-1", "1e9", "0.01 GB"])
+    def test_memory_that_is_too_little_or_no_size(self, memory: str) -> None:
+        result = qk("download", "--family", "minilm", "--memory", memory)
+        assert result.exit_code == 2
+        assert "wanted at least 80 MB, such as 256MB or 1GB" in result.stderr
 
     def test_a_family_of_ones_own(self, make_folder: MakeFolder, hub: LoopbackHub) -> None:
         hub.add("me/tiny", make_folder())

@@ -76,11 +76,15 @@ def print_results(results: Sequence[ModelResult]) -> None:
             duration(sum(times)) if len(times) == len(planned) else "",
         )
     console().print(table)
-    unmeasured = sum(result.bytes_read for result in planned if result.seconds is None)
+    unmeasured = sum(
+        result.bytes_read
+        for result in planned
+        if result.seconds is None and result.source.startswith("hub ")
+    )
     if unmeasured:
         click.echo(
-            f"How fast the {size(unmeasured)} without a time will come was not measured yet: the "
-            f"first survey does. At 100 Mbit/s they take {duration(8 * unmeasured / 100e6)}.",
+            f"How fast the hub's {size(unmeasured)} come was not measured yet; the first survey "
+            f"does. At 100 Mbit/s they take {duration(8 * unmeasured / 100e6)}.",
             err=True,
         )
     for result in results:

@@ -120,4 +120,5 @@ class Job:
             notes=self.layout.notes,
             control=self.ref.control_label,
             seconds=seconds,
+            source=self.checkpoint.source,
         )
