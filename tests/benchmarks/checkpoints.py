@@ -250,6 +250,11 @@ def named_tensors(path: Path) -> list[Stored]:
     return found
 
 
+def tensor_bytes(path: Path) -> int:
+    """Bytes of :func:`named_tensors`."""
+    return sum(tensor.end - tensor.start for tensor in named_tensors(path))
+
+
 def read_header(file: Path) -> tuple[int, dict[str, Any]]:
     """Length and entries of a safetensors file's header."""
     with file.open("rb") as stream:

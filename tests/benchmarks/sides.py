@@ -74,6 +74,12 @@ def memory() -> float:
     return float(pages * resource.getpagesize())
 
 
+def peak_memory() -> float:
+    """Bytes that were resident at most. ``ru_maxrss`` would count what the parent had."""
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def survey(model: str, output: str, **options: Any) -> Callable[[], dict[str, Any]]:
     """The survey itself, of a hub model or a folder."""
     from qk_taxonomy.catalog import model_ref
@@ -204,12 +210,12 @@ def whole_shards(folder: str, output: str) -> Callable[[], dict[str, Any]]:
 
 
 def idle(output: str, modules: str = "torch") -> Callable[[], dict[str, Any]]:
-    """Import modules, named with spaces between, and do nothing."""
+    """Import modules, named with spaces between, and say what is resident then."""
     import importlib
 
     for module in modules.split():
         importlib.import_module(module)
-    return lambda: {}
+    return lambda: {"resident": memory()}
 
 
 SIDES = {side.__name__: side for side in (survey, plain, compute, grams, whole_shards, idle)}
@@ -228,7 +234,7 @@ def main() -> None:
     said = {
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time() - cpu,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0,
+        "peak": peak_memory(),
         "idle": torch_alone,
         "torch_import": torch_import,
         "reported": reported,

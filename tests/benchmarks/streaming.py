@@ -23,13 +23,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from checkpoints import header_bytes, make, named_tensors, read_header, whole_bytes
+from checkpoints import header_bytes, make, read_header, tensor_bytes, whole_bytes
 from hub_process import GIGABIT, HubProcess, Served
 from sides import Run, run
 
-STREAMED = ("llama-8b-8", "llama-1b", "pythia-1.4b", "bert-base")
-COMPARED = ("llama-8b-4", "llama-1b")
-PARTS = ("bytes", "link", "unthrottled", "whole", "local")
+#: What each part surveys, unless it is told otherwise.
+PARTS = {
+    "bytes": ("llama-8b-8", "llama-1b", "pythia-1.4b", "bert-base"),
+    "link": ("llama-8b-8", "llama-1b", "pythia-1.4b", "bert-base"),
+    "unthrottled": ("llama-8b-8", "llama-1b"),
+    "whole": ("llama-8b-4", "llama-1b"),
+    "local": ("llama-8b-8", "llama-1b"),
+}
 MB = 1e6
 
 
@@ -55,10 +60,6 @@ def row(*cells: str) -> None:
 
 def median(runs: list[Run]) -> float:
     return statistics.median(run.seconds for run in runs)
-
-
-def tensor_bytes(path: Path) -> int:
-    return sum(tensor.end - tensor.start for tensor in named_tensors(path))
 
 
 def used_of_link(path: Path, served: list[Served]) -> float:
@@ -99,18 +100,18 @@ def link(hub: HubProcess, paths: dict[str, Path], options: argparse.Namespace) -
         "tensors alone would take",
     )
     for name, path in paths.items():
-        used: dict[str, list[float]] = {"plain": [], "survey": []}
-        surveys = []
+        hub.set(bytes_per_second=GIGABIT, latency=options.latency)
+        run("plain", endpoint=hub.endpoint, folder=str(path))
+        plain = used_of_link(path, hub.take_log())
+        surveys, used = [], []
         for _ in range(options.rounds):
-            hub.set(bytes_per_second=GIGABIT, latency=options.latency)
-            run("plain", endpoint=hub.endpoint, folder=str(path))
-            used["plain"].append(used_of_link(path, hub.take_log()))
             surveys.append(run("survey", endpoint=hub.endpoint, model=f"bench/{name}"))
-            used["survey"].append(used_of_link(path, hub.take_log()))
+            used.append(used_of_link(path, hub.take_log()))
         row(
             name,
             f"{tensor_bytes(path) / MB:.0f} MB",
-            *(f"{statistics.median(shares):.0%}" for shares in used.values()),
+            f"{plain:.0%}",
+            f"{statistics.median(used):.0%}",
             f"{median(surveys):.2f} s",
             f"{tensor_bytes(path) / GIGABIT:.2f} s",
         )
@@ -120,7 +121,7 @@ def unthrottled(hub: HubProcess, paths: dict[str, Path], options: argparse.Names
     table(
         "No throttle",
         *("checkpoint", "survey", "plain reads", "computing alone", "survey / plain reads"),
-        *("survey / computing", "survey's CPU"),
+        *("survey / computing", "CPU seconds a GB: survey", "plain reads", "computing"),
     )
     hub.set(bytes_per_second=None)
     for name, path in paths.items():
@@ -136,7 +137,10 @@ def unthrottled(hub: HubProcess, paths: dict[str, Path], options: argparse.Names
             *(f"{speed / MB:.0f} MB/s" for speed in speeds),
             f"{speeds[0] / speeds[1]:.0%}",
             f"{speeds[0] / speeds[2]:.0%}",
-            f"{statistics.median(r.cpu / r.seconds for r in surveys):.2f} cores",
+            *(
+                f"{statistics.median(r.cpu for r in runs) / n_bytes * 1e9:.1f}"
+                for runs in (surveys, plain, computing)
+            ),
         )
 
 
@@ -147,8 +151,7 @@ def whole(hub: HubProcess, paths: dict[str, Path], options: argparse.Namespace) 
         *("ratio after imports", "ratio, whole commands"),
     )
     hub.set(bytes_per_second=GIGABIT, latency=options.latency)
-    for name in COMPARED:
-        path = paths[name]
+    for name, path in paths.items():
         slow = run("whole_shards", endpoint=hub.endpoint, folder=str(path))
         surveys = [
             run("survey", endpoint=hub.endpoint, model=f"bench/{name}")
@@ -197,19 +200,20 @@ def made(folder: Path | None, names: tuple[str, ...]) -> Iterator[tuple[Path, di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("parts", nargs="*", choices=(*PARTS, []), default=PARTS)
+    parser.add_argument("parts", nargs="*", metavar="PART", default=list(PARTS))
     parser.add_argument("--folder", type=Path, help="where to make the checkpoints")
     parser.add_argument("--latency", type=float, default=0.02, metavar="SECONDS")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", nargs="+", default=STREAMED, metavar="NAME")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="shapes to survey instead")
     options = parser.parse_args()
-    names = tuple(dict.fromkeys((*options.models, *(COMPARED if "whole" in options.parts else ()))))
+    chosen = {part: tuple(options.models or PARTS[part]) for part in options.parts}
+    names = tuple(dict.fromkeys(name for models in chosen.values() for name in models))
     print(f"{machine()}; medians of {options.rounds}")
     with made(options.folder, names) as (root, paths), HubProcess(root) as hub:
         measures = (bytes_moved, link, unthrottled, whole, local)
         for part, measure in zip(PARTS, measures, strict=True):
-            if part in options.parts:
-                measure(hub, paths, options)
+            if part in chosen:
+                measure(hub, {name: paths[name] for name in chosen[part]}, options)
 
 
 if __name__ == "__main__":
