@@ -109,9 +109,7 @@ class _Linked(Handler):
                             self.connection.fileno(), stream.fileno(), start, end - start
                         )
         request.body_bytes += len(span)
-        hub.served.append(
-            Served(request.path, request.range, len(span), first, time.monotonic())
-        )
+        hub.served.append(Served(request.path, request.range, len(span), first, time.monotonic()))
 
 
 class _LinkedHub(_Linked, HubHandler):
@@ -200,7 +198,9 @@ def check(folder: Path, n_bytes: int = 1 << 29) -> None:
     for connections in (1, 4, 16):
         (folder / f"files-{connections}").mkdir()
         for i in range(connections):
-            (folder / f"files-{connections}" / f"{i}.bin").write_bytes(bytes(n_bytes // connections))
+            (folder / f"files-{connections}" / f"{i}.bin").write_bytes(
+                bytes(n_bytes // connections)
+            )
     with HubProcess(folder) as hub:
         for rate in (GIGABIT, None):
             for connections in (1, 4, 16):
