@@ -126,11 +126,14 @@ def plain(folder: str, output: str, readers: int = READERS) -> Callable[[], dict
 
 def compute(folder: str, output: str) -> Callable[[], dict[str, Any]]:
     """The spectra of all layers, of weights that are in memory already."""
+    import torch
+
     from qk_taxonomy.checkpoints import open_checkpoint
     from qk_taxonomy.circuits.conventions import circuit_factors
+    from qk_taxonomy.circuits.gram import start_threads
     from qk_taxonomy.circuits.spectra import circuit_spectra
     from qk_taxonomy.controls import surveyed
-    from qk_taxonomy.records import CONVENTIONS
+    from qk_taxonomy.records import CONVENTIONS, DEFAULT_JOBS, LayerPlan
 
     checkpoint, layout = surveyed(open_checkpoint(folder), None, None)
     layers = [
@@ -138,11 +141,17 @@ def compute(folder: str, output: str) -> Callable[[], dict[str, Any]]:
         for plan in layout.layers
     ]
 
+    start_threads()
+
+    def layer(plan: LayerPlan, tensors: dict[str, torch.Tensor]) -> None:
+        for convention in CONVENTIONS:
+            left, right, scale = circuit_factors(plan, tensors, "qk", convention)
+            circuit_spectra(left, right, scale=scale)
+
     def work() -> dict[str, Any]:
-        for plan, tensors in layers:
-            for convention in CONVENTIONS:
-                left, right, scale = circuit_factors(plan, tensors, "qk", convention)
-                circuit_spectra(left, right, scale=scale)
+        # As many layers side by side as a survey has.
+        with ThreadPoolExecutor(DEFAULT_JOBS) as pool:
+            list(pool.map(layer, *zip(*layers, strict=True)))
         return {"bytes_read": sum(plan.n_bytes for plan in layout.layers)}
 
     return work
@@ -155,25 +164,32 @@ def grams(folder: str, output: str, times: int = 1) -> Callable[[], dict[str, An
     """
     import torch
     from checkpoints import DTYPES, SHAPES, heads, named_tensors
+    from threadpoolctl import threadpool_limits
 
     path = Path(folder)
     tensors = named_tensors(path)
+    cores = len(os.sched_getaffinity(0))
+    # Threads over heads, each with one-threaded BLAS: the fastest that is simple.
+    torch.set_num_threads(1)
+
+    def product(head: torch.Tensor) -> None:
+        for _ in range(times):
+            # NumPy, unlike torch, takes the symmetric product at half the work.
+            rows = head.double().numpy()
+            rows @ rows.T
 
     def work() -> dict[str, Any]:
-        for tensor in tensors:
-            data = bytearray(tensor.end - tensor.start)
-            with tensor.file.open("rb", buffering=0) as stream:
-                stream.seek(tensor.start)
-                stream.readinto(data)
-            if len(tensor.shape) == 1:
-                continue
-            weights = torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).view(tensor.shape)
-            for projection in heads(SHAPES[path.name], tensor.name, weights):
-                for _ in range(times):
-                    for head in projection:
-                        # NumPy, unlike torch, takes the symmetric product at half the work.
-                        rows = head.double().numpy()
-                        rows @ rows.T
+        with threadpool_limits(1), ThreadPoolExecutor(cores) as pool:
+            for tensor in tensors:
+                data = bytearray(tensor.end - tensor.start)
+                with tensor.file.open("rb", buffering=0) as stream:
+                    stream.seek(tensor.start)
+                    stream.readinto(data)
+                if len(tensor.shape) == 1:
+                    continue
+                weights = torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).view(tensor.shape)
+                for projection in heads(SHAPES[path.name], tensor.name, weights):
+                    list(pool.map(product, projection))
         return {"bytes_read": sum(tensor.end - tensor.start for tensor in tensors)}
 
     return work
@@ -201,9 +217,7 @@ def whole_shards(folder: str, output: str) -> Callable[[], dict[str, Any]]:
             layer = next(part for part in tensor.name.split(".") if part.isdigit())
             layers.setdefault(layer, []).extend(heads(SHAPES[path.name], tensor.name, stored))
         for w_q, w_k in layers.values():
-            group = len(w_q) // len(w_k)
-            for head in range(len(w_q)):
-                two_thin_svds(w_q[head : head + 1], w_k[head // group : head // group + 1])
+            two_thin_svds(w_q, w_k)
         return {"downloaded": downloaded}
 
     return work
