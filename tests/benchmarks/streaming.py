@@ -8,6 +8,7 @@ unthrottled  speed of a survey / of plain ranged reads of the same tensors, and 
 whole        the same link, end to end: downloading whole shards and two thin SVDs a head / a survey
 local        a folder on disk: a survey / reading the same bytes and the Gram products alone
 
+About five minutes for all parts on two quiet cores; ``--rounds`` and ``--models`` make it less.
 Every side runs in a process of its own against a hub in another; medians of runs taken in turn.
 """
 
