@@ -383,6 +383,7 @@ class LoopbackHub:
     """
 
     token = "hf_loopback"
+    handlers: tuple[type[Handler], type[Handler]] = (HubHandler, CdnHandler)
     endpoint: str
     cdn_endpoint: str
 
@@ -396,7 +397,8 @@ class LoopbackHub:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        hub, cdn = self._servers = (Server(self, HubHandler), Server(self, CdnHandler))
+        hub_handler, cdn_handler = self.handlers
+        hub, cdn = self._servers = (Server(self, hub_handler), Server(self, cdn_handler))
         self.endpoint = f"http://127.0.0.1:{hub.server_port}"
         # By another name: huggingface_hub 1.x takes two ports of one host for the same site.
         self.cdn_endpoint = f"http://localhost:{cdn.server_port}"

@@ -1,0 +1,260 @@
+"""One side of a comparison, run in a process of its own: its time, and its peak memory.
+
+    run("survey", endpoint=hub.endpoint, model="bench/gpt2")    # from another benchmark
+
+A side's clock starts when everything it needs is imported. HF_HOME is an empty folder, so that
+nothing comes from a user's cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Side by side, the plain reads of a client that computes nothing.
+READERS = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a side took.
+
+    ``seconds``: from after its imports. ``command``: from the start of the process to its end,
+    without the time to import torch. ``cpu``: processor time from after the imports. ``peak`` and
+    ``idle``: bytes of memory at most, and with torch imported and nothing done. ``reported``: what
+    the side says of itself.
+    """
+
+    seconds: float
+    command: float
+    cpu: float
+    peak: float
+    idle: float
+    reported: dict[str, Any]
+
+
+def run(side: str, *, endpoint: str = "http://127.0.0.1:9", **options: Any) -> Run:
+    """Run a side with its options; ``endpoint``: of the hub it talks to."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": folder,
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, __file__, side, json.dumps({"output": folder, **options})],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=600,
+            check=True,
+        )
+        wall = time.perf_counter() - start
+    said = json.loads(done.stdout.splitlines()[-1])
+    said["command"] = wall - said.pop("torch_import")
+    return Run(**said)
+
+
+def memory() -> float:
+    """Bytes that are resident now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(pages * resource.getpagesize())
+
+
+def peak_memory() -> float:
+    """Bytes that were resident at most. ``ru_maxrss`` would count what the parent had."""
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def survey(model: str, output: str, **options: Any) -> Callable[[], dict[str, Any]]:
+    """The survey itself, of a hub model or a folder."""
+    from qk_taxonomy.catalog import model_ref
+    from qk_taxonomy.survey import survey_model
+
+    def work() -> dict[str, Any]:
+        ref = model_ref(model, family_name="bench", families=())
+        result = survey_model(ref, output_root=output, force=True, device="cpu", **options)
+        assert result.status == "computed", result
+        return {"bytes_read": result.bytes_read, "heads": result.heads}
+
+    return work
+
+
+def plain(folder: str, output: str, readers: int = READERS) -> Callable[[], dict[str, Any]]:
+    """Ranged reads of the same tensors through huggingface_hub's client, and nothing else."""
+    from checkpoints import Stored, named_tensors
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import get_session
+
+    path = Path(folder)
+    tensors = named_tensors(path)
+    client = get_session()
+
+    def read(tensor: Stored) -> int:
+        url = hf_hub_url(f"bench/{path.name}", tensor.file.name)
+        headers = {
+            "Range": f"bytes={tensor.start}-{tensor.end - 1}",
+            "Accept-Encoding": "identity",
+        }
+        data = bytearray()
+        with client.stream("GET", url, headers=headers, follow_redirects=True) as response:
+            for chunk in response.iter_raw():
+                data += chunk
+        assert len(data) == tensor.end - tensor.start
+        return len(data)
+
+    def work() -> dict[str, Any]:
+        with ThreadPoolExecutor(readers) as pool:
+            return {"bytes_read": sum(pool.map(read, tensors))}
+
+    return work
+
+
+def compute(folder: str, output: str) -> Callable[[], dict[str, Any]]:
+    """The spectra of all layers, of weights that are in memory already."""
+    import torch
+
+    from qk_taxonomy.checkpoints import open_checkpoint
+    from qk_taxonomy.circuits.conventions import circuit_factors
+    from qk_taxonomy.circuits.gram import start_threads
+    from qk_taxonomy.circuits.spectra import circuit_spectra
+    from qk_taxonomy.controls import surveyed
+    from qk_taxonomy.records import CONVENTIONS, DEFAULT_JOBS, LayerPlan
+
+    checkpoint, layout = surveyed(open_checkpoint(folder), None, None)
+    layers = [
+        (plan, {role: checkpoint.read(info) for role, info in plan.tensors.items()})
+        for plan in layout.layers
+    ]
+
+    start_threads()
+
+    def layer(plan: LayerPlan, tensors: dict[str, torch.Tensor]) -> None:
+        for convention in CONVENTIONS:
+            left, right, scale = circuit_factors(plan, tensors, "qk", convention)
+            circuit_spectra(left, right, scale=scale)
+
+    def work() -> dict[str, Any]:
+        # As many layers side by side as a survey has.
+        with ThreadPoolExecutor(DEFAULT_JOBS) as pool:
+            list(pool.map(layer, *zip(*layers, strict=True)))
+        return {"bytes_read": sum(plan.n_bytes for plan in layout.layers)}
+
+    return work
+
+
+def grams(folder: str, output: str, times: int = 1) -> Callable[[], dict[str, Any]]:
+    """Read the projections from disk, and compute Q Qᵀ and K Kᵀ of every head in float64.
+
+    ``times``: how often the products are computed, once for every convention.
+    """
+    import torch
+    from checkpoints import DTYPES, SHAPES, heads, named_tensors
+    from threadpoolctl import threadpool_limits
+
+    path = Path(folder)
+    tensors = named_tensors(path)
+    cores = len(os.sched_getaffinity(0))
+    # Threads over heads, each with one-threaded BLAS: the fastest that is simple.
+    torch.set_num_threads(1)
+
+    def product(head: torch.Tensor) -> None:
+        for _ in range(times):
+            # NumPy, unlike torch, takes the symmetric product at half the work.
+            rows = head.double().numpy()
+            rows @ rows.T
+
+    def work() -> dict[str, Any]:
+        with threadpool_limits(1), ThreadPoolExecutor(cores) as pool:
+            for tensor in tensors:
+                data = bytearray(tensor.end - tensor.start)
+                with tensor.file.open("rb", buffering=0) as stream:
+                    stream.seek(tensor.start)
+                    stream.readinto(data)
+                if len(tensor.shape) == 1:
+                    continue
+                weights = torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).view(tensor.shape)
+                for projection in heads(SHAPES[path.name], tensor.name, weights):
+                    list(pool.map(product, projection))
+        return {"bytes_read": sum(tensor.end - tensor.start for tensor in tensors)}
+
+    return work
+
+
+def whole_shards(folder: str, output: str) -> Callable[[], dict[str, Any]]:
+    """Download all files, load each layer's projections and take two thin SVDs a head."""
+    import torch
+    from checkpoints import SHAPES, heads, named_tensors
+    from huggingface_hub import snapshot_download
+    from kernel import two_thin_svds
+    from safetensors import safe_open
+
+    path = Path(folder)
+    named = [tensor for tensor in named_tensors(path) if len(tensor.shape) == 2]
+
+    def work() -> dict[str, Any]:
+        start = time.perf_counter()
+        local = Path(snapshot_download(f"bench/{path.name}"))
+        downloaded = time.perf_counter() - start
+        layers: dict[str, list[torch.Tensor]] = {}
+        for tensor in sorted(named, key=lambda t: "k_proj" in t.name or ".key." in t.name):
+            with safe_open(local / tensor.file.name, "pt") as file:
+                stored = file.get_tensor(tensor.name)
+            layer = next(part for part in tensor.name.split(".") if part.isdigit())
+            layers.setdefault(layer, []).extend(heads(SHAPES[path.name], tensor.name, stored))
+        for w_q, w_k in layers.values():
+            two_thin_svds(w_q, w_k)
+        return {"downloaded": downloaded}
+
+    return work
+
+
+def idle(output: str, modules: str = "torch") -> Callable[[], dict[str, Any]]:
+    """Import modules, named with spaces between, and say what is resident then."""
+    import importlib
+
+    for module in modules.split():
+        importlib.import_module(module)
+    return lambda: {"resident": memory()}
+
+
+SIDES = {side.__name__: side for side in (survey, plain, compute, grams, whole_shards, idle)}
+
+
+def main() -> None:
+    before = time.perf_counter()
+    import torch
+
+    torch.zeros(1)
+    torch_import = time.perf_counter() - before
+    torch_alone = memory()
+    work = SIDES[sys.argv[1]](**json.loads(sys.argv[2]))
+    start, cpu = time.perf_counter(), time.process_time()
+    reported = work()
+    said = {
+        "seconds": time.perf_counter() - start,
+        "cpu": time.process_time() - cpu,
+        "peak": peak_memory(),
+        "idle": torch_alone,
+        "torch_import": torch_import,
+        "reported": reported,
+    }
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()
