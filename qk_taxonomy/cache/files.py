@@ -105,10 +105,11 @@ def ordered_safetensors(
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
-def write_spectra(path: Path, spectra: ModelSpectra) -> None:
+def write_spectra(path: Path, spectra: ModelSpectra, *, durable: bool = True) -> None:
     """Write a spectra file: beside its name first, read back, then renamed.
 
-    Raises SpectraFileError; a file of that name stays as it was.
+    ``durable``: wait until the disk has it. Raises SpectraFileError; a file of that name stays as
+    it was.
     """
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -116,8 +117,9 @@ def write_spectra(path: Path, spectra: ModelSpectra) -> None:
     try:
         with beside.open("wb") as stream:
             stream.write(ordered_safetensors(tensors, spectra.metadata))
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         written = _tensors(load_spectra(beside).layers)
         if written.keys() != tensors.keys() or not all(
             np.array_equal(written[key], tensors[key], equal_nan=True) for key in tensors

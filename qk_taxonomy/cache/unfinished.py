@@ -78,7 +78,8 @@ class UnfinishedSpectra:
         recomputed = {f"{s.circuit}.{s.convention}": s.n_recomputed for s in spectra}
         metadata = {**self.identity, "recomputed_heads": json.dumps(recomputed)}
         name = f"{stack}{layer:05d}.safetensors"
-        write_spectra(self.folder / name, ModelSpectra(metadata, tuple(spectra)))
+        # A layer that a power cut takes is damaged, and computed again.
+        write_spectra(self.folder / name, ModelSpectra(metadata, tuple(spectra)), durable=False)
         self.layers[place] = list(spectra)
         self._recomputed[place] = recomputed
 

@@ -128,31 +128,32 @@ def compute(folder: str, output: str) -> Callable[[], dict[str, Any]]:
     """The spectra of all layers, of weights that are in memory already."""
     import torch
 
+    from qk_taxonomy.architectures import parts
     from qk_taxonomy.checkpoints import open_checkpoint
-    from qk_taxonomy.circuits.conventions import circuit_factors
-    from qk_taxonomy.circuits.gram import start_threads
-    from qk_taxonomy.circuits.spectra import circuit_spectra
+    from qk_taxonomy.circuits.threads import start_threads
     from qk_taxonomy.controls import surveyed
-    from qk_taxonomy.records import CONVENTIONS, DEFAULT_JOBS, LayerPlan
+    from qk_taxonomy.records import CONVENTIONS, DEFAULT_JOBS, LayerPart, TensorInfo
+    from qk_taxonomy.survey.layers import survey_part
 
     checkpoint, layout = surveyed(open_checkpoint(folder), None, None)
-    layers = [
-        (plan, {role: checkpoint.read(info) for role, info in plan.tensors.items()})
-        for plan in layout.layers
-    ]
+    work_to_do = [part for plan in layout.layers for part in parts(plan, ["qk"], float("inf"))]
 
+    class InMemory:
+        """What a part reads, read before."""
+
+        def __init__(self, part: LayerPart) -> None:
+            self.tensors = checkpoint.read_all(part.plan.tensors)
+
+        def read_all(self, infos: dict[str, TensorInfo]) -> dict[str, torch.Tensor]:
+            return self.tensors
+
+    held = [(InMemory(part), part, CONVENTIONS, "cpu") for part in work_to_do]
     start_threads()
 
-    def layer(plan: LayerPlan, tensors: dict[str, torch.Tensor]) -> None:
-        for convention in CONVENTIONS:
-            left, right, scale = circuit_factors(plan, tensors, "qk", convention)
-            circuit_spectra(left, right, scale=scale)
-
     def work() -> dict[str, Any]:
-        # As many layers side by side as a survey has.
         with ThreadPoolExecutor(DEFAULT_JOBS) as pool:
-            list(pool.map(layer, *zip(*layers, strict=True)))
-        return {"bytes_read": sum(plan.n_bytes for plan in layout.layers)}
+            done = list(pool.map(lambda arguments: survey_part(*arguments), held))
+        return {"bytes_read": sum(part.n_bytes for _, part, _, _ in held if done)}
 
     return work
 
