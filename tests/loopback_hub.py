@@ -505,12 +505,14 @@ class LoopbackHub:
         again = 0
         sent: dict[str, bytearray] = {}
         for request in self.requests:
-            name = unquote(urlsplit(request.path).path).rpartition("/")[2]
-            if not name.endswith(suffix) or request.status not in (200, 206):
+            path = unquote(urlsplit(request.path).path)
+            if not path.endswith(suffix) or request.status not in (200, 206):
                 continue
-            served = request.served
-            begin, end = (max(place, beyond) for place in (served.start, served.stop))
-            known = sent.setdefault(name, bytearray())
+            file = path.removeprefix("/cdn").replace("/resolve/", "/")
+            known = sent.setdefault(file, bytearray())
+            begin, end = (
+                max(place, beyond) for place in (request.served.start, request.served.stop)
+            )
             known.extend(bytes(max(0, end - len(known))))
             again += known[begin:end].count(1)
             known[begin:end] = bytes([1]) * (end - begin)

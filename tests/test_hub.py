@@ -16,6 +16,7 @@ from loopback_hub import CutBody, LoopbackHub, Stall, Status, WrongContentRange
 from qk_taxonomy import load_spectra, open_checkpoint
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.transport import RepositoryFiles
 from qk_taxonomy.errors import CheckpointError, HubUnreachableError
 from qk_taxonomy.records import ModelResult
 from qk_taxonomy.survey import survey_model
@@ -144,6 +145,56 @@ def test_what_breaks_off_is_asked_for_again(hub: LoopbackHub, make_folder: MakeF
     torch.testing.assert_close(checkpoint.read(info), whole, rtol=0, atol=0)
     assert hub.bytes_served("model.safetensors") - before <= info.n_bytes + 1000
     assert not hub.faults
+
+
+def test_a_connection_may_break_as_often_as_it_brings_something(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    checkpoint = open_on(hub)
+    info = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"]
+    hub.inject("model.safetensors", *[CutBody(after=100)] * 25)
+    whole = open_checkpoint(str(folder)).read(info)
+    torch.testing.assert_close(checkpoint.read(info), whole, rtol=0, atol=0)
+    assert not hub.faults
+
+
+def test_what_breaks_off_where_ranges_are_ignored(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
+    hub.ignore_range = True
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    checkpoint = open_on(hub)
+    info = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"]
+    cuts = [CutBody(info.start - 100), CutBody(info.start + 100), CutBody(info.start + 300)]
+    hub.inject("model.safetensors", *cuts)
+    whole = open_checkpoint(str(folder)).read(info)
+    torch.testing.assert_close(checkpoint.read(info), whole, rtol=0, atol=0)
+    assert not hub.faults
+
+
+def test_a_repository_that_was_renamed(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    """The hub redirects to itself: there the token is sent again."""
+    hub.cdn = True
+    folder = make_folder()
+    sha = hub.add("org/new", folder, private=True)
+    place = f"/org/new/resolve/{sha}/model.safetensors"
+    hub.stand("/org/old/", Status(307, {"Location": place}))
+    files = RepositoryFiles("org/old", sha, hub.endpoint, hub.token)
+    stored = (folder / "model.safetensors").read_bytes()
+    for start in (0, 1000):
+        assert files.read("model.safetensors", start, start + 500) == stored[start : start + 500]
+    assert [request.status for request in hub.requests] == [307, 302, 206, 206]
+
+
+def test_redirects_in_a_circle(hub: LoopbackHub) -> None:
+    hub.stand("/resolve/", Status(307, {"Location": "/org/tiny/resolve/main/other"}))
+    with pytest.raises(
+        CheckpointError, match=r"redirects model\.safetensors of org/tiny in a circle"
+    ):
+        RepositoryFiles("org/tiny", "main", hub.endpoint).read("model.safetensors", 0, 8)
 
 
 def test_busy_servers_are_asked_again(hub: LoopbackHub, make_folder: MakeFolder) -> None:

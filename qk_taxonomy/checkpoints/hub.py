@@ -36,6 +36,9 @@ from qk_taxonomy.errors import CheckpointError, HubUnreachableError
 # Times that a model is looked up: few, so that a user without a network soon hears of it.
 _OPENING_TRIES = 3
 
+# Endpoints that did not answer the last time: a family's other models do not wait for them as long.
+_silent: set[str] = set()
+
 
 @contextmanager
 def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[None]:
@@ -59,7 +62,8 @@ def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[No
             f"{endpoint}/{repo_id}/tree/main."
         ) from err
     except EntryNotFoundError as err:
-        raise CheckpointError(f"A file of {repo_id} is missing on the hub: {err}") from err
+        reason = " ".join(str(err).split())
+        raise CheckpointError(f"A file of {repo_id} is missing on the hub: {reason}") from err
     except HFValidationError as err:
         raise CheckpointError(
             f"{repo_id!r} is neither a folder nor a hub id (org/name): {err}"
@@ -100,6 +104,22 @@ def cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
     return None
 
 
+def _look_up(repo_id: str, revision: str | None, api: HfApi) -> ModelInfo:
+    """What the hub knows of a model. Raises CheckpointError."""
+    request = functools.partial(
+        api.model_info, repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT
+    )
+    tries = 1 if api.endpoint in _silent else _OPENING_TRIES
+    try:
+        with _explained(repo_id, revision, api.endpoint):
+            info = ask(shared_pacer(api.endpoint), request, tries=tries)
+    except HubUnreachableError:
+        _silent.add(api.endpoint)
+        raise
+    _silent.discard(api.endpoint)
+    return info
+
+
 class HubCheckpoint(FolderCheckpoint):
     """A model repository at one commit, which is resolved once and used for every request.
 
@@ -113,11 +133,7 @@ class HubCheckpoint(FolderCheckpoint):
         self.model_id = repo_id
         self.endpoint = api.endpoint
         self.source = f"hub {api.endpoint}"
-        look_up = functools.partial(
-            api.model_info, repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT
-        )
-        with _explained(repo_id, revision, api.endpoint):
-            info = ask(shared_pacer(api.endpoint), look_up, tries=_OPENING_TRIES)
+        info = _look_up(repo_id, revision, api)
         if info.sha is None:
             raise CheckpointError(f"The hub names no commit for {repo_id}; nothing was read.")
         self.revision = info.sha
