@@ -394,7 +394,7 @@ def test_a_full_disk(hub: LoopbackHub, folder: Path, fault: str) -> tuple[str, s
 @faults("SIGINT")
 def test_ctrl_c(hub: LoopbackHub, folder: Path, fault: str) -> tuple[str, str]:
     hub.add("org/tiny", folder)
-    stall_at(hub, folder, 3, Stall(3))
+    stall_at(hub, folder, 3, Stall(1))
     command = Command(hub)
     wait_until(lambda: not hub.faults and kept())
     command.process.send_signal(signal.SIGINT)

@@ -187,6 +187,30 @@ class TestAsking:
             return "answered"
 
         assert ask(pacer, request, tries=4) == "answered"
+        assert not failures
+
+    def test_after_pauses_that_double(self, pacer: Pacer, clock: Clock, refusal: Refusals) -> None:
+        error = refusal(500)
+
+        def request() -> None:
+            raise error
+
+        with pytest.raises(HfHubHTTPError):
+            ask(pacer, request, tries=20)
+        first = clock.slept[0]
+        assert clock.slept == pytest.approx([min(first * 2**n, 60.0) for n in range(19)])
+
+    def test_no_later_than_the_hub_asks_for(
+        self, pacer: Pacer, clock: Clock, refusal: Refusals
+    ) -> None:
+        failures = [refusal(429, {"Retry-After": "7"}), refusal(503, {"Retry-After": "9"})]
+
+        def request() -> None:
+            if failures:
+                raise failures.pop()
+
+        ask(pacer, request, tries=3)
+        assert sum(clock.slept) == 16.0
 
     def test_as_often_as_it_was_told(self, pacer: Pacer, refusal: Refusals) -> None:
         error, asked = refusal(500), []

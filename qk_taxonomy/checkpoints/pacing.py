@@ -62,7 +62,7 @@ class Pacer:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._clock = clock
-        self._sleep = sleep
+        self.sleep = sleep
         self._changed = threading.Condition()
         self._under_way = 0
         self._most = math.inf
@@ -101,7 +101,7 @@ class Pacer:
                 if pause <= 0:
                     self._under_way += 1
                     return self._slowed
-            self._sleep(pause)
+            self.sleep(pause)
 
     def _slow_down(self, slowed: int, pause: float | None) -> None:
         with self._changed:
@@ -166,6 +166,7 @@ def ask(pacer: Pacer, request: Callable[[], Answer], *, tries: int) -> Answer:
         retry=retry_if_exception(_may_pass),
         stop=stop_after_attempt(tries),
         wait=_pause,
+        sleep=pacer.sleep,
         reraise=True,
     )
     return again(in_turn)
