@@ -22,6 +22,10 @@ class CheckpointError(QKTaxonomyError):
     """A checkpoint cannot be found, reached or read."""
 
 
+class HubUnreachableError(CheckpointError):
+    """The hub does not answer at all: what failed for one model fails for the next one too."""
+
+
 class LayoutError(QKTaxonomyError):
     """An architecture is unknown, or tensors are not what its table row says."""
 

@@ -80,7 +80,13 @@ def package_folder(path: str) -> Path:
 
 
 @pytest.fixture
-def hub() -> Iterator[LoopbackHub]:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again at once where nobody says when."""
+    monkeypatch.setattr("qk_taxonomy.checkpoints.pacing.FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def hub(short_pauses: None) -> Iterator[LoopbackHub]:
     with LoopbackHub() as server:
         yield server
 

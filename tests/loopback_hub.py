@@ -6,8 +6,9 @@
         hub.inject("model.safetensors", Status(503), CutBody(after=1000))
 
 Model info, tree listings and file downloads answer as huggingface.co does, with its error codes.
-Faults fire on GETs, once each. With `hub.cdn` set, LFS files redirect to a second origin, whose
-paths start with `/cdn/`: match on that to put a fault there and not on the redirect.
+Faults fire on GETs: injected ones once each, standing ones always. With `hub.cdn` set, LFS files
+redirect to signed addresses of a second origin, whose paths start with `/cdn/`: match on that to
+put a fault there and not on the redirect.
 """
 
 import hashlib
@@ -32,7 +33,6 @@ LFS_SIZE = 10_000_000  # the hub takes no larger file outside LFS
 HASHED_SIZE = 1 << 28
 CHUNK_SIZE = 1 << 18
 STOP_SECONDS = 5.0
-CDN_QUERY = "Signature=loopback"
 DATE = "2024-01-01T00:00:00.000Z"
 
 REPO = r"(?P<repo>[^/]+(?:/[^/]+)?)"
@@ -42,6 +42,12 @@ API_PATH = re.compile(
 RESOLVE_PATH = re.compile(rf"/{REPO}/(?P<route>resolve)/(?P<revision>[^/]+)/(?P<path>.+)")
 CDN_PATH = re.compile(rf"/cdn/{REPO}/(?P<sha>[0-9a-f]{{40}})/(?P<path>.+)")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)|bytes=-(\d+)")
+
+
+def first_byte(byte_range: str | None) -> int:
+    """Where a Range header begins; 0 without one."""
+    match = RANGE.fullmatch(byte_range or "")
+    return int(match[1] or 0) if match else 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,12 @@ class Request:
     host: str | None
     status: int
     body_bytes: int = 0
+
+    @property
+    def served(self) -> slice:
+        """The part of the file that was sent."""
+        begin = first_byte(self.range) if self.status == 206 else 0
+        return slice(begin, begin + self.body_bytes)
 
 
 def read_chunks(source: bytes | Path, span: range) -> Iterator[bytes]:
@@ -260,7 +272,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_head(self.answer(urlsplit(self.path)))
 
     def do_GET(self) -> None:
-        self.fault = self.server.hub.take_fault(self.path)
+        self.fault = self.server.hub.take_fault(self.path, self.headers.get("Range"))
         if isinstance(self.fault, Status):
             answer = Answer(self.fault.code, self.fault.headers)
         else:
@@ -361,7 +373,7 @@ class HubHandler(Handler):
             return Answer.refusal(404, "EntryNotFound", "Entry not found", commit)
         if not (hub.cdn and file.lfs):
             return self.answer_file(file, commit)
-        location = f"{hub.cdn_endpoint}/cdn/{repo_id}/{sha}/{quote(path)}?{CDN_QUERY}"
+        location = f"{hub.cdn_endpoint}/cdn/{repo_id}/{sha}/{quote(path)}?{hub.signature}"
         linked = {"X-Linked-Size": str(file.size), "X-Linked-ETag": f'"{file.etag}"'}
         return Answer(302, {**commit, **linked, "Location": location})
 
@@ -369,7 +381,7 @@ class HubHandler(Handler):
 class CdnHandler(Handler):
     def answer(self, url: SplitResult) -> Answer:
         match = CDN_PATH.fullmatch(url.path)
-        if match is None or url.query != CDN_QUERY:
+        if match is None or url.query != self.server.hub.signature:
             return Answer(403)
         repo_id, sha, path = match.group("repo", "sha", "path")
         repository = self.server.hub.repositories[repo_id]
@@ -391,7 +403,9 @@ class LoopbackHub:
         self.ignore_range = ignore_range
         self.cdn = cdn
         self.repositories: dict[str, Repository] = {}
-        self.faults: list[tuple[str, Fault]] = []
+        self.signature = "Signature=1"
+        self.faults: list[tuple[str, int, Fault]] = []
+        self.standing: list[tuple[str, int, Fault]] = []
         self.stopping = threading.Event()
         self._requests: list[Request] = []
         self._lock = threading.Lock()
@@ -437,18 +451,39 @@ class LoopbackHub:
         repository.revisions[revision] = sha
         return sha
 
-    def inject(self, match: str, *faults: Fault) -> None:
-        """Have the next GETs whose path contains `match` meet these faults, one each, in order."""
+    def inject(self, match: str, *faults: Fault, beyond: int = 0) -> None:
+        """Have the next GETs whose path contains `match` meet these faults, one each, in order;
+        with `beyond`, those alone whose range begins there or later."""
         with self._lock:
-            self.faults += [(match, fault) for fault in faults]
+            self.faults += [(match, beyond, fault) for fault in faults]
 
-    def take_fault(self, path: str) -> Fault | None:
+    def stand(self, match: str, fault: Fault, *, beyond: int = 0) -> None:
+        """Have every such GET meet a fault, where no injected one comes first."""
         with self._lock:
-            for index, (match, fault) in enumerate(self.faults):
-                if match in path:
+            self.standing.append((match, beyond, fault))
+
+    def take_fault(self, path: str, byte_range: str | None) -> Fault | None:
+        first = first_byte(byte_range)
+        with self._lock:
+            for index, (match, beyond, fault) in enumerate(self.faults):
+                if match in path and first >= beyond:
                     del self.faults[index]
                     return fault
+            for match, beyond, fault in self.standing:
+                if match in path and first >= beyond:
+                    return fault
         return None
+
+    def expire_signed_urls(self) -> None:
+        """Refuse the signed addresses given so far; redirects name new ones."""
+        number = int(self.signature.partition("=")[2])
+        self.signature = f"Signature={number + 1}"
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """Connections that clients opened so far: to the hub, and to its storage."""
+        hub, cdn = self._servers
+        return len(hub.connections), len(cdn.connections)
 
     def record(self, request: Request) -> None:
         with self._lock:
@@ -466,3 +501,21 @@ class LoopbackHub:
             for request in self.requests
             if unquote(urlsplit(request.path).path).endswith(suffix)
         )
+
+    def bytes_served_again(self, suffix: str, beyond: int) -> int:
+        """Body bytes from `beyond` on of such files that had been sent before."""
+        again = 0
+        sent: dict[str, bytearray] = {}
+        for request in self.requests:
+            path = unquote(urlsplit(request.path).path)
+            if not path.endswith(suffix) or request.status not in (200, 206):
+                continue
+            file = path.removeprefix("/cdn").replace("/resolve/", "/")
+            known = sent.setdefault(file, bytearray())
+            begin, end = (
+                max(place, beyond) for place in (request.served.start, request.served.stop)
+            )
+            known.extend(bytes(max(0, end - len(known))))
+            again += known[begin:end].count(1)
+            known[begin:end] = bytes([1]) * (end - begin)
+        return again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from loopback_hub import CutBody, LoopbackHub, Stall, Status, WrongContentRange
 from qk_taxonomy import load_spectra, open_checkpoint
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.checkpoints.base import Checkpoint
-from qk_taxonomy.errors import CheckpointError
+from qk_taxonomy.checkpoints.transport import RepositoryFiles
+from qk_taxonomy.errors import CheckpointError, HubUnreachableError
 from qk_taxonomy.records import ModelResult
 from qk_taxonomy.survey import survey_model
 
@@ -145,6 +147,56 @@ def test_what_breaks_off_is_asked_for_again(hub: LoopbackHub, make_folder: MakeF
     assert not hub.faults
 
 
+def test_a_connection_may_break_as_often_as_it_brings_something(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    checkpoint = open_on(hub)
+    info = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"]
+    hub.inject("model.safetensors", *[CutBody(after=100)] * 25)
+    whole = open_checkpoint(str(folder)).read(info)
+    torch.testing.assert_close(checkpoint.read(info), whole, rtol=0, atol=0)
+    assert not hub.faults
+
+
+def test_what_breaks_off_where_ranges_are_ignored(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
+    hub.ignore_range = True
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    checkpoint = open_on(hub)
+    info = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"]
+    cuts = [CutBody(info.start - 100), CutBody(info.start + 100), CutBody(info.start + 300)]
+    hub.inject("model.safetensors", *cuts)
+    whole = open_checkpoint(str(folder)).read(info)
+    torch.testing.assert_close(checkpoint.read(info), whole, rtol=0, atol=0)
+    assert not hub.faults
+
+
+def test_a_repository_that_was_renamed(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    """The hub redirects to itself: there the token is sent again."""
+    hub.cdn = True
+    folder = make_folder()
+    sha = hub.add("org/new", folder, private=True)
+    place = f"/org/new/resolve/{sha}/model.safetensors"
+    hub.stand("/org/old/", Status(307, {"Location": place}))
+    files = RepositoryFiles("org/old", sha, hub.endpoint, hub.token)
+    stored = (folder / "model.safetensors").read_bytes()
+    for start in (0, 1000):
+        assert files.read("model.safetensors", start, start + 500) == stored[start : start + 500]
+    assert [request.status for request in hub.requests] == [307, 302, 206, 206]
+
+
+def test_redirects_in_a_circle(hub: LoopbackHub) -> None:
+    hub.stand("/resolve/", Status(307, {"Location": "/org/tiny/resolve/main/other"}))
+    with pytest.raises(
+        CheckpointError, match=r"redirects model\.safetensors of org/tiny in a circle"
+    ):
+        RepositoryFiles("org/tiny", "main", hub.endpoint).read("model.safetensors", 0, 8)
+
+
 def test_busy_servers_are_asked_again(hub: LoopbackHub, make_folder: MakeFolder) -> None:
     hub.add("org/tiny", make_folder())
     hub.inject("model.safetensors", Status(503), Status(429, {"Retry-After": "0"}))
@@ -152,12 +204,62 @@ def test_busy_servers_are_asked_again(hub: LoopbackHub, make_folder: MakeFolder)
     assert not hub.faults
 
 
-def test_a_wrong_range_is_refused(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+def test_a_wrong_range_is_refused_where_it_stays_wrong(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
     hub.add("org/tiny", make_folder())
     checkpoint = open_on(hub)
-    hub.inject("model.safetensors", WrongContentRange())
-    with pytest.raises(CheckpointError, match=r"answered 'bytes .*' where bytes from"):
+    hub.stand("model.safetensors", WrongContentRange())
+    with pytest.raises(CheckpointError, match=r"answered 'bytes .*' where bytes from .* proxy"):
         checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
+
+
+@pytest.mark.parametrize("cdn", [False, True])
+def test_connections_are_used_again_and_the_hub_is_asked_once_a_file(
+    hub: LoopbackHub, make_folder: MakeFolder, cdn: bool
+) -> None:
+    """Many ranges, by some threads: no more connections than threads at either host."""
+    hub.cdn = cdn
+    folder = make_folder()
+    hub.add("org/tiny", folder)
+    checkpoint = open_on(hub)
+    infos = list(checkpoint.tensors.values()) * 4
+    opened, asked = hub.connections, len(hub.requests)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(checkpoint.read, infos))
+    requests = hub.requests[asked:]
+    assert len(requests) == len(infos)
+    assert sum("/resolve/" in request.path for request in requests) == (0 if cdn else len(infos))
+    now = hub.connections
+    assert max(now[0] - opened[0], now[1] - opened[1]) <= 3
+    local = open_checkpoint(str(folder))
+    for info, tensor in zip(infos, found, strict=True):
+        torch.testing.assert_close(tensor, local.read(info), rtol=0, atol=0)
+
+
+def test_an_expired_address_is_asked_for_anew(hub: LoopbackHub, make_folder: MakeFolder) -> None:
+    hub.cdn = True
+    hub.add("org/tiny", make_folder())
+    checkpoint = open_on(hub)
+    hub.expire_signed_urls()
+    asked = len(hub.requests)
+    for name in ("q", "k"):
+        checkpoint.read(checkpoint.tensors[f"model.layers.0.self_attn.{name}_proj.weight"])
+    found = [("/cdn/" in request.path, request.status) for request in hub.requests[asked:]]
+    assert found == [(True, 403), (False, 302), (True, 206), (True, 206)]
+
+
+def test_an_address_that_is_refused_when_fresh_is_an_error(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
+    hub.cdn = True
+    hub.add("org/tiny", make_folder())
+    checkpoint = open_on(hub)
+    hub.stand("/cdn/", Status(403))
+    asked = len(hub.requests)
+    with pytest.raises(CheckpointError, match="answered 403 for org/tiny"):
+        checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
+    assert len(hub.requests) - asked == 3
 
 
 class TestErrors:
@@ -204,7 +306,7 @@ class TestErrors:
     def test_a_login_page_instead_of_the_hub(self, hub: LoopbackHub) -> None:
         api = HfApi(endpoint=hub.endpoint)
         api.model_info = lambda *_, **__: json.loads("<html>")  # type: ignore[method-assign]
-        with pytest.raises(CheckpointError, match="cannot be reached for org/tiny"):
+        with pytest.raises(HubUnreachableError, match=r"127\.0\.0\.1.* cannot be reached"):
             open_checkpoint("org/tiny", api=api)
 
     def test_a_file_cut_short_on_the_hub(self, hub: LoopbackHub, make_folder: MakeFolder) -> None:
@@ -220,13 +322,14 @@ class TestErrors:
     ) -> None:
         hub.add("org/tiny", make_folder())
         checkpoint = open_on(hub)
-        monkeypatch.setattr("qk_taxonomy.checkpoints.hub._TIMEOUT", 0.2)
-        hub.inject("model.safetensors", *[Stall(30)] * 5)
+        monkeypatch.setattr("qk_taxonomy.checkpoints.transport.TIMEOUT", 0.05)
+        hub.stand("model.safetensors", Stall(30))
         with pytest.raises(CheckpointError, match="cannot be reached"):
             checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
 
+    @pytest.mark.usefixtures("short_pauses")
     def test_no_network(self) -> None:
-        with pytest.raises(CheckpointError, match=r"127\.0\.0\.1:9 cannot be reached.*network"):
+        with pytest.raises(HubUnreachableError, match=r"127\.0\.0\.1:9 cannot be reached.*network"):
             open_checkpoint("org/tiny", api=HfApi(endpoint="http://127.0.0.1:9"))
 
     @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import torch
 
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.fetched import ReadRange
+from qk_taxonomy.checkpoints.pickling import reading_state
 from qk_taxonomy.checkpoints.weight_files import ADAPTER_CONFIG, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LowRankUpdate, TensorInfo
@@ -54,11 +55,15 @@ class AdapterCheckpoint(Checkpoint):
         self.source = (
             f"{adapter.source}; base {base.model_id} at {base.revision} from {base.source}"
         )
+        self._own_files = frozenset(adapter.weight_files)
         self.config = base.config
         self.tensors = {**base.tensors, **_merged(adapter, base)}
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         return self._owner(file).read_bytes(file, start, end)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return reading_state(self)
 
     def check_readable(self, infos: Iterable[TensorInfo]) -> None:
         for info in infos:
@@ -79,7 +84,7 @@ class AdapterCheckpoint(Checkpoint):
 
     def _owner(self, file: str) -> Checkpoint:
         """Whose file it is; no base has weights in a file of an adapter's name."""
-        return self.adapter if file in self.adapter.weight_files else self.base
+        return self.adapter if file in self._own_files else self.base
 
 
 def base_reference(adapter: FolderCheckpoint) -> tuple[str, str | None]:

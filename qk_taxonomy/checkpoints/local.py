@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from qk_taxonomy.checkpoints.base import local_revision, read_range
 from qk_taxonomy.checkpoints.weight_files import WEIGHT_SUFFIXES, FolderCheckpoint
@@ -57,11 +58,12 @@ class LocalCheckpoint(FolderCheckpoint):
         description = json.dumps(self.config, sort_keys=True)
         return local_revision(description, self.folder, self.tensors.values())
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process may have another working directory.
+        return super().__getstate__() | {"folder": self.folder.absolute()}
+
     def read_file(self, file: str) -> bytes:
-        try:
-            return (self.folder / file).read_bytes()
-        except OSError as err:
-            raise CheckpointError(f"{self.folder / file} cannot be read: {err.strerror}.") from err
+        return read_whole(self.folder / file)
 
     def file_size(self, file: str) -> int:
         try:
@@ -71,3 +73,11 @@ class LocalCheckpoint(FolderCheckpoint):
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         return read_range(self.folder / file, start, end)
+
+
+def read_whole(path: Path) -> bytes:
+    """All of a small file on disk. Raises CheckpointError where it cannot be had."""
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror}.") from err

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from qk_taxonomy.checkpoints.base import Checkpoint, parse_json
+from qk_taxonomy.checkpoints.pickling import reading_state
 from qk_taxonomy.checkpoints.quantised import refuse_quantised, with_scales
 from qk_taxonomy.checkpoints.safetensors_format import read_header
 from qk_taxonomy.checkpoints.torch_format import read_torch_file
@@ -48,6 +49,9 @@ class FolderCheckpoint(Checkpoint):
     names: Sequence[str]
     weight_files: tuple[str, ...]
     is_adapter: bool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return reading_state(self, "names", "weight_files")
 
     @abstractmethod
     def read_file(self, file: str) -> bytes:

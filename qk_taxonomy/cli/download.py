@@ -40,7 +40,7 @@ def survey_with_bars(
 
 
 def print_results(results: Sequence[ModelResult]) -> None:
-    """One row a model; what went wrong, in full, on stderr."""
+    """One row a model; what went wrong, in full and once for all it befell, on stderr."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -87,11 +87,15 @@ def print_results(results: Sequence[ModelResult]) -> None:
             f"does. At 100 Mbit/s they take {duration(8 * unmeasured / 100e6)}.",
             err=True,
         )
+    failed: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
             click.echo(f"Note: {result.title}: {note}.", err=True)
         if result.error is not None:
-            click.echo(f"Error: {result.title}: {result.error}", err=True)
+            failed.setdefault(result.error, []).append(result.title)
+    for error, titles in failed.items():
+        click.echo(f"Error: {', '.join(titles)}: {error}", err=True)
+    for result in results:
         if result.exception is not None and click.get_current_context().meta.get("debug"):
             click.echo("".join(traceback.format_exception(result.exception)), err=True)
 
