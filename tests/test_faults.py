@@ -438,6 +438,23 @@ def test_a_killed_process(hub: LoopbackHub, folder: Path, fault: str) -> tuple[s
     return "a second run fetches the layers that are missing", UNDER_WAY
 
 
+@faults("two processes on one output folder")
+def test_two_processes(hub: LoopbackHub, folder: Path, fault: str) -> tuple[str, str]:
+    hub.add("org/tiny", folder)
+    stall_at(hub, folder, 3, Stall(8))
+    first = Command(hub)
+    wait_until(lambda: not hub.faults and kept())
+    status, errors = Command(hub).end()
+    assert status == 1, errors
+    assert f"Another process is making {SPECTRA}. Give the same command again" in errors
+    status, errors = first.end()
+    assert status == 0, errors
+    same_numbers(SPECTRA, folder)
+    assert fetched_twice(hub, folder) == 0
+    assert [file.name for file in SPECTRA.parent.iterdir()] == [SPECTRA.name]
+    return "the second goes on with other models and names this one, exit 1", "0"
+
+
 def test_the_table_has_these_faults_and_no_others() -> None:
     if WRITING:
         TABLE.write_text("\n".join([*HEAD, *(FOUND[name] for name in FAULTS)]) + "\n")

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
-from loopback_hub import LoopbackHub, Stall
+from conftest import LLAMA_CONFIG, MakeFolder
 
-from qk_taxonomy import load_spectra
 from qk_taxonomy.cache import exclusive, spectra_path
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.errors import BusyFileError
@@ -58,38 +51,6 @@ def test_a_model_that_is_busy_is_looked_at_again_after_the_others(make_folder: M
     results = survey(refs, progress=Watcher())
     assert [result.status for result in results] == ["computed", "computed"]
     assert [Path(str(result.path)).stem for result in finished] == ["b", "a"]
-
-
-def test_two_commands_at_once_share_the_work(make_folder: MakeFolder, hub: LoopbackHub) -> None:
-    names = ["one", "two"]
-    for seed, name in enumerate(names):
-        folder = make_folder(name, tensors=llama_tensors(4, seed=seed), config=FOUR_LAYERS)
-        hub.add(f"me/{name}", folder)
-    # The first model stalls in the first process, which holds it for so long.
-    hub.inject("/one/.*model.safetensors", *[Stall(0)] * 3, Stall(8))
-    models = [part for name in names for part in ("--model", f"me/{name}")]
-    call = [sys.executable, "-m", "qk_taxonomy", "download", *models, "--jobs=1"]
-    env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())}
-    first = subprocess.Popen(call, env=env, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while hub.faults and time.monotonic() < deadline:
-        time.sleep(0.01)
-    second = subprocess.run(call, env=env, capture_output=True, text=True, timeout=240)
-    output, _ = first.communicate(timeout=240)
-    assert first.returncode == 0, output
-    # Whichever of them did a model, every model is whole, and what could not be had is said.
-    if second.returncode:
-        assert "Another process is making data/unlisted/one.safetensors" in second.stderr
-    for seed, name in enumerate(names):
-        folder = make_folder(
-            f"again/{name}", tensors=llama_tensors(4, seed=seed), config=FOUR_LAYERS
-        )
-        local = survey_model(model_ref(str(folder), family_name="local"))
-        ours = load_spectra(f"data/unlisted/{name}.safetensors")
-        for a, b in zip(ours.layers, load_spectra(str(local.path)).layers, strict=True):
-            np.testing.assert_array_equal(a.eigenvalues, b.eigenvalues)
-    left = sorted(file.name for file in Path("data/unlisted").iterdir())
-    assert left == ["one.safetensors", "two.safetensors"]
 
 
 class TestSpeeds:
