@@ -155,9 +155,10 @@ def with_mean(factor: Factor) -> Factor:
 
 
 def _width(rows: int, factor: Factor) -> int:
-    """Columns of a piece that has so many rows."""
+    """Columns of a piece that has so many rows: pieces are alike, and whole vectors wide."""
     numbers = _PIECE if factor.weights.device.type == "cpu" else _PIECE_ELSEWHERE
-    return min(factor.d_model, max(1, numbers // rows))
+    n_pieces = math.ceil(factor.d_model * rows / numbers)
+    return min(factor.d_model, 8 * math.ceil(factor.d_model / n_pieces / 8))
 
 
 def _scratch(index: int, shape: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from qk_taxonomy.circuits import lapack
+
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -47,7 +49,7 @@ def eigvalsh(x: torch.Tensor) -> torch.Tensor:
 
 def eigvals(x: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of (..., e, e), complex128, in no order."""
-    return _by(lambda m: np.linalg.eigvals(m).astype(complex), torch.linalg.eigvals, x)
+    return _by(lapack.eigvals, torch.linalg.eigvals, x)
 
 
 def svdvals(x: torch.Tensor) -> torch.Tensor:
