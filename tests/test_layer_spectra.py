@@ -287,11 +287,15 @@ import resource, sys, torch
 from qk_taxonomy.circuits.factors import Factor, FactorPair
 from qk_taxonomy.circuits.spectra import layer_spectra
 torch.set_num_threads(2)
-q, k = (torch.randn(n, 128, 2048).bfloat16() for n in (128, int(sys.argv[1])))
+small = torch.randn(2, 8, 16)
+layer_spectra([FactorPair(Factor(small), Factor(small))])
+# Made in place: the highest that memory has been is what it is when the kernel is called.
+q, k = (torch.empty(n, 128, 2048, dtype=torch.bfloat16) for n in (128, int(sys.argv[1])))
+for weights in (q, k):
+    for head in weights:
+        head.normal_()
 gain = torch.rand(2048, dtype=torch.float64)
 pairs = [FactorPair(Factor(q), Factor(k)), FactorPair(Factor(q, gain), Factor(k, gain))]
-few = [FactorPair(Factor(p.left.weights[:1]), Factor(p.right.weights[:1])) for p in pairs]
-layer_spectra(few)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 layer_spectra(pairs)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
@@ -306,7 +310,7 @@ def test_memory_does_not_grow_with_the_number_of_heads(n_kv_heads: int) -> None:
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     print(f"{float(done.stdout):.0f} MB for 128 heads on {n_kv_heads}")
-    assert float(done.stdout) < 64
+    assert 4 < float(done.stdout) < 64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")

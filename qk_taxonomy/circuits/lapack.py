@@ -1,8 +1,8 @@
-"""Nonsymmetric eigenvalues by LAPACK's classical QR iteration.
+"""LAPACK routines that NumPy and SciPy have no function for, or none that leaves Python's lock.
 
 ``dgeev`` turns from ``dlahqr`` to multishift QR above 75 rows, which pays off from some 200 rows
 on only: at the usual d_head of 128 the classical iteration takes a fifth less. Both are backward
-stable. SciPy hands out the routines themselves, as pointers that are called without Python's lock.
+stable. SciPy hands out the routines themselves, as pointers.
 """
 
 from __future__ import annotations
@@ -34,6 +34,23 @@ def _routine(name: str) -> Callable[..., None]:
     return ctypes.CFUNCTYPE(None, *arguments)(pointer)
 
 
+def _addresses(integers: _Array) -> list[int]:
+    return [integers.ctypes.data + i * integers.itemsize for i in range(len(integers))]
+
+
+def lower_core(x: _Array) -> _Array:
+    """T of ``x = T Q`` for (rows, columns), contiguous, which is spoilt: it may be large.
+
+    To LAPACK, whose matrices run by columns, it is the transpose of R of ``xᵀ = Qᵀ R``.
+    """
+    rows, columns = x.shape
+    tau, work = np.empty(rows), np.empty(64 * rows)
+    integers = np.array([columns, rows, len(work), 0], dtype=np.intc)
+    m, n, size, info = _addresses(integers)
+    _routine("dgeqrf")(m, n, x.ctypes.data, m, tau.ctypes.data, work.ctypes.data, size, info)
+    return np.tril(x[:, :rows])
+
+
 def eigvals(matrices: _Array) -> _Array:
     """Eigenvalues of (..., e, e) float64, complex128, in no order."""
     e = matrices.shape[-1]
@@ -51,9 +68,7 @@ def _eigvals(matrix: _Array) -> _Array:
     real, imaginary = np.empty(n), np.empty(n)
     # no, n, ilo, ihi, one, info, size of the workspace
     integers = np.array([0, n, 1, n, 1, 0, len(work)], dtype=np.intc)
-    no, rows, low, high, one, info, size = (
-        integers.ctypes.data + i * integers.itemsize for i in range(len(integers))
-    )
+    no, rows, low, high, one, info, size = _addresses(integers)
     a, both = h.ctypes.data, ctypes.create_string_buffer(b"B")
     _routine("dgebal")(ctypes.addressof(both), rows, a, rows, low, high, scale.ctypes.data, info)
     _routine("dgehrd")(rows, low, high, a, rows, tau.ctypes.data, work.ctypes.data, size, info)

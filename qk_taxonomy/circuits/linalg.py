@@ -67,6 +67,14 @@ def qr_core(x: torch.Tensor) -> torch.Tensor:
     return _by(_r_of_qr, lambda m: torch.linalg.qr(m, mode="r").R, x)
 
 
+def lower_core(x: torch.Tensor) -> torch.Tensor:
+    """T (rows, rows), lower triangular, of ``x = T Q``, rows of Q orthonormal; spoils ``x``.
+
+    x: (rows, columns), contiguous, with no more rows than columns.
+    """
+    return _by(lapack.lower_core, lambda m: torch.linalg.qr(m.mT, mode="r").R.mT, x)
+
+
 def cholesky(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Lower Cholesky factors of (n, e, e), and whether each exists; what does not is zeros."""
     if x.device.type != "cpu":
