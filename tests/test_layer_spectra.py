@@ -16,7 +16,7 @@ import torch
 from dense import contract_error, dense_circuit, dense_singular_values, eigenvalue_error
 from safetensors.torch import load_file
 
-from qk_taxonomy.circuits import lapack
+from qk_taxonomy.circuits import lapack, linalg
 from qk_taxonomy.circuits.factors import Factor, FactorPair
 from qk_taxonomy.circuits.gram import layer_tasks, with_mean
 from qk_taxonomy.circuits.spectra import (
@@ -311,6 +311,31 @@ def test_memory_does_not_grow_with_the_number_of_heads(n_kv_heads: int) -> None:
     )  # fmt: skip
     print(f"{float(done.stdout):.0f} MB for 128 heads on {n_kv_heads}")
     assert 4 < float(done.stdout) < 64
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer", "ov"])
+def test_the_way_of_other_devices(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does, by torch alone, on a CPU."""
+    monkeypatch.setattr(linalg, "on_cpu", lambda device: False)
+    pairs = conventions(heads(4, 20, 90, 1), heads(2, 20, 90, 2), kind=kind)
+    for found, pair in zip(layer_spectra(pairs), pairs, strict=True):
+        check(found, pair)
+    q, k = hard_heads()
+    (found,) = layer_spectra([FactorPair(Factor(q), Factor(k))])
+    alive = [0, 1, 2, 3, 5]
+    wanted = dense_singular_values(q.numpy(), k.numpy())
+    assert contract_error(found.singular_values.numpy()[alive], wanted[alive]) < 1e-5
+
+
+def test_latents_by_the_way_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    latent = [
+        Factor(heads(2, 12, rank, 1), latent=heads(1, rank, 70, 2)[0], centred=True)
+        for rank in (20, 30)
+    ]
+    expected = circuit_spectra(*latent)
+    monkeypatch.setattr(linalg, "on_cpu", lambda device: False)
+    found = circuit_spectra(*latent)
+    torch.testing.assert_close(found.singular_values, expected.singular_values)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")

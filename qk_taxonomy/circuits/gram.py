@@ -64,7 +64,7 @@ class Task:
 def layer_tasks(pair: FactorPair) -> list[Task]:
     """The tasks of a layer, in the order of its heads. They depend on shapes alone."""
     left, n_kv, group = pair.left, pair.right.n_heads, pair.group
-    if left.weights.device.type != "cpu":
+    if not linalg.on_cpu(left.weights.device):
         return [Task(slice(0, n_kv), slice(0, group), group)]
     # A product costs e²·d, and eigenvalues as much as some forty of e³.
     e, d = left.d_head, left.d_model
@@ -156,7 +156,7 @@ def with_mean(factor: Factor) -> Factor:
 
 def _width(rows: int, factor: Factor) -> int:
     """Columns of a piece that has so many rows: pieces are alike, and whole vectors wide."""
-    numbers = _PIECE if factor.weights.device.type == "cpu" else _PIECE_ELSEWHERE
+    numbers = _PIECE if linalg.on_cpu(factor.weights.device) else _PIECE_ELSEWHERE
     n_pieces = math.ceil(factor.d_model * rows / numbers)
     return min(factor.d_model, 8 * math.ceil(factor.d_model / n_pieces / 8))
 
@@ -164,7 +164,7 @@ def _width(rows: int, factor: Factor) -> int:
 def _scratch(index: int, shape: Sequence[int], device: torch.device) -> torch.Tensor:
     """A float64 tensor in this thread's memory for pieces, holding anything."""
     n = math.prod(shape)
-    if device.type != "cpu":
+    if not linalg.on_cpu(device):
         return torch.empty(*shape, dtype=torch.float64, device=device)
     held, name = _SCRATCH.__dict__, f"piece{index}"
     if name not in held or held[name].numel() < n:

@@ -18,11 +18,16 @@ from qk_taxonomy.circuits import lapack
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def on_cpu(device: torch.device) -> bool:
+    """Whether NumPy can work on a device's tensors."""
+    return device.type == "cpu"
+
+
 def _by(
-    on_cpu: Callable[..., _Array], elsewhere: Callable[..., torch.Tensor], *x: torch.Tensor
+    with_numpy: Callable[..., _Array], elsewhere: Callable[..., torch.Tensor], *x: torch.Tensor
 ) -> torch.Tensor:
-    if x[0].device.type == "cpu":
-        return torch.from_numpy(np.asarray(on_cpu(*(tensor.numpy() for tensor in x))))
+    if on_cpu(x[0].device):
+        return torch.from_numpy(np.asarray(with_numpy(*(tensor.numpy() for tensor in x))))
     return elsewhere(*x)
 
 
@@ -77,7 +82,7 @@ def lower_core(x: torch.Tensor) -> torch.Tensor:
 
 def cholesky(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Lower Cholesky factors of (n, e, e), and whether each exists; what does not is zeros."""
-    if x.device.type != "cpu":
+    if not on_cpu(x.device):
         lower, info = torch.linalg.cholesky_ex(x)
         return lower.where((info == 0)[:, None, None], 0.0), info == 0
     try:
