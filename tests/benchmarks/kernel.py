@@ -39,7 +39,7 @@ SHAPES = {
 
 # Where the time of a layer goes: what each of these takes, less what is counted within it.
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    "conversion to float64, gains": [(gram, "_filled")],
+    "conversion to float64, gains": [(gram, "_fill")],
     "Gram products": [(linalg, "gram")],
     "cross products": [(gram.Products, "_add_pieces")],
     "Cholesky, symmetric eigenvalues": [(spectra, "_cholesky"), (spectra, "_singular_values")],
