@@ -64,7 +64,7 @@ class Task:
 def layer_tasks(pair: FactorPair) -> list[Task]:
     """The tasks of a layer, in the order of its heads. They depend on shapes alone."""
     left, n_kv, group = pair.left, pair.right.n_heads, pair.group
-    if left.weights.device.type != "cpu":
+    if not linalg.on_cpu(left.weights.device):
         return [Task(slice(0, n_kv), slice(0, group), group)]
     # A product costs e²·d, and eigenvalues as much as some forty of e³.
     e, d = left.d_head, left.d_model
@@ -149,28 +149,45 @@ def with_mean(factor: Factor) -> Factor:
     total = torch.zeros(*weights.shape[:2], 1, dtype=torch.float64, device=weights.device)
     for start in range(0, factor.d_model, width):
         stored = weights[..., start : start + width]
-        piece = _scratch(0, stored.shape, stored.device).copy_(stored)
+        piece = _as_stored("mean", stored.shape, stored).copy_(stored)
         total += linalg.times(piece, columns[start : start + width, None])
     return replace(factor, mean=total[..., 0] / factor.d_model)
 
 
 def _width(rows: int, factor: Factor) -> int:
-    """Columns of a piece that has so many rows."""
-    numbers = _PIECE if factor.weights.device.type == "cpu" else _PIECE_ELSEWHERE
-    return min(factor.d_model, max(1, numbers // rows))
+    """Columns of a piece that has so many rows: pieces are alike, and whole vectors wide."""
+    numbers = _PIECE if linalg.on_cpu(factor.weights.device) else _PIECE_ELSEWHERE
+    n_pieces = math.ceil(factor.d_model * rows / numbers)
+    return min(factor.d_model, 8 * math.ceil(factor.d_model / n_pieces / 8))
 
 
-def _scratch(index: int, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+def _scratch(name: str, shape: Sequence[int], device: torch.device) -> torch.Tensor:
     """A float64 tensor in this thread's memory for pieces, holding anything."""
     n = math.prod(shape)
-    if device.type != "cpu":
+    if not linalg.on_cpu(device):
         return torch.empty(*shape, dtype=torch.float64, device=device)
-    held, name = _SCRATCH.__dict__, f"piece{index}"
+    held = _SCRATCH.__dict__
     if name not in held or held[name].numel() < n:
         # A tensor made in a caller's inference mode could not be written to outside it.
         with torch.inference_mode(False):
             held[name] = torch.empty(n, dtype=torch.float64)
     return held[name][:n].view(*shape)
+
+
+def _is_transposed(weights: torch.Tensor) -> bool:
+    """Whether the columns of a stored tensor are not next to each other, as those of W_Oᵀ."""
+    return weights.stride(-1) != 1
+
+
+def _as_stored(name: str, shape: Sequence[int], weights: torch.Tensor) -> torch.Tensor:
+    """Memory for a piece, in the order that weights are stored in.
+
+    BLAS takes either order, while converting and transposing at once is ten times as slow.
+    """
+    if _is_transposed(weights):
+        turned = _scratch(name, (shape[-1], *shape[:-1]), weights.device)
+        return turned.movedim(0, -1)
+    return _scratch(name, shape, weights.device)
 
 
 class _Side:
@@ -181,9 +198,16 @@ class _Side:
         weights = factor.weights.detach().unflatten(0, (n_kv, -1))
         self.weights = weights if factor.latent is None else weights.double()
         self.latent, self.columns, self.home = factor.latent, factor.columns, home
+        self.transposed = factor.latent is None and _is_transposed(weights)
         self.mean = None if factor.mean is None else factor.mean.view(*weights.shape[:3], 1)
         #: Which of the others has the same weights as they are stored, for this one to scale.
         self.stored = None if factor.plain else _stored(factor, others)
+
+    def room(self, name: str, in_pair: torch.Tensor) -> torch.Tensor:
+        """Where its pieces are written: in those of its pair, or as they are stored."""
+        if self.transposed:
+            return _as_stored(name, in_pair.shape, self.weights)
+        return in_pair
 
     def fill(self, home: torch.Tensor, start: int, stored: torch.Tensor | None) -> None:
         """Write the columns from ``start`` on that ``home`` has room for."""
@@ -254,18 +278,23 @@ class Products:
         first = sides.lefts[0]
         rows = (task.n_kv, 1 + task.n_members, first.d_head)
         width = _width(math.prod(rows), first)
+        device = first.weights.device
+        stacked = [
+            (i, j)
+            for home, (i, j) in enumerate(homes)
+            if self.cross and task.n_members == 1
+            if lefts[i].home == rights[j].home == home
+            if not lefts[i].transposed and not rights[j].transposed
+        ]
         for start in range(0, first.d_model, width):
             shape = (*rows, min(width, first.d_model - start))
-            pieces = [_scratch(i, shape, first.weights.device) for i in range(len(homes))]
-            a = _filled(lefts, [pieces[side.home][:, 1:] for side in lefts], start)
-            b = _filled(rights, [pieces[side.home][:, :1] for side in rights], start)
-            together = {}
-            if self.cross and task.n_members == 1:
-                together = {
-                    pair: piece.flatten(1, 2)
-                    for home, (pair, piece) in enumerate(zip(homes, pieces, strict=True))
-                    if lefts[pair[0]].home == rights[pair[1]].home == home
-                }
+            pieces = [_scratch(f"pair{i}", shape, device) for i in range(len(homes))]
+
+            a = [side.room(f"left{i}", pieces[side.home][:, 1:]) for i, side in enumerate(lefts)]
+            b = [side.room(f"right{j}", pieces[side.home][:, :1]) for j, side in enumerate(rights)]
+            _fill(lefts, a, start)
+            _fill(rights, b, start)
+            together = {pair: pieces[homes.index(pair)].flatten(1, 2) for pair in stacked}
             self._add_pieces(a, b, together)
 
     def _add_pieces(
@@ -306,13 +335,10 @@ class Products:
         )
 
 
-def _filled(
-    sides: Sequence[_Side], homes: Sequence[torch.Tensor], start: int
-) -> Sequence[torch.Tensor]:
-    """``homes`` with the pieces of the sides in them, those first that others are made of."""
+def _fill(sides: Sequence[_Side], homes: Sequence[torch.Tensor], start: int) -> None:
+    """Write the pieces of the sides to their homes, those first that others are made of."""
     for side, home in sorted(zip(sides, homes, strict=True), key=lambda x: x[0].stored is not None):
         side.fill(home, start, None if side.stored is None else homes[side.stored])
-    return homes
 
 
 def _fold_rows(factor: Factor, product: torch.Tensor, members: int = 1) -> torch.Tensor:

@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from qk_taxonomy.circuits import lapack
+
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def on_cpu(device: torch.device) -> bool:
+    """Whether NumPy can work on a device's tensors."""
+    return device.type == "cpu"
+
+
 def _by(
-    on_cpu: Callable[..., _Array], elsewhere: Callable[..., torch.Tensor], *x: torch.Tensor
+    with_numpy: Callable[..., _Array], elsewhere: Callable[..., torch.Tensor], *x: torch.Tensor
 ) -> torch.Tensor:
-    if x[0].device.type == "cpu":
-        return torch.from_numpy(np.asarray(on_cpu(*(tensor.numpy() for tensor in x))))
+    if on_cpu(x[0].device):
+        return torch.from_numpy(np.asarray(with_numpy(*(tensor.numpy() for tensor in x))))
     return elsewhere(*x)
 
 
@@ -47,7 +54,7 @@ def eigvalsh(x: torch.Tensor) -> torch.Tensor:
 
 def eigvals(x: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of (..., e, e), complex128, in no order."""
-    return _by(lambda m: np.linalg.eigvals(m).astype(complex), torch.linalg.eigvals, x)
+    return _by(lapack.eigvals, torch.linalg.eigvals, x)
 
 
 def svdvals(x: torch.Tensor) -> torch.Tensor:
@@ -65,9 +72,17 @@ def qr_core(x: torch.Tensor) -> torch.Tensor:
     return _by(_r_of_qr, lambda m: torch.linalg.qr(m, mode="r").R, x)
 
 
+def lower_core(x: torch.Tensor) -> torch.Tensor:
+    """T (rows, rows), lower triangular, of ``x = T Q``, rows of Q orthonormal; spoils ``x``.
+
+    x: (rows, columns), contiguous, with no more rows than columns.
+    """
+    return _by(lapack.lower_core, lambda m: torch.linalg.qr(m.mT, mode="r").R.mT, x)
+
+
 def cholesky(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Lower Cholesky factors of (n, e, e), and whether each exists; what does not is zeros."""
-    if x.device.type != "cpu":
+    if not on_cpu(x.device):
         lower, info = torch.linalg.cholesky_ex(x)
         return lower.where((info == 0)[:, None, None], 0.0), info == 0
     try:

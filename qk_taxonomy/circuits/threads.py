@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from qk_taxonomy.circuits import linalg
+
 _ONE_LAYER_AT_A_TIME = threading.Lock()
 
 _Item = TypeVar("_Item")
@@ -71,7 +73,7 @@ def in_threads(
             return function(item)
 
     items = list(items)
-    if device.type != "cpu":
+    if not linalg.on_cpu(device):
         return [quietly(item) for item in items]
     # The number of BLAS threads is the whole process's: one layer at a time may set it.
     with _ONE_LAYER_AT_A_TIME, _blas().limit(limits=1, user_api="blas"):
