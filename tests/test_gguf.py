@@ -160,8 +160,9 @@ def test_threads_may_read_at_once(make_file: MakeFile) -> None:
     names = {
         name: gguf.GGMLQuantizationType.Q8_0 for name in attention_tensors() if "norm" not in name
     }
-    checkpoint = pickle.loads(pickle.dumps(open_checkpoint(str(make_file(quantised=names)))))
-    infos = list(checkpoint.tensors.values()) * 20
+    opened = open_checkpoint(str(make_file(quantised=names)))
+    checkpoint: GgufCheckpoint = pickle.loads(pickle.dumps(opened))
+    infos = list(opened.tensors.values()) * 20
     one_by_one = [checkpoint.read(info) for info in infos]
     with ThreadPoolExecutor(8) as pool:
         at_once = list(pool.map(checkpoint.read, infos))

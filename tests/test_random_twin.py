@@ -41,7 +41,7 @@ class TestTheDraw:
         assert first.shape == (384, 384)
         assert torch.equal(again.read(again.tensors[Q0]), first)
         sent: Checkpoint = pickle.loads(pickle.dumps(twin))
-        assert torch.equal(sent.read(sent.tensors[Q0]), first)
+        assert torch.equal(sent.read(twin.tensors[Q0]), first)
 
     def test_seeds_and_tensors_differ(self, minilm: Path) -> None:
         zero, one = twin_of(minilm), twin_of(minilm, seed=1)
