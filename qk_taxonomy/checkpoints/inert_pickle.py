@@ -223,7 +223,7 @@ class _Machine:
                 raise TypeError("a dict has keys that are no names")
             # Beyond, numbers of one hash can be had by the thousand, and a dict of them never ends.
             if type(key) is int and abs(key) >= 1 << 60:
-                raise TypeError("a dict has a key that is no name or count")
+                raise TypeError("a dict has a key that is no name or number")
             target[key] = value
 
     def set_state(self, state: Any) -> None:

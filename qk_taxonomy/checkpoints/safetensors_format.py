@@ -84,7 +84,7 @@ def _tensor(name: str, entry: Any, file: str, data: int, where: str) -> TensorIn
     bits = _BITS.get(dtype)
     if bits is not None and math.prod(shape) * bits != 8 * (end - start):
         raise CheckpointError(
-            f"The header of {where} gives {name[:120]!r} the shape {list(shape)} of {dtype} and "
-            f"{end - start} bytes, which do not agree."
+            f"The header of {where} gives {name[:120]!r} the shape {list(shape)!s:.120} of {dtype} "
+            f"and {end - start} bytes, which do not agree."
         )
     return TensorInfo(name, dtype, shape, file, data + start, data + end)

@@ -148,7 +148,8 @@ def _check_kind(metadata: Mapping[str, str], path: Path, advice: str) -> None:
     version = metadata.get("format_version", "none")
     if version != FORMAT_VERSION:
         raise TaxonomyError(
-            f"{path} has format version {version[:60]}, this program reads {FORMAT_VERSION}. Make the taxonomy again with `qk-taxonomy cluster`."
+            f"{path} has format version {version[:60]}, this program reads {FORMAT_VERSION}. Make "
+            "the taxonomy again with `qk-taxonomy cluster`."
         )
 
 
