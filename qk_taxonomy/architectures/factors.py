@@ -102,9 +102,9 @@ def _yarn_temperature(config: Mapping[str, Any], key: str) -> float:
     try:
         kind = rope.get("rope_type") or rope.get("type") or "default"
         weight, factor = rope.get(key), rope.get("factor", 1.0)
-        if kind == "default" or not weight:
+        if kind == "default" or weight in (None, 0):
             return 1.0
-        if not _is_number(weight) or not _is_number(factor) or not 0 < factor < math.inf:
+        if not _is_number(weight) or not _is_number(factor) or not 0 < factor < 1e9:
             raise ValueError(f"{key} and factor are no positive numbers")
         if factor <= 1:
             return 1.0

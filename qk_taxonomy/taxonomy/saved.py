@@ -162,7 +162,7 @@ def _from_parts(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Save
         raise ValueError(f"wanted tensors {', '.join(_TENSORS)}, found {', '.join(tensors)}")
     for key, known in (("circuit", CIRCUITS), ("convention", CONVENTIONS), ("distance", DISTANCES)):
         if metadata[key] not in known:
-            raise ValueError(f"{key} {metadata[key]!r} is none of {', '.join(known)}")
+            raise ValueError(f"{key} {metadata[key]!r:.60} is none of {', '.join(known)}")
     taxonomy = SavedTaxonomy(
         **tensors,
         circuit=metadata["circuit"],  # type: ignore[arg-type]

@@ -53,17 +53,18 @@ def run(name: str, seconds: int, work: Path, keep: Path) -> bool:
         f"-timeout={_MOST_SECONDS}",
         f"-max_len={_LONGEST_INPUT}",
         f"-artifact_prefix={keep / name}-",
-        f"-dict={words}",
         "-print_final_stats=1",
         "-seed=1",
     ]
+    if HARNESSES[name].words:
+        arguments.append(f"-dict={words}")
     program = [sys.executable, __file__, "--harness", name, "--", *arguments]
     done = subprocess.run(
         program, capture_output=True, text=True, errors="replace", timeout=seconds + 120
     )
     coverage = re.findall(r"cov: (\d+) ft: (\d+)", done.stderr) or [("0", "0")]
-    runs = re.search(r"number_of_executed_units: (\d+)", done.stderr)
-    peak = re.search(r"peak_rss_mb: (\d+)", done.stderr)
+    runs = re.search(r"number_of_executed_units:\s+(\d+)", done.stderr)
+    peak = re.search(r"peak_rss_mb:\s+(\d+)", done.stderr)
     print(
         f"{name:12} {int(runs[1]) if runs else 0:9,} runs   coverage {coverage[0][0]:>5} -> "
         f"{coverage[-1][0]:>5} branches, {coverage[-1][1]:>6} features   peak "
