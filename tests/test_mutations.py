@@ -127,6 +127,33 @@ def test_any_entry_of_a_header(key: str, value: Any, other: Any) -> None:
     HARNESSES["planning"].attempt(BETWEEN.join((json.dumps(config).encode(), b"", text)))
 
 
+sizes = st.lists(st.integers(0, 8), max_size=4)
+
+
+@inputs(400)
+@given(
+    st.sampled_from(CONFIGS),
+    st.dictionaries(st.integers(0, 5), sizes, max_size=2),
+    st.none() | sizes,
+    st.sampled_from(["F32", "F8_E4M3", "F16", "I8"]),
+    st.none() | st.lists(st.sampled_from([1, 2, 3, 128, 10**12]), max_size=3),
+)
+def test_any_shapes(
+    model: Any, other: dict[int, list[int]], scale: list[int] | None, dtype: str, block: Any
+) -> None:
+    """Headers that are sound in themselves, of tensors or scales that fit no model."""
+    config, shapes = model
+    said: dict[str, Any] = dict(shapes)
+    for number, shape in other.items():
+        said[list(shapes)[number % len(shapes)]] = tuple(shape)
+    reader = next(name for name in shapes if name.endswith(("q_proj.weight", "c_attn.weight")))
+    if scale is not None:
+        said[f"{reader}_scale_inv"] = tuple(scale)
+    header = header_of(said, {reader: dtype})
+    config = config | {"quantization_config": {"weight_block_size": block}}
+    HARNESSES["planning"].attempt(BETWEEN.join((json.dumps(config).encode(), b"", header)))
+
+
 @inputs(300)
 @given(st.dictionaries(ADAPTER_KEYS | texts, values, max_size=3))
 def test_any_config_of_an_adapter(said: dict[str, Any]) -> None:

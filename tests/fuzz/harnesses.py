@@ -14,6 +14,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from safetensors.numpy import save
 
 from qk_taxonomy.architectures import attention_layout
-from qk_taxonomy.cache import load_spectra
+from qk_taxonomy.cache import load_spectra, stack_table
 from qk_taxonomy.checkpoints.adapters import AdapterCheckpoint, base_reference
 from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint
 from qk_taxonomy.checkpoints.inert_pickle import read_pickle
@@ -32,7 +33,7 @@ from qk_taxonomy.checkpoints.safetensors_format import read_header
 from qk_taxonomy.checkpoints.torch_format import _PLAIN, _WEIGHTS, read_torch_file
 from qk_taxonomy.checkpoints.weight_files import FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError, QKTaxonomyError
-from qk_taxonomy.records import TensorInfo
+from qk_taxonomy.records import LayerPlan, TensorInfo
 from qk_taxonomy.taxonomy.saved import SavedTaxonomy, Source, load_taxonomy, taxonomy_bytes
 
 #: Stands between the files of one input.
@@ -46,6 +47,10 @@ ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
     "C128": 16,
 }
+
+
+# Bytes of zeros behind a header.
+_MOST_DATA = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,18 @@ def check_tensors(tensors: Mapping[str, TensorInfo], size: int | None) -> None:
             assert span * ITEM_BYTES[info.dtype] == info.end - info.start, info
 
 
-def check_layout(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
+def check_apart(tensors: Mapping[str, TensorInfo]) -> None:
+    """No byte belongs to two tensors of a file, whose format has each of them once."""
+    for a, b in pairwise(sorted(tensors.values(), key=lambda info: (info.start, info.end))):
+        assert a.end <= b.start, (a, b)
+
+
+def check_layout(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> tuple[LayerPlan, ...]:
     """Plan the layers both ways; plans have finite scales, and shapes that their heads fit."""
-    for plan in attention_layout(config, tensors).layers:
+    plans = attention_layout(config, tensors).layers
+    for plan in plans:
         geometry = plan.geometry
         assert 0 < plan.scale < math.inf
         assert geometry.n_heads % geometry.n_kv_heads == 0
@@ -87,10 +101,11 @@ def check_layout(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -
         )
     for plan in attention_layout(config, tensors, untrained=True).layers:
         assert all(0 <= std < math.inf for std in plan.init_std.values())
+    return plans
 
 
 class Files(FolderCheckpoint):
-    """A folder whose files are bytes at hand; of weights, only headers are there."""
+    """A folder whose files are bytes at hand; of weights, headers are there, and some zeros."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = files
@@ -105,9 +120,11 @@ class Files(FolderCheckpoint):
         return None if file.endswith(".safetensors") else len(self.files[file])
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
-        if end > len(self.files[file]):
+        whole = self.files[file]
+        length = 8 + int.from_bytes(whole[:8], "little")
+        if end > max(len(whole), length + _MOST_DATA):
             raise CheckpointError("beyond the end")
-        return bytearray(self.files[file][start:end])
+        return bytearray(whole[start:end].ljust(end - start, b"\0"))
 
 
 def with_length(text: bytes) -> bytes:
@@ -139,12 +156,15 @@ def on_disk(parse: Callable[[Path], object], suffix: str) -> Callable[[bytes], b
     return attempt
 
 
-def header_of(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """A header of float32 tensors, as JSON."""
+def header_of(
+    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None
+) -> bytes:
+    """A header of float32 tensors, or those of ``dtypes``, as JSON."""
     header, end = {}, 0
     for name, shape in shapes.items():
-        start, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        dtype = (dtypes or {}).get(name, "F32")
+        start, end = end, end + ITEM_BYTES[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     return json.dumps(header).encode()
 
 
@@ -206,7 +226,11 @@ def planning(data: bytes) -> bool:
     def plan() -> None:
         checkpoint = Files(files)
         check_tensors(checkpoint.tensors, None)
-        check_layout(checkpoint.config, checkpoint.tensors)
+        check_apart(checkpoint.tensors)
+        for plan in check_layout(checkpoint.config, checkpoint.tensors):
+            checkpoint.check_readable(plan.tensors.values())
+            for info in plan.tensors.values():
+                assert checkpoint.read(info).shape == info.shape
 
     return not refused(plan)
 
@@ -217,7 +241,8 @@ def planning_seeds() -> Iterable[bytes]:
         text = json.dumps(config).encode()
         yield BETWEEN.join((text, index, header_of(shapes)))
         yield BETWEEN.join((text, b"", header_of(shapes)))
-    scaled = header_of(LLAMA).replace(b"F32", b"F8_E4M3")
+    q = "model.layers.0.self_attn.q_proj.weight"
+    scaled = header_of(LLAMA | {f"{q}_scale_inv": (2, 2)}, {q: "F8_E4M3"})
     yield BETWEEN.join((json.dumps(CONFIGS[-1][0]).encode(), b"", scaled))
 
 
@@ -229,7 +254,9 @@ def safetensors(data: bytes) -> bool:
     def parse() -> None:
         for size in (None, len(content)):
             read = lambda a, b: content[a:b]  # noqa: E731
-            check_tensors(read_header(read, "a.safetensors", size, "here"), size)
+            tensors = read_header(read, "a.safetensors", size, "here")
+            check_tensors(tensors, size)
+            check_apart(tensors)
 
     return not refused(parse)
 
@@ -289,6 +316,7 @@ def arrays(path: Path) -> None:
 def gguf_file(path: Path) -> None:
     checkpoint = GgufCheckpoint(path)
     check_tensors(checkpoint.tensors, path.stat().st_size)
+    check_apart(checkpoint.tensors)
     check_layout(checkpoint.config, checkpoint.tensors)
 
 
@@ -331,7 +359,10 @@ def adapter(data: bytes) -> bool:
         )
         merged = AdapterCheckpoint(opened, base)
         check_tensors(merged.tensors, None)
-        check_layout(merged.config, merged.tensors)
+        for plan in check_layout(merged.config, merged.tensors):
+            merged.check_readable(plan.tensors.values())
+            for info in plan.tensors.values():
+                assert merged.read(info).shape == info.shape
         for info in merged.tensors.values():
             if info.update is not None:
                 assert 0 < info.update.factor < math.inf
@@ -366,12 +397,14 @@ def own_file(load: Callable[[Path], object]) -> Callable[[bytes], bool]:
 
 def spectra(path: Path) -> None:
     found = load_spectra(path)
+    stacks = stack_table(found.metadata)
     for layer in found.layers:
         n_heads, d_head = layer.singular_values.shape
         assert layer.singular_values.dtype == np.float32
         assert layer.eigenvalues.shape == (n_heads, d_head)
         assert layer.eigenvalues.dtype == np.complex64
-        assert len(layer.statistics) == n_heads
+        assert len(layer.statistics) == n_heads == stacks[layer.stack]["n_heads"]
+        assert np.isfinite(layer.singular_values).all()
     assert found.formula in ("exact", "predecessor")
 
 
