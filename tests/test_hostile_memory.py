@@ -231,7 +231,7 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
         assert re.search(message, result["message"]), (make.__name__, result)
         assert len(result["message"]) < 2000, make.__name__
         assert result["seconds"] < 15, make.__name__  # 3 where the machine has nothing else to do
-        assert result["bytes"] < 250 << 20, make.__name__
+        assert result["bytes"] < 150 << 20, make.__name__
     assert not [path for path in root.rglob("*") if path.is_file()]
 
 

@@ -170,6 +170,13 @@ class TestOwnFiles:
         assert len(str(caught.value)) < 700
 
 
+def test_a_key_that_counts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "arrays.pkl"
+    path.write_bytes(pickle.dumps({1 << 70: 1}, 4))
+    with pytest.raises(CheckpointError, match="a key that is no name or number"):
+        read_arrays(path)
+
+
 @pytest.mark.parametrize("digits", [20, 1000])
 def test_numbers_that_no_array_needs(tmp_path: Path, digits: int) -> None:
     path = tmp_path / "arrays.pkl"
