@@ -15,7 +15,7 @@ from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from hostile import entry, safetensors
 from huggingface_hub import HfApi
 from loopback_hub import File, LoopbackHub
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.checkpoints import open_checkpoint
@@ -358,6 +358,25 @@ class TestAdapters:
         )
         adapter = self.write(tmp_path, base, {})
         with pytest.raises(CheckpointError, match="which is the name of an adapter's"):
+            open_checkpoint(str(adapter))
+
+    @pytest.mark.parametrize(
+        "name", ["lora_A", "lora_A.weight", "lora_embedding_A", "weight", "layers.0.lora_A.weight"]
+    )
+    def test_a_tensor_changed_twice(
+        self, make_folder: MakeFolder, tmp_path: Path, name: str
+    ) -> None:
+        adapter = self.write(tmp_path, make_folder("base"), {})
+        module = "model.layers.0.self_attn.q_proj"
+        # The same tensor under a name without the usual prefix, or with fewer parts of it.
+        shapes = {f"{module}.{name}": (32, 24) if name == "weight" else (1, 24)}
+        if "layers" in name:
+            module = "layers.0.self_attn.q_proj"
+            shapes = {f"{module}.lora_A.weight": (1, 24), f"{module}.lora_B.weight": (32, 1)}
+        path = adapter / "adapter_model.safetensors"
+        tensors = load_file(path) | {n: np.ones(size, np.float32) for n, size in shapes.items()}
+        save_file(tensors, path)
+        with pytest.raises(CheckpointError, match="twice, under two names"):
             open_checkpoint(str(adapter))
 
     def write(self, tmp_path: Path, base: Path, config: dict[str, Any]) -> Path:

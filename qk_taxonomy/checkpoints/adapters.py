@@ -111,18 +111,25 @@ def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo
         plain = name.removeprefix(_PREFIX)
         match = _FACTOR.fullmatch(plain)
         if match is not None:
-            factors.setdefault(match["module"], {})[match["side"]] = info
+            sides = factors.setdefault(match["module"], {})
+            if match["side"] in sides:
+                raise _twice(adapter, f"lora_{match['side']} of {match['module']}")
+            sides[match["side"]] = info
         elif "lora_" in plain:
             raise CheckpointError(
                 f"The adapter {adapter.place} has the tensor {name}, of which it is not known how "
                 "it changes the base. Merge the adapter with peft and survey the merged model."
             )
         else:
+            if plain in wholes:
+                raise _twice(adapter, plain)
             wholes[plain] = info
     targets = _targets([*wholes, *(f"{module}.weight" for module in factors)], base.tensors)
     for plain, info in wholes.items():
         # A module saved whole takes the place of the base's; one of its own (a head) has none.
         whole = targets.get(plain)
+        if whole in merged:
+            raise _twice(adapter, whole)
         if whole is not None:
             merged[whole] = dataclasses.replace(info, name=whole)
     ranks = _Setting(adapter, "r", "rank_pattern", factors)
@@ -145,12 +152,21 @@ def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo
                 f"{module}.weight by {list(sides['B'].shape)} · {list(sides['A'].shape)}, and "
                 f"{found}. Put the right base into base_model_name_or_path of {ADAPTER_CONFIG}."
             )
+        if stored.name in merged:
+            raise _twice(adapter, stored.name)
         merged[stored.name] = dataclasses.replace(stored, update=update)
     if not merged:
         raise CheckpointError(
             f"The adapter {adapter.place} changes no tensor of its base {base.model_id}."
         )
     return merged
+
+
+def _twice(adapter: FolderCheckpoint, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"The adapter {adapter.place} changes {what} twice, under two names, and nothing says "
+        "which of them is meant. Fetch the file again."
+    )
 
 
 def _refuse_other_kinds(adapter: FolderCheckpoint) -> None:
