@@ -29,6 +29,7 @@ PACKINGS: tuple[Packing, ...] = get_args(Packing)
 CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
+FORMULAS: tuple[Formula, ...] = get_args(Formula)
 
 #: Number of classes, and of bins of a head's histogram, unless told otherwise.
 N_CLUSTERS = 6

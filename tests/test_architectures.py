@@ -306,7 +306,7 @@ def test_what_clip_says_twice_is_what_transformers_takes() -> None:
     ("model_type", "said", "message"),
     [
         (["llama"], {}, "is not in the table"),
-        ("llama", {"num_attention_heads": 10**400}, "query heads"),
+        ("llama", {"num_attention_heads": 10**400}, "positive number"),
         ("glm4_moe", {"num_hidden_layers": 1, "num_nextn_predict_layers": [1]}, "positive number"),
         ("granite", {"attention_multiplier": 10**400}, "attention_multiplier"),
         ("deepseek_v3", {"num_hidden_layers": 1, "rope_parameters": [1]}, "rope parameters"),

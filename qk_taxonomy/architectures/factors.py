@@ -80,12 +80,17 @@ def _product(
             value = _DERIVED[quantity](config)
         else:
             value = float(quantity) if _NUMBER.fullmatch(quantity) else lookup(config, quantity)
-        if not isinstance(value, int | float) or not 1e-9 < value < 1e9:
+        if not _is_number(value) or not 1e-9 < value < 1e9:
             raise LayoutError(
                 f"{what} needs {quantity}, a positive number; the config has {value!r:.60}."
             )
         product *= float(value) ** power
     return product
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a config's value is a number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _yarn_temperature(config: Mapping[str, Any], key: str) -> float:
@@ -97,7 +102,11 @@ def _yarn_temperature(config: Mapping[str, Any], key: str) -> float:
     try:
         kind = rope.get("rope_type") or rope.get("type") or "default"
         weight, factor = rope.get(key), rope.get("factor", 1.0)
-        if kind == "default" or not weight or factor <= 1:
+        if kind == "default" or weight in (None, 0):
+            return 1.0
+        if not _is_number(weight) or not _is_number(factor) or not 0 < factor < 1e9:
+            raise ValueError(f"{key} and factor are no positive numbers")
+        if factor <= 1:
             return 1.0
         return 0.1 * float(weight) * math.log(factor) + 1.0
     except (AttributeError, TypeError, ValueError, OverflowError) as err:
@@ -119,7 +128,7 @@ def _cut_normal(config: Mapping[str, Any]) -> float:
     √(1 − 2cφ(c) / erf(c/√2)), with φ the normal density.
     """
     cut = lookup(config, "initializer_cutoff_factor")
-    if not isinstance(cut, int | float) or not 1e-3 < cut < 1e3:
+    if not _is_number(cut) or not 1e-3 < cut < 1e3:
         raise LayoutError(
             f"The config says initializer_cutoff_factor = {cut!r:.60}; a positive number is wanted."
         )

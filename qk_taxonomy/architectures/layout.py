@@ -38,6 +38,15 @@ _QUERY_NORM = re.compile(
     r"|(?:(?<=\.)|^)(?:layer_?norm|norm|ln)_?(?:q|k|qk|query|key)\.(?:weight|gamma)$"
 )
 
+# A layer's number in the name of a tensor.
+_NUMBER = r"0|[1-9][0-9]{0,8}"
+
+# Characters of a model's type; the longest real one has 38.
+_LONGEST_TYPE = 120
+
+# Layers, heads or dimensions: a hundred times what the largest models have of any.
+_LARGEST_COUNT = 10_000_000
+
 Tensors = Mapping[str, TensorInfo]
 
 
@@ -97,7 +106,8 @@ def _recognised(config: Mapping[str, Any], tensors: Tensors, untrained: bool) ->
 
 def _unknown(model_type: Any, config: Mapping[str, Any], tensors: Tensors) -> LayoutError:
     known = architecture_table().model_types
-    near = difflib.get_close_matches(str(model_type), known, n=3)
+    shown = f"{model_type!r:.60}"
+    near = difflib.get_close_matches(f"{model_type!s:.60}", known, n=3)
     hint = f" Near it: {', '.join(near)}." if near else ""
     code = (
         " (config.json names code of its own under auto_map, which is never run)"
@@ -105,13 +115,14 @@ def _unknown(model_type: Any, config: Mapping[str, Any], tensors: Tensors) -> La
         else ""
     )
     return LayoutError(
-        f"The architecture {model_type!r} is not in the table{code}, so nothing was computed. "
+        f"The architecture {shown} is not in the table{code}, so nothing was computed. "
         f"The table has {len(known)} others; the README lists them.{hint} {_how_to_add(tensors)}"
     )
 
 
 def _how_to_add(tensors: Tensors) -> str:
-    attention = [name for name in tensors if re.search(r"att|query|q_proj", name)] or list(tensors)
+    telling = (name for name in tensors if re.search(r"att|query|q_proj", name))
+    attention = list(itertools.islice(telling, 9)) or list(itertools.islice(tensors, 9))
     names = ", ".join(attention[:8]) or "none"
     return (
         f"Tensors found: {names}{', ...' if len(attention) > 8 else ''}. If it is a known "
@@ -124,7 +135,8 @@ def _how_to_add(tensors: Tensors) -> str:
 def _layout(
     row: Architecture, config: Mapping[str, Any], tensors: Tensors, untrained: bool
 ) -> AttentionLayout:
-    model_type = str(config.get("model_type", row.name))
+    said = config.get("model_type")
+    model_type = said if isinstance(said, str) and len(said) <= _LONGEST_TYPE else row.name
     notes = [row.note] if row.note else []
     prefixes: Sequence[str] = ("",)
     if row.wraps is not None:
@@ -162,7 +174,7 @@ def _held(
     if held is None or held.wraps is not None:
         raise LayoutError(
             f"A {row.name} model holds another under {wraps} of config.json, whose "
-            f"architecture {inner!r} is not in the table, so nothing was computed."
+            f"architecture {inner!r:.60} is not in the table, so nothing was computed."
         )
     return held, {**row.left_out.get(str(inner), {}), **config}
 
@@ -191,8 +203,11 @@ def _whole_number(
             continue
         if of_a_list and isinstance(value, list):
             value = len(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise LayoutError(f"The config says {key} = {value!r}; a positive number is wanted.")
+        if type(value) is not int or not 1 <= value <= _LARGEST_COUNT:
+            raise LayoutError(
+                f"The config says {key} = {value!r:.60}; a positive number is wanted, at most "
+                f"{_LARGEST_COUNT:,}."
+            )
         return value
     return None
 
@@ -247,7 +262,7 @@ class _StackPlans:
             value = lookup(self.config, refusal.key)
             if value is not None and value not in refusal.unless:
                 raise LayoutError(
-                    f"The config says {refusal.key} = {value!r}: {refusal.reason}, which the "
+                    f"The config says {refusal.key} = {value!r:.60}: {refusal.reason}, which the "
                     f"table's row {name} does not describe, so nothing was computed."
                 )
         plans = []
@@ -313,14 +328,24 @@ class _StackPlans:
 
     def _instead(self, pattern: str, number: int, n_layers: int) -> str:
         """What a layer has instead of attention. Raises LayoutError where it has nothing."""
-        prefix = pattern.format(i=number)
         for part, reason in self._any.without_attention.items():
-            if any(name.startswith(prefix + part) for name in self.tensors):
+            if any(name.startswith(part) for name in self._by_layer.get(number, ())):
                 return reason
         raise LayoutError(
             f"The config gives {n_layers} layers and the checkpoint holds {len(self.numbers)} of "
             f"them ({pattern}): {self._place(number)} is missing. Are all files of the model there?"
         )
+
+    @functools.cached_property
+    def _by_layer(self) -> dict[int, list[str]]:
+        """What follows the layer in the names of each layer's tensors."""
+        before, after = map(re.escape, self._found[0].split("{i}"))
+        layer = re.compile(f"{before}({_NUMBER}){after}")
+        found: dict[int, list[str]] = {}
+        for name in self.tensors:
+            if match := layer.match(name):
+                found.setdefault(int(match[1]), []).append(name[match.end() :])
+        return found
 
     def _plan(self, name: str, number: int) -> LayerPlan:
         prefix = self._found[0].format(i=number)
@@ -401,5 +426,8 @@ class _StackPlans:
 
 def _layer_numbers(pattern: str, tensors: Tensors, anchor: str) -> list[int]:
     before, after = pattern.split("{i}")
-    name = re.compile(re.escape(before) + r"(0|[1-9][0-9]{0,8})" + re.escape(after + anchor))
-    return sorted(int(match[1]) for match in map(name.fullmatch, tensors) if match)
+    ending = after + anchor
+    layer = re.compile(f"{re.escape(before)}({_NUMBER}){re.escape(ending)}")
+    # Comparing ends first is ten times as fast, where a model of no type is held against all rows.
+    near = (name for name in tensors if name.endswith(ending) and name.startswith(before))
+    return sorted(int(match[1]) for match in map(layer.fullmatch, near) if match)

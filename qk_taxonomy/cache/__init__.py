@@ -5,9 +5,11 @@ file of its own.
 """
 
 from qk_taxonomy.cache.files import (
+    DAMAGE,
     DATA_FOLDER,
     FORMAT,
     FORMAT_VERSION,
+    check_header,
     find_spectra,
     load_spectra,
     make_folder,
@@ -20,12 +22,14 @@ from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
 
 __all__ = [
+    "DAMAGE",
     "DATA_FOLDER",
     "FORMAT",
     "FORMAT_VERSION",
     "CacheState",
     "UnfinishedSpectra",
     "cache_state",
+    "check_header",
     "contents",
     "exclusive",
     "find_spectra",

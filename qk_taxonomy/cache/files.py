@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -27,7 +27,7 @@ FORMAT_VERSION = "1"
 DATA_FOLDER = "data"
 
 _KEY = re.compile(
-    r"(?:(?P<stack>\w+)\.)?layers\.(?P<layer>\d+)"
+    r"(?:(?P<stack>\w+)\.)?layers\.(?P<layer>0|[1-9][0-9]{0,8})"
     rf"\.(?P<circuit>{'|'.join(get_args(Circuit))})"
     rf"\.(?P<convention>{'|'.join(get_args(Convention))})"
     r"\.(?P<part>singular_values|statistics|eigenvalues)"
@@ -37,6 +37,18 @@ _PLACE = (
     "Spectra files are those under data/, which `qk-taxonomy download` makes; a taxonomy, "
     "NAME.taxonomy.safetensors, is for `qk-taxonomy assign`."
 )
+#: What reading a damaged safetensors file of this program's may raise.
+DAMAGE = (
+    *(SafetensorError, OSError, ArithmeticError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
+
+# Of a header of spectra: 1,000 layers of all circuits and conventions have 2 MB.
+_LONGEST_HEADER = 16 << 20
+
+# Far above any model's number of layers, heads or dimensions.
+_LARGEST_COUNT = 10_000_000
+
 _REQUIRED_METADATA = (
     *("format", "format_version", "model_id", "family", "revision", "architecture"),
     *("n_layers", "n_heads", "n_kv_heads", "d_head", "d_model"),
@@ -132,6 +144,15 @@ def write_spectra(path: Path, spectra: ModelSpectra, *, durable: bool = True) ->
         beside.unlink(missing_ok=True)
 
 
+def check_header(path: Path) -> None:
+    """Raises ValueError where a safetensors file claims a longer header than any of this program's,
+    which its reader would hold in memory many times over."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"its header claims {length} bytes")
+
+
 def load_spectra(path: str | Path) -> ModelSpectra:
     """Load a spectra file. Raises SpectraFileError where it is missing, damaged or another kind.
 
@@ -143,10 +164,11 @@ def load_spectra(path: str | Path) -> ModelSpectra:
     if not path.is_file():
         raise SpectraFileError(f"There is no spectra file {path}. `qk-taxonomy download` makes it.")
     try:
+        check_header(path)
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             if metadata.get("format") != FORMAT:
-                found = metadata.get("format", "no format")
+                found = metadata.get("format", "no format")[:60]
                 raise SpectraFileError(
                     f"{path} is not a spectra file: wanted format {FORMAT}, found {found}. {_PLACE}"
                 )
@@ -155,19 +177,20 @@ def load_spectra(path: str | Path) -> ModelSpectra:
                 raise ValueError(f"its metadata lacks {', '.join(missing)}")
             if metadata["format_version"] != FORMAT_VERSION:
                 raise SpectraFileError(
-                    f"{path} has format version {metadata['format_version']}, this program reads "
-                    f"{FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
+                    f"{path} has format version {metadata['format_version'][:60]}, this program "
+                    f"reads {FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
-            spectra = ModelSpectra(metadata, _layers(file, list(stack_table(metadata)), path))
+            spectra = ModelSpectra(metadata, _layers(file, metadata, path))
             _ = spectra.formula  # reads the provenance, which is damaged where it cannot be
             return spectra
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
+    except DAMAGE as err:
         if _SUFFIX not in path.suffixes:
             raise SpectraFileError(
                 f"{path} is not a spectra file: wanted one that ends in {_SUFFIX}. {_PLACE}"
             ) from err
         raise SpectraFileError(
-            f"{path} is damaged ({err}). Make it again with `qk-taxonomy download --force`."
+            f"{path} is damaged ({str(err)[:200]}). Make it again with "
+            "`qk-taxonomy download --force`."
         ) from err
 
 
@@ -186,18 +209,23 @@ def stack_table(metadata: Mapping[str, str]) -> dict[str, dict[str, int]]:
     }
     if not all(table.keys() >= set(keys) for table in tables.values()):
         raise ValueError(f"its stacks lack one of {', '.join(keys)}")
+    if not all(0 <= n <= _LARGEST_COUNT for table in tables.values() for n in table.values()):
+        raise ValueError("the numbers of its stacks are those of no model")
     return tables
 
 
-def _layers(file: Any, stacks: Sequence[str], path: Path) -> tuple[LayerSpectra, ...]:
+def _layers(file: Any, metadata: Mapping[str, str], path: Path) -> tuple[LayerSpectra, ...]:
     """The layers of a file, stack by stack, each in order of number, circuit and convention."""
+    table = stack_table(metadata)
+    stacks = list(table)
+    n_statistics = len(metadata["statistics"].split(","))
     groups: dict[tuple[int, int, Circuit, Convention], dict[str, Any]] = {}
     for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
         match = _KEY.fullmatch(key)
         if match is None:
-            raise SpectraFileError(f"{path} holds an unknown tensor {key}.")
+            raise SpectraFileError(f"{path} holds an unknown tensor {key[:120]}.")
         if (match["stack"] or "") not in stacks:
-            raise SpectraFileError(f"{path} holds an unknown stack {match['stack']}.")
+            raise SpectraFileError(f"{path} holds an unknown stack {str(match['stack'])[:60]}.")
         stack = stacks.index(match["stack"] or "")
         group = (stack, int(match["layer"]), match["circuit"], match["convention"])
         groups.setdefault(group, {})[match["part"]] = file.get_tensor(key)  # type: ignore[arg-type]
@@ -207,6 +235,9 @@ def _layers(file: Any, stacks: Sequence[str], path: Path) -> tuple[LayerSpectra,
             raise SpectraFileError(
                 f"{path}, {stacks[stack]} layer {layer} {circuit} {convention}: incomplete."
             )
+        wanted = table[stacks[stack]]["n_heads"], n_statistics
+        if problem := _contradiction(*wanted, **parts):
+            raise ValueError(f"{stacks[stack]} layer {layer} {circuit} {convention}: {problem}")
         layers.append(
             LayerSpectra(
                 layer=layer,
@@ -219,6 +250,29 @@ def _layers(file: Any, stacks: Sequence[str], path: Path) -> tuple[LayerSpectra,
             )
         )
     return tuple(layers)
+
+
+def _contradiction(
+    n_heads: int,
+    n_statistics: int,
+    singular_values: np.ndarray[Any, Any],
+    eigenvalues: np.ndarray[Any, Any],
+    statistics: np.ndarray[Any, Any],
+) -> str | None:
+    """What is wrong with the arrays of a layer, if anything is."""
+    arrays = (singular_values, eigenvalues, statistics)
+    d_head = singular_values.shape[-1] if singular_values.ndim == 2 else 0
+    wanted = ((n_heads, d_head), (n_heads, d_head, 2), (n_heads, n_statistics))
+    if any(array.dtype != np.float32 for array in arrays) or not d_head:
+        return "its spectra are no float32 of shape (n_heads, d_head)"
+    if tuple(array.shape for array in arrays) != wanted:
+        found = ", ".join(str(array.shape) for array in arrays)
+        return f"its arrays have the shapes {found}, which do not agree on {n_heads} heads"
+    if not np.isfinite(singular_values).all() or (singular_values < 0).any():
+        return "its singular values are not finite numbers from 0 on"
+    if (np.diff(singular_values) > 0).any():
+        return "its singular values do not descend"
+    return None
 
 
 def find_spectra(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from qk_taxonomy.cache.files import load_spectra, write_spectra
+from qk_taxonomy.cache.files import DAMAGE, load_spectra, write_spectra
 from qk_taxonomy.errors import BusyFileError, SpectraFileError
 from qk_taxonomy.records import LayerSpectra, ModelSpectra
 
@@ -62,15 +62,17 @@ class UnfinishedSpectra:
     def _recover(self, file: Path) -> None:
         try:
             spectra = load_spectra(file)
-        except SpectraFileError:
+            recomputed = json.loads(spectra.metadata["recomputed_heads"])
+            counts = {str(key): int(count) for key, count in recomputed.items()}
+            (place,) = {layer.place for layer in spectra.layers}
+        except (SpectraFileError, *DAMAGE):
             file.unlink(missing_ok=True)
             return
         if any(spectra.metadata.get(key) != value for key, value in self.identity.items()):
             file.unlink(missing_ok=True)
             return
-        place = spectra.layers[0].place
         self.layers[place] = list(spectra.layers)
-        self._recomputed[place] = json.loads(spectra.metadata["recomputed_heads"])
+        self._recomputed[place] = counts
 
     def add(self, spectra: Sequence[LayerSpectra]) -> None:
         """Keep one finished layer. Raises SpectraFileError."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LowRankUpdate, TensorInfo
 
 _PREFIX = "base_model.model."
+
+# Characters of a path or hub id.
+_LONGEST_REFERENCE = 1 << 13
 
 # A stored tensor of an adapter: its module, and which of the two factors it is.
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
@@ -48,6 +53,12 @@ class AdapterCheckpoint(Checkpoint):
     """
 
     def __init__(self, adapter: FolderCheckpoint, base: Checkpoint) -> None:
+        shared = set(adapter.weight_files) & {info.file for info in base.tensors.values()}
+        if shared:
+            raise CheckpointError(
+                f"The base {base.model_id} of the adapter {adapter.place} keeps its weights in "
+                f"{min(shared)}, which is the name of an adapter's. Rename it in the base."
+            )
         self.adapter = adapter
         self.base = base
         self.model_id = adapter.model_id
@@ -83,14 +94,14 @@ class AdapterCheckpoint(Checkpoint):
         return stored.double() + (change.T if info.update.transposed else change)
 
     def _owner(self, file: str) -> Checkpoint:
-        """Whose file it is; no base has weights in a file of an adapter's name."""
+        """Whose file it is; they share no name."""
         return self.adapter if file in self._own_files else self.base
 
 
 def base_reference(adapter: FolderCheckpoint) -> tuple[str, str | None]:
     """The base that an adapter's config names, and its revision. Raises CheckpointError."""
     ref, revision = (adapter.config.get(key) for key in ("base_model_name_or_path", "revision"))
-    if not isinstance(ref, str) or not ref:
+    if not isinstance(ref, str) or not 0 < len(ref) <= _LONGEST_REFERENCE:
         raise CheckpointError(
             f"{ADAPTER_CONFIG} of {adapter.place} names no base_model_name_or_path: it says not "
             "to which model the adapter belongs. Put it there."
@@ -103,30 +114,45 @@ def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo
     _refuse_other_kinds(adapter)
     factors: dict[str, dict[str, TensorInfo]] = {}
     merged: dict[str, TensorInfo] = {}
+    wholes: dict[str, TensorInfo] = {}
     for name, info in adapter.tensors.items():
         plain = name.removeprefix(_PREFIX)
         match = _FACTOR.fullmatch(plain)
         if match is not None:
-            factors.setdefault(match["module"], {})[match["side"]] = info
+            sides = factors.setdefault(match["module"], {})
+            if match["side"] in sides:
+                raise _twice(adapter, f"lora_{match['side']} of {match['module']}")
+            sides[match["side"]] = info
         elif "lora_" in plain:
             raise CheckpointError(
                 f"The adapter {adapter.place} has the tensor {name}, of which it is not known how "
                 "it changes the base. Merge the adapter with peft and survey the merged model."
             )
         else:
-            # A module saved whole takes the place of the base's; one of its own (a head) has none.
-            whole = _find(plain, base.tensors)
-            if whole is not None:
-                merged[whole] = dataclasses.replace(info, name=whole)
+            if plain in wholes:
+                raise _twice(adapter, plain)
+            wholes[plain] = info
+    targets = _targets([*wholes, *(f"{module}.weight" for module in factors)], base.tensors)
+    for plain, info in wholes.items():
+        # A module saved whole takes the place of the base's; one of its own (a head) has none.
+        whole = targets.get(plain)
+        if whole in merged:
+            raise _twice(adapter, whole)
+        if whole is not None:
+            merged[whole] = dataclasses.replace(info, name=whole)
+    ranks = _Setting(adapter, "r", "rank_pattern", factors)
+    alphas = _Setting(adapter, "lora_alpha", "alpha_pattern", factors)
     for module, sides in factors.items():
-        target = _find(f"{module}.weight", base.tensors)
+        target = targets.get(f"{module}.weight")
         stored = None if target is None else base.tensors[target]
         if set(sides) != {"A", "B"}:
             raise CheckpointError(
                 f"The adapter {adapter.place} has one of lora_A and lora_B of {module}; both are "
                 "needed. Fetch the file again."
             )
-        update = _update(adapter.config, module, sides["A"], sides["B"], stored, adapter.place)
+        update = None
+        if stored is not None:
+            update = _update(adapter, module, sides["A"], sides["B"], stored, ranks, alphas)
         if stored is None or update is None:
             found = "it has no such tensor" if stored is None else f"it has {list(stored.shape)}"
             raise CheckpointError(
@@ -134,6 +160,8 @@ def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo
                 f"{module}.weight by {list(sides['B'].shape)} · {list(sides['A'].shape)}, and "
                 f"{found}. Put the right base into base_model_name_or_path of {ADAPTER_CONFIG}."
             )
+        if stored.name in merged:
+            raise _twice(adapter, stored.name)
         merged[stored.name] = dataclasses.replace(stored, update=update)
     if not merged:
         raise CheckpointError(
@@ -142,15 +170,22 @@ def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo
     return merged
 
 
+def _twice(adapter: FolderCheckpoint, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"The adapter {adapter.place} changes {what} twice, under two names, and nothing says "
+        "which of them is meant. Fetch the file again."
+    )
+
+
 def _refuse_other_kinds(adapter: FolderCheckpoint) -> None:
     config = adapter.config
     kind = config.get("peft_type")
     reasons = [reason for key, reason in _UNLIKE_LORA.items() if config.get(key)]
     if kind != "LORA":
-        reasons.insert(0, f"an adapter of the type {kind}")
+        reasons.insert(0, f"an adapter of the type {kind!s:.60}")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
-        reasons.append(f"an initialisation ({start}) that changes the base's own weights")
+        reasons.append(f"an initialisation ({start[:60]}) that changes the base's own weights")
     if reasons:
         raise CheckpointError(
             f"{ADAPTER_CONFIG} of {adapter.place} describes {reasons[0]}; plain LoRA is read. "
@@ -158,66 +193,111 @@ def _refuse_other_kinds(adapter: FolderCheckpoint) -> None:
         )
 
 
-def _find(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
-    """The base's name of a tensor: one of them may have leading parts that the other has not."""
-    parts = name.split(".")
-    # A module and its weight are left at the least, or everything would end in "weight".
-    for cut in range(max(1, len(parts) - 2)):
-        shorter = ".".join(parts[cut:])
-        if shorter in tensors:
-            return shorter
-    longer = [found for found in tensors if found.endswith(f".{name}")]
-    return longer[0] if len(longer) == 1 else None
+def _targets(names: Sequence[str], tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """The base's names of an adapter's tensors, where it has them: one of the two may have leading
+    parts that the other has not."""
+    found: dict[str, str] = {}
+    for name in names:
+        parts = name.split(".")
+        # A module and its weight are left at the least, or everything would end in "weight".
+        shorter = (".".join(parts[cut:]) for cut in range(max(1, len(parts) - 2)))
+        match = next((part for part in shorter if part in tensors), None)
+        if match is not None:
+            found[name] = match
+    missing = set(names) - found.keys()
+    longer: dict[str, list[str]] = {}
+    for stored in tensors:
+        _, _, ending = stored.partition(".")
+        while ending:
+            if ending in missing:
+                longer.setdefault(ending, []).append(stored)
+            _, _, ending = ending.partition(".")
+    return found | {name: many[0] for name, many in longer.items() if len(many) == 1}
 
 
 def _update(
-    config: Mapping[str, Any],
+    adapter: FolderCheckpoint,
     module: str,
     a: TensorInfo,
     b: TensorInfo,
-    stored: TensorInfo | None,
-    place: str,
+    stored: TensorInfo,
+    ranks: _Setting,
+    alphas: _Setting,
 ) -> LowRankUpdate | None:
     """The update of a stored tensor; None where it does not fit the tensor's shape."""
-    if stored is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
         return None
-    rank = _setting(config, "r", "rank_pattern", module, place)
-    alpha = _setting(config, "lora_alpha", "alpha_pattern", module, place)
+    rank, alpha = ranks.of(module), alphas.of(module)
     if rank != a.shape[0]:
         raise CheckpointError(
-            f"{ADAPTER_CONFIG} of {place} gives {module} the rank {rank:g}, and its lora_A has "
-            f"{a.shape[0]} rows. Are config and weights of one adapter?"
+            f"{ADAPTER_CONFIG} of {adapter.place} gives {module} the rank {rank:g}, and its lora_A "
+            f"has {a.shape[0]} rows. Are config and weights of one adapter?"
         )
-    factor = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    factor = alpha / (math.sqrt(rank) if adapter.config.get("use_rslora") else rank)
     change = (b.shape[0], a.shape[1])
     straight, turned = stored.shape == change, stored.shape == change[::-1]
     if not straight and not turned:
         return None
     # A square tensor tells nothing; GPT-2's, stored (in, out), have fan_in_fan_out set.
     embedding = "lora_embedding" in a.name
-    transposed = turned and (not straight or embedding or bool(config.get("fan_in_fan_out")))
+    transposed = turned and (
+        not straight or embedding or bool(adapter.config.get("fan_in_fan_out"))
+    )
     return LowRankUpdate(a, b, factor, transposed)
 
 
 # Wildcards in the pattern of a rank: more make some patterns take for ever.
 _MOST_QUANTIFIERS = 2
 
+_LONGEST_PATTERN = 256
 
-def _setting(config: Mapping[str, Any], key: str, patterns: str, module: str, place: str) -> float:
+# Characters that all patterns look at, at most; 900 modules of 40 with as many plain patterns of
+# their own make 30 million.
+_MOST_LOOKS = 500_000_000
+
+
+class _Setting:
     """A module's rank or alpha: of the first pattern that its name ends with, else the config's."""
-    value = config.get(key)
-    try:
-        for pattern, own in (config.get(patterns) or {}).items():
-            if "(" in pattern or len(re.findall(r"[*+?{]", pattern)) > _MOST_QUANTIFIERS:
-                raise re.error(f"{pattern[:120]!r} is more than the name of modules")
-            if re.fullmatch(rf"(.*\.)?({pattern})", module):
-                value = own
-                break
-    except (AttributeError, TypeError, re.error) as err:
-        raise CheckpointError(f"{patterns} in {ADAPTER_CONFIG} of {place}: {err}.") from err
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e9:
-        raise CheckpointError(
-            f"{ADAPTER_CONFIG} of {place} says {key} = {value!r:.60} for {module}; a positive "
-            "number is wanted."
-        )
-    return float(value)
+
+    def __init__(
+        self, adapter: FolderCheckpoint, key: str, patterns: str, modules: Iterable[str]
+    ) -> None:
+        """Raises CheckpointError where the config's patterns are none, or take too long."""
+        self._adapter, self._key = adapter, key
+        self._patterns: list[tuple[re.Pattern[str], Any]] = []
+        where = f"{patterns} in {ADAPTER_CONFIG} of {adapter.place}"
+        said = adapter.config.get(patterns) or {}
+        if not isinstance(said, Mapping):
+            raise CheckpointError(f"{where} is {said!r:.120}; a table of patterns is wanted.")
+        lengths = Counter(map(len, modules))
+        looks = 0
+        for pattern, own in said.items():
+            n_quantifiers = len(re.findall(r"[*+?{]", pattern))
+            plain = len(pattern) <= _LONGEST_PATTERN and n_quantifiers <= _MOST_QUANTIFIERS
+            if "(" in pattern or not plain:
+                raise CheckpointError(
+                    f"{where}: {pattern[:120]!r} is more than the name of modules."
+                )
+            looks += sum(n * length ** (1 + n_quantifiers) for length, n in lengths.items())
+            if looks > _MOST_LOOKS:
+                raise CheckpointError(
+                    f"{where} holds {len(said)} patterns for {lengths.total()} modules, which "
+                    "would take too long to compare. Name the modules without wildcards."
+                )
+            try:
+                with warnings.catch_warnings(action="error"):
+                    compiled = re.compile(rf"(.*\.)?({pattern})")
+            except (re.error, OverflowError, Warning) as err:
+                raise CheckpointError(f"{where}: {pattern[:120]!r} is no pattern ({err}).") from err
+            self._patterns.append((compiled, own))
+
+    def of(self, module: str) -> float:
+        """Raises CheckpointError where it is no positive number."""
+        own = (value for pattern, value in self._patterns if pattern.fullmatch(module))
+        value = next(own, self._adapter.config.get(self._key))
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e9:
+            raise CheckpointError(
+                f"{ADAPTER_CONFIG} of {self._adapter.place} says {self._key} = {value!r:.60} for "
+                f"{module}; a positive number is wanted."
+            )
+        return float(value)

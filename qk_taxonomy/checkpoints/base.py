@@ -24,8 +24,20 @@ DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
 }
 
+#: Bytes of JSON that are read: an index of 200,000 tensors has 22 MB.
+LONGEST_JSON = 32 << 20
+
+# Objects and lists in it, of which a header has three a tensor, and commas: what they become in
+# memory may be thirty times as large as they are in the file.
+_MOST_PARTS = 1 << 18
+_MOST_COMMAS = 1 << 20
+_DEEPEST_JSON = 32
+
 # Bytes of each tensor that tell weights from others: training changes all of them.
 _SAMPLE = 4096
+
+# The largest attention projections of real models have 2 GiB.
+_LARGEST = 32 << 30
 
 #: safetensors dtypes whose numbers are weights only after multiplication by a scale.
 SCALED_DTYPES: dict[str, torch.dtype] = {
@@ -65,6 +77,12 @@ class Checkpoint(ABC):
     def check_readable(self, infos: Iterable[TensorInfo]) -> None:
         """Raises CheckpointError for the first tensor that :meth:`read` would refuse."""
         for info in infos:
+            if info.end - info.start > _LARGEST:
+                raise CheckpointError(
+                    f"{info.name} of shape {list(info.shape)} claims {info.end - info.start} bytes "
+                    f"of {info.file}; no attention tensor has more than {_LARGEST}. Fetch the file "
+                    "again."
+                )
             if info.dtype in SCALED_DTYPES and info.scale is None:
                 raise CheckpointError(
                     f"{info.name} is stored as {info.dtype} without a scale that fits it (wanted "
@@ -161,11 +179,39 @@ def local_revision(description: str, folder: Path, tensors: Iterable[TensorInfo]
 
 
 def parse_json(text: bytes, place: str) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError naming ``place`` where it is none."""
+    """A JSON object. Raises CheckpointError naming ``place`` where it is none, is larger or deeper
+    than any model's, or gives one name two values."""
+    # One letter beyond ASCII can make a text four times as large as its bytes.
+    longest = LONGEST_JSON if text.isascii() else LONGEST_JSON // 4
+    n_parts = text.count(b"{") + text.count(b"[")
+    if len(text) > longest or n_parts > _MOST_PARTS or text.count(b",") > _MOST_COMMAS:
+        raise CheckpointError(
+            f"{place} is larger than that of any model: {len(text)} bytes, {n_parts} objects and "
+            f"lists. Wanted at most {longest} and {_MOST_PARTS}; fetch the file again."
+        )
     try:
-        value = json.loads(text)
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once_each)
+        # What no UTF-8 can hold (half of a surrogate pair) could not be written or hashed later.
+        if b"\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{place} is not JSON: {err}.") from err
     if not isinstance(value, dict):
         raise CheckpointError(f"{place} holds {type(value).__name__}; an object is wanted.")
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST_JSON):
+        inner = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+    if level:
+        raise CheckpointError(f"{place} nests objects or lists more than {_DEEPEST_JSON} deep.")
     return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where it gives one name two values."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        for name, value in pairs:
+            if value != table[name]:
+                raise ValueError(f"it gives {name[:80]!r} two values")
+    return table

@@ -34,6 +34,7 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape
 from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint, local_revision, read_range
 from qk_taxonomy.checkpoints.fetched import ReadRange
 from qk_taxonomy.checkpoints.pickling import reading_state
+from qk_taxonomy.checkpoints.tensor_names import check_names
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
 
@@ -47,8 +48,11 @@ _VERSIONS = (2, 3)
 # Far above any real file's (the largest vocabularies make 10 MB of header, the largest models a
 # few thousand tensors), and low enough that a hostile file costs seconds.
 _LONGEST_HEADER = 100_000_000
-_MOST_ENTRIES = 100_000
+_MOST_ENTRIES = 1 << 14
+_MOST_STRINGS = 1 << 21
+_LONGEST_TEXT = 1 << 20
 _MOST_LAYERS = 10_000
+_MOST_AXES = 4
 
 #: GGUF's names of what config.json names otherwise; other keys keep their names.
 _CONFIG_NAMES = {
@@ -104,9 +108,20 @@ class _BoundedReader(GGUFReader):
         values = self._get(begin, self.gguf_scalar_to_np[item], length)
         return begin + values.nbytes - orig_offs, [values], [0], types
 
+    def _get_tensor_info_field(self, orig_offs: int) -> ReaderField:
+        field = super()._get_tensor_info_field(orig_offs)
+        n_axes = len(field.parts[3])
+        if n_axes > _MOST_AXES:
+            raise ValueError(
+                f"{field.name[:60]!r} has {n_axes} axes; at most {_MOST_AXES} are wanted"
+            )
+        return field
+
     def _end_of_strings(self, offset: int, length: int) -> int:
         data: memoryview = memoryview(self.data)  # type: ignore[arg-type]
-        for _ in range(length):
+        for number in range(length):
+            if number == _MOST_STRINGS:
+                raise ValueError(f"a list in it has {length} strings")
             self._check(offset + 8)
             offset += 8 + int.from_bytes(data[offset : offset + 8], "little")
             if offset > _LONGEST_HEADER:
@@ -132,9 +147,11 @@ def _dequantises(dtype: str) -> bool:
 
 
 def _value(field: ReaderField) -> Any:
-    """A metadata value as Python has it; None for lists of strings and the long ones of tokens."""
+    """A metadata value as Python has it; None for lists of strings, the long ones of tokens, and
+    texts longer than any of a model's."""
     if field.types[0] == GGUFValueType.STRING:
-        return bytes(field.parts[-1]).decode()
+        text = field.parts[-1]
+        return bytes(text).decode() if len(text) <= _LONGEST_TEXT else None
     if field.types[0] != GGUFValueType.ARRAY:
         return field.parts[-1][0].item()
     by_layer = field.data and len(field.parts[-1]) <= _MOST_LAYERS
@@ -205,6 +222,7 @@ def _tensors(reader: GGUFReader, file: str) -> dict[str, TensorInfo]:
     if alignment < 1 or alignment & (alignment - 1):
         raise ValueError(f"its general.alignment is {alignment}, which is no power of two")
     tensors = {}
+    check_names((tensor.name for tensor in reader.tensors), file)
     for tensor in reader.tensors:
         shape = tuple(reversed(tensor.shape.tolist()))
         block, n_bytes = GGML_QUANT_SIZES[tensor.tensor_type]

@@ -16,8 +16,11 @@ from typing import IO, Any, cast
 
 from qk_taxonomy.errors import CheckpointError
 
-# A tensor takes some 30: enough for 65,000 of them, and some seconds at most.
-_MOST_STEPS = 1 << 21
+# A tensor takes some 30: enough for 35,000 of them, and some seconds and 100 MB at most.
+_MOST_STEPS = 1 << 20
+
+# torch's magic number has 80 bits. The hash of a long number is worked out anew each time.
+_MOST_BITS = 128
 
 _ORDERED_DICT = "collections OrderedDict"
 _DEFAULT_DICT = "collections defaultdict"
@@ -129,6 +132,8 @@ class _Machine:
 
     def step(self, opcode: str, argument: Any) -> None:
         if opcode in _VALUES or (opcode == "BYTEARRAY8" and self.kind.bytearrays):
+            if type(argument) is int and argument.bit_length() > _MOST_BITS:
+                raise ValueError("a number is longer than any that a model needs")
             self.stack.append(argument)
         elif opcode in _CONSTANTS:
             self.stack.append(_CONSTANTS[opcode])
@@ -216,6 +221,9 @@ class _Machine:
             # Only these: the hash of a tuple a million deep would take the process with it.
             if type(key) not in (str, int, bytes, bool, float, type(None)):
                 raise TypeError("a dict has keys that are no names")
+            # Beyond, numbers of one hash can be had by the thousand, and a dict of them never ends.
+            if type(key) is int and abs(key) >= 1 << 60:
+                raise TypeError("a dict has a key that is no name or number")
             target[key] = value
 
     def set_state(self, state: Any) -> None:

@@ -111,7 +111,7 @@ class _Reader:
         raise self.error(f"holds {what}", place)
 
     def key(self, key: Any, place: Place) -> str | int:
-        if type(key) is str or (type(key) is int and abs(key) < 1 << 63):
+        if type(key) in (str, int):
             return key
         raise self.error("has a dict with a key that is no name or number", place)
 

@@ -37,9 +37,9 @@ _PACKED = {
 
 # Tensors of an attention module that stand for a packed weight, whatever the config says.
 _PACKED_TENSOR = re.compile(
-    r".*att.*\.(qweight|weight_packed|W_q|SCB|weight\.(absmax|quant_map|quant_state\..*))"
+    r"\.(qweight|weight_packed|W_q|SCB|weight\.(absmax|quant_map|quant_state\..*))$"
 )
-_ATTENTION_WEIGHT = re.compile(r".*att.*\.weight")
+_WEIGHT = re.compile(r"\.weight$")
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
 
 # What float8 checkpoints call the factors of a tensor; in all of them they multiply.
@@ -69,7 +69,7 @@ def refuse_quantised(
     ``unquantised``: the model to suggest, where the config names none.
     """
     said = quantisation(config)
-    method = str(said.get("quant_method", "")).lower()
+    method = f"{said.get('quant_method', '')!s:.40}".lower()
     if not method and (said.get("load_in_4bit") or said.get("load_in_8bit")):
         method = "bitsandbytes"
     kind = _PACKED.get(method)
@@ -77,16 +77,21 @@ def refuse_quantised(
     if kind is None:
         for info in tensors:
             integers = bool(said) and info.dtype in _INTEGERS and len(info.shape) == 2
-            if _PACKED_TENSOR.fullmatch(info.name) or (
-                integers and _ATTENTION_WEIGHT.fullmatch(info.name)
-            ):
+            kind_of_name = _PACKED_TENSOR.search(info.name) or (
+                _WEIGHT.search(info.name) if integers else None
+            )
+            if kind_of_name is not None and "att" in info.name[: kind_of_name.start()]:
                 kind = method or "packed integers"
                 evidence = f"{info.name} is stored as {info.dtype}"
                 break
     if kind is None:
         return
     named = config.get("_name_or_path")
-    if isinstance(named, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", named) and named != place:
+    if (
+        isinstance(named, str)
+        and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", named)
+        and named != place
+    ):
         unquantised = named
     advice = (
         f"Survey the unquantised {unquantised}."
@@ -123,9 +128,11 @@ def with_scales(
 
 def _block(shape: Sequence[int], scales: Sequence[int], said: Any) -> tuple[int, ...] | None:
     """Entries of a tensor that share a factor along each axis; None where the shapes do not fit."""
+    if len(scales) > len(shape):
+        return None
     if math.prod(scales) == 1:
         return tuple(max(size, 1) for size in shape)
-    if len(scales) > len(shape) or (len(scales) == 1 and scales[0] != shape[0]):
+    if len(scales) == 1 and scales[0] != shape[0]:
         return None
     blocks = []
     for axis, (size, n) in enumerate(zip(shape, [*scales, *[1] * len(shape)], strict=False)):
@@ -133,7 +140,7 @@ def _block(shape: Sequence[int], scales: Sequence[int], said: Any) -> tuple[int,
         own = said[-behind] if isinstance(said, list) and behind <= len(said) else None
         for block in (own, 1, _USUAL_BLOCK, size // n if n and size % n == 0 else None):
             if isinstance(block, int) and block > 0 and -(-size // block) == n:
-                blocks.append(block)
+                blocks.append(min(block, max(size, 1)))
                 break
         else:
             return None

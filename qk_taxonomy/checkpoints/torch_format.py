@@ -25,12 +25,14 @@ from qk_taxonomy.records import TensorInfo
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 
-# 65,000 tensors; the largest files of real models describe some thousands.
+# 35,000 tensors; the largest files of real models describe some thousands.
 _LONGEST_PICKLE = 16 << 20
 _LONGEST_DESCRIPTION = 32 << 20
 
-# What of a zip is fetched at first: the directory of some hundred records is at its end.
+# What of a zip is fetched at first: the directory of some hundred records is at its end. A record
+# takes some 100 bytes of it, and in memory ten times as many.
 _ZIP_TAIL = 1 << 15
+_LONGEST_DIRECTORY = 4 << 20
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ALIGNMENT = 64
@@ -143,7 +145,8 @@ def read_torch_file(
     beginning = stream.read(512)
     stream.seek(0)
     if beginning.startswith(b"PK\x03\x04"):
-        tensors, offsets = _read_zip(stream, where)
+        directory = RangeFile(read, size, limit=_LONGEST_DIRECTORY, where=where)
+        tensors, offsets = _read_zip(stream, directory, where)
     elif beginning.startswith(b"\x80"):
         tensors, offsets = _read_legacy(stream, where)
     elif beginning[257:262] == b"ustar":
@@ -269,11 +272,13 @@ def _storage(place: Any) -> _Storage:
     raise ValueError("a storage of a kind that is not known")
 
 
-def _read_zip(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[str, int]]:
+def _read_zip(
+    stream: RangeFile, directory: RangeFile, where: str
+) -> tuple[dict[str, _Tensor], dict[str, int]]:
     """The tensors of a zip file, and where the storages they need begin, by key."""
-    stream.fetch(max(0, stream.size - _ZIP_TAIL), stream.size)
+    directory.fetch(max(0, stream.size - _ZIP_TAIL), stream.size)
     try:
-        archive = zipfile.ZipFile(stream)
+        archive = zipfile.ZipFile(directory)
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as err:
         raise CheckpointError(
             f"{where} is damaged or cut short: the directory at its end cannot be read ({err}). "
@@ -286,7 +291,7 @@ def _read_zip(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[s
     if len(pickles) != 1:
         raise CheckpointError(
             f"{where} is a zip file that torch.save did not write: it has {len(pickles)} records "
-            f"data.pkl. Found: {', '.join(list(records)[:8]) or 'nothing'}."
+            f"data.pkl. Found: {', '.join(name[:40] for name in list(records)[:8]) or 'nothing'}."
         )
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in records:
@@ -301,7 +306,8 @@ def _read_zip(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[s
         if name not in records:
             raise CheckpointError(f"{where} is damaged: it lacks the record {name[:120]}.")
         info = records[name]
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+        if not stored or info.flag_bits & 1:
             raise CheckpointError(
                 f"{where} is a compressed zip, of which no part can be read; torch.save writes "
                 "none such. Load it with torch.load(weights_only=True) and save it again."
@@ -331,6 +337,14 @@ def _read_zip(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dict[s
         whole = (storage.offset + storage.n_elements) * storage.itemsize
         needed[storage.key] = max(needed.get(storage.key, 0), whole)
     offsets = {key: begin(f"{folder}data/{key}", n_bytes) for key, n_bytes in needed.items()}
+    end = 0
+    for start, n_bytes, key in sorted((offsets[key], n, key) for key, n in needed.items()):
+        if start < end and n_bytes:
+            raise CheckpointError(
+                f"{where} is damaged: the storage {key[:120]} shares bytes with another. Fetch the "
+                "file again."
+            )
+        end = max(end, start + n_bytes)
     return tensors, offsets
 
 
@@ -376,6 +390,8 @@ def _read_legacy(stream: RangeFile, where: str) -> tuple[dict[str, _Tensor], dic
         for key in keys:
             if type(key) is not str:
                 raise TypeError("a key that is no text")
+            if key in offsets:
+                raise ValueError("a key twice")
             offsets[key] = end + 8  # after its count of elements
             end = offsets[key] + sizes[key]
     except (ValueError, LookupError, TypeError) as err:

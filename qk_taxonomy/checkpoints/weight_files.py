@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from qk_taxonomy.checkpoints.base import Checkpoint, parse_json
+from qk_taxonomy.checkpoints.base import LONGEST_JSON, Checkpoint, parse_json
 from qk_taxonomy.checkpoints.pickling import reading_state
 from qk_taxonomy.checkpoints.quantised import refuse_quantised, with_scales
 from qk_taxonomy.checkpoints.safetensors_format import read_header
+from qk_taxonomy.checkpoints.tensor_names import check_names
 from qk_taxonomy.checkpoints.torch_format import read_torch_file
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
@@ -36,6 +37,10 @@ _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 # Files whose headers are read side by side.
 _CONNECTIONS = 8
+
+# Far above any real model's: the largest have 200 files and 200,000 tensors.
+_MOST_FILES = 4096
+_MOST_TENSORS = 1 << 19
 
 
 class FolderCheckpoint(Checkpoint):
@@ -95,6 +100,11 @@ class FolderCheckpoint(Checkpoint):
                         "to read, or move the others away."
                     )
                 tensors |= part
+                if len(tensors) > _MOST_TENSORS:
+                    raise CheckpointError(
+                        f"The files of {self.place} describe more than {_MOST_TENSORS} tensors, "
+                        "which no model has. Is this the folder of one model?"
+                    )
         if not self.is_adapter:
             refuse_quantised(self.config, tensors.values(), self.place, unquantised)
         self.tensors = with_scales(tensors, self.config)
@@ -111,10 +121,15 @@ class FolderCheckpoint(Checkpoint):
             return tuple(chosen), {}
         where = _shards(self._json(chosen[0]), f"{chosen[0]} of {self.place}")
         files = tuple(sorted(set(where.values())))
+        if len(files) > _MOST_FILES:
+            raise CheckpointError(
+                f"{chosen[0]} of {self.place} names {len(files)} files; no model has more than "
+                f"{_MOST_FILES}. Fetch the index again."
+            )
         absent = sorted(set(files) - set(self.names))
         if absent:
             raise CheckpointError(
-                f"{self.place} lacks {absent[0]}, which {chosen[0]} names"
+                f"{self.place} lacks {absent[0][:120]}, which {chosen[0]} names"
                 + (f", and {len(absent) - 1} more" if len(absent) > 1 else "")
                 + ". Fetch the missing files."
             )
@@ -123,9 +138,17 @@ class FolderCheckpoint(Checkpoint):
     def _tensors_of(self, file: str) -> dict[str, TensorInfo]:
         read = functools.partial(self.read_bytes, file)
         reader = read_header if file.endswith(".safetensors") else read_torch_file
-        return reader(read, file, self.file_size(file), self.place)
+        tensors = reader(read, file, self.file_size(file), self.place)
+        check_names(tensors, f"{file} of {self.place}")
+        return tensors
 
     def _json(self, file: str) -> dict[str, Any]:
+        size = self.file_size(file)
+        if size is not None and size > LONGEST_JSON:
+            raise CheckpointError(
+                f"{file} of {self.place} has {size} bytes; no model's has more than "
+                f"{LONGEST_JSON}. Fetch the file again."
+            )
         return parse_json(self.read_file(file), f"{file} of {self.place}")
 
 
@@ -145,10 +168,14 @@ def _shards(index: Mapping[str, Any], where: str) -> dict[str, str]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{where} has no weight_map.")
-    for file in map(str, weight_map.values()):
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not file:
+            raise CheckpointError(
+                f"{where} gives {name[:120]!r} the file {file!r:.120}; a name is wanted."
+            )
         if "/" in file or "\\" in file or ".." in file:
-            raise CheckpointError(f"{where} names the file {file!r} outside it.")
-    return {name: str(file) for name, file in weight_map.items()}
+            raise CheckpointError(f"{where} names the file {file[:120]!r} outside it.")
+    return weight_map
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy import __version__
-from qk_taxonomy.cache import ordered_safetensors
+from qk_taxonomy.cache import DAMAGE, check_header, ordered_safetensors
 from qk_taxonomy.errors import TaxonomyError
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
     DISTANCES,
+    FORMULAS,
     Circuit,
     Convention,
     Distance,
@@ -117,13 +118,14 @@ def load_taxonomy(path: str | Path) -> SavedTaxonomy:
 
     Raises TaxonomyError where it is missing, damaged, of another format version or another kind.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     path = Path(path)
     advice = "`qk-taxonomy cluster` writes taxonomies, as ESDs/.../NAME.taxonomy.safetensors."
     if not path.is_file():
         raise TaxonomyError(f"There is no taxonomy file {path}. {advice}")
     try:
+        check_header(path)
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             _check_kind(metadata, path, advice)
@@ -131,20 +133,23 @@ def load_taxonomy(path: str | Path) -> SavedTaxonomy:
             return _from_parts({name: file.get_tensor(name) for name in names}, metadata)
     except TaxonomyError:
         raise
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as err:
-        raise TaxonomyError(f"{path} is damaged, or no taxonomy file ({err}). {advice}") from err
+    except DAMAGE as err:
+        raise TaxonomyError(
+            f"{path} is damaged, or no taxonomy file ({str(err)[:200]}). {advice}"
+        ) from err
 
 
 def _check_kind(metadata: Mapping[str, str], path: Path, advice: str) -> None:
     if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "no format")
+        found = metadata.get("format", "no format")[:60]
         raise TaxonomyError(
             f"{path} is not a taxonomy file: wanted format {FORMAT}, found {found}. {advice}"
         )
-    if metadata.get("format_version") != FORMAT_VERSION:
+    version = metadata.get("format_version", "none")
+    if version != FORMAT_VERSION:
         raise TaxonomyError(
-            f"{path} has format version {metadata.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}. Make the taxonomy again with `qk-taxonomy cluster`."
+            f"{path} has format version {version[:60]}, this program reads {FORMAT_VERSION}. Make "
+            "the taxonomy again with `qk-taxonomy cluster`."
         )
 
 
@@ -157,7 +162,7 @@ def _from_parts(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Save
         raise ValueError(f"wanted tensors {', '.join(_TENSORS)}, found {', '.join(tensors)}")
     for key, known in (("circuit", CIRCUITS), ("convention", CONVENTIONS), ("distance", DISTANCES)):
         if metadata[key] not in known:
-            raise ValueError(f"{key} {metadata[key]!r} is none of {', '.join(known)}")
+            raise ValueError(f"{key} {metadata[key]!r:.60} is none of {', '.join(known)}")
     taxonomy = SavedTaxonomy(
         **tensors,
         circuit=metadata["circuit"],  # type: ignore[arg-type]
@@ -168,6 +173,12 @@ def _from_parts(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Save
         models=tuple(Source(**model) for model in json.loads(metadata["models"])),
         tool_version=metadata["tool_version"],
     )
+    for model in taxonomy.models:
+        named = (model.family, model.model_id, model.revision)
+        if not all(isinstance(name, str) for name in named) or model.formula not in FORMULAS:
+            raise ValueError(f"it was made of a model {model!r:.120}")
+    if taxonomy.narrowest < 1:
+        raise ValueError(f"its narrowest head has a d_head of {taxonomy.narrowest}")
     _check_arrays(taxonomy)
     return taxonomy
 
