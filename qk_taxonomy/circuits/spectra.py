@@ -88,7 +88,7 @@ def layer_spectra(pairs: Sequence[FactorPair], *, eigenvalues: bool = True) -> l
 
     Every σ ≥ 1e-6·σ₁ is within 1e-5 relative of a float64 dense SVD; every eigenvalue within 1e-4
     of the head's largest modulus. The numbers of threads change no bit. Works through heads in
-    parts: beside weights and results it takes some 10 MB a thread, and what latent projections
+    parts: beside weights and results it takes some 20 MB a thread, and what latent projections
     take in float64. Raises ShapeError, and SpectrumError where weights are not finite.
     """
     for pair in pairs:
