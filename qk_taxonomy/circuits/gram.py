@@ -24,10 +24,10 @@ from qk_taxonomy.errors import ShapeError
 _PIECE = 1 << 19
 _PIECE_ELSEWHERE = 1 << 26
 
-# Multiplications of a task, below which it is not worth a thread (about a millisecond); and how
-# many tasks a layer of few key-value heads is cut into, each with its key-value head's own products
+# Multiplications of a task, below which it is not worth a thread (some milliseconds); and how many
+# tasks a layer of few key-value heads is cut into, each with its key-value head's own products
 # to form anew.
-_WORTH_A_TASK = 10_000_000
+_WORTH_A_TASK = 60_000_000
 _TASKS = 8
 
 # Left heads of one key-value head that are worked on together, for the sake of memory.

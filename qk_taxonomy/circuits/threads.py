@@ -18,8 +18,6 @@ import torch
 
 from qk_taxonomy.circuits import linalg
 
-_ONE_LAYER_AT_A_TIME = threading.Lock()
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -31,6 +29,30 @@ def _blas() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+class _OneThreadedBlas:
+    """BLAS keeps to one thread while anybody is inside: its number of threads is the process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limit.restore_original_limits()
+
+
+_ONE_THREADED_BLAS = _OneThreadedBlas()
 
 
 @functools.cache
@@ -72,12 +94,11 @@ def in_threads(
         with np.errstate(all="ignore"):
             return function(item)
 
-    items = list(items)
-    if not linalg.on_cpu(device):
+    if device.type != "cpu":
         return [quietly(item) for item in items]
-    # The number of BLAS threads is the whole process's: one layer at a time may set it.
-    with _ONE_LAYER_AT_A_TIME, _blas().limit(limits=1, user_api="blas"):
-        threads = torch.get_num_threads()
-        if min(threads, len(items)) == 1:
+    threads = torch.get_num_threads()
+    with _ONE_THREADED_BLAS:
+        if threads == 1:
             return [quietly(item) for item in items]
+        # Also a single one: a thread of its own keeps torch, as it is called there, to one thread.
         return list(_pool(threads).map(quietly, items))
