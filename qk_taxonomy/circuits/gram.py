@@ -20,14 +20,14 @@ from qk_taxonomy.circuits.factors import Factor, FactorPair
 from qk_taxonomy.circuits.latent import fold_latent
 from qk_taxonomy.errors import ShapeError
 
-# Numbers of a float64 piece: 4 MB of them on a CPU, a core's share of the cache.
-_PIECE = 1 << 19
+# Numbers of a float64 piece: 8 MB of them on a CPU, few enough to stay in its cache.
+_PIECE = 1 << 20
 _PIECE_ELSEWHERE = 1 << 26
 
 # Multiplications of a task, below which it is not worth a thread (some milliseconds); and how many
 # tasks a layer of few key-value heads is cut into, each with its key-value head's own products
 # to form anew.
-_WORTH_A_TASK = 60_000_000
+_WORTH_A_TASK = 200_000_000
 _TASKS = 8
 
 # Left heads of one key-value head that are worked on together, for the sake of memory.
