@@ -59,30 +59,34 @@ def memory_bytes(part: LayerPart) -> int:
     return _plan_memory(part.plan) + block
 
 
-def parts(plan: LayerPlan, circuits: Sequence[Circuit], limit: float) -> list[LayerPart]:
+def parts(
+    plan: LayerPlan, circuits: Sequence[Circuit], limit: float, handy: float = math.inf
+) -> list[LayerPart]:
     """The circuits of a layer in parts that take at most ``limit`` bytes of memory each: the whole
     layer, or one circuit of some of its heads.
 
-    W_O goes in blocks of rows where it is too large, so that it is read once. A layer that cannot
-    be cut (stored by columns, or a single head that is too large) is left whole.
+    ``handy``: bytes of memory beyond which heads are worth going apart, so that some are computed
+    while others are read. W_O goes in blocks of rows where it is too large for the limit, so that
+    it is read once. A layer that cannot be cut (stored by columns, or a single head that is too
+    large) is left whole.
     """
     needed = restrict(plan, circuits)
-    if _plan_memory(needed) <= limit:
+    if _plan_memory(needed) <= min(limit, handy):
         return [LayerPart(needed, tuple(circuits))]
     found = []
     for circuit in circuits:
         own = restrict(plan, [circuit])
         o = None if plan.transposed else own.tensors.get("o")
-        blocks: tuple[TensorInfo, ...] = ()
-        if o is not None and _plan_memory(own) > limit:
-            others = {role: info for role, info in own.tensors.items() if role != "o"}
-            own, limit_left = replace(own, tensors=others), limit * (1 - _BLOCK_SHARE)
-            blocks = _row_blocks(o, limit * _BLOCK_SHARE)
+        fits = _plan_memory(own) <= limit
+        if o is None:
+            found += [LayerPart(p, (circuit,)) for p in _by_heads(own, circuit, min(limit, handy))]
+        elif fits:
+            found.append(LayerPart(own, (circuit,)))
         else:
-            limit_left = limit
-        found += [
-            LayerPart(part, (circuit,), blocks) for part in _by_heads(own, circuit, limit_left)
-        ]
+            others = {role: info for role, info in own.tensors.items() if role != "o"}
+            cut = _by_heads(replace(own, tensors=others), circuit, limit * (1 - _BLOCK_SHARE))
+            blocks = _row_blocks(o, limit * _BLOCK_SHARE)
+            found += [LayerPart(part, (circuit,), blocks) for part in cut]
     return found
 
 

@@ -28,7 +28,7 @@ _PIECE_ELSEWHERE = 1 << 26
 # tasks a layer of few key-value heads is cut into, each with its key-value head's own products
 # to form anew.
 _WORTH_A_TASK = 200_000_000
-_TASKS = 8
+_TASKS = 2
 
 # Left heads of one key-value head that are worked on together, for the sake of memory.
 _MOST_MEMBERS = 8
@@ -70,7 +70,7 @@ def layer_tasks(pair: FactorPair) -> list[Task]:
     e, d = left.d_head, left.d_model
     heads_a_task = max(1, _WORTH_A_TASK // (e * e * (d + 40 * e)))
     if heads_a_task < group:
-        parts = max(math.ceil(_TASKS / n_kv), math.ceil(group / _MOST_MEMBERS))
+        parts = max(_TASKS // n_kv, math.ceil(group / _MOST_MEMBERS))
         step = max(heads_a_task, math.ceil(group / parts))
         kv_step = 1
     else:

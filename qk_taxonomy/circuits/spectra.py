@@ -94,7 +94,9 @@ def layer_spectra(pairs: Sequence[FactorPair], *, eigenvalues: bool = True) -> l
     for pair in pairs:
         pair.check()
     device = pairs[0].left.weights.device
-    narrow = in_threads(narrow_latents, pairs, device)
+    narrow = list(pairs)
+    if any(side.latent is not None for pair in pairs for side in (pair.left, pair.right)):
+        narrow = in_threads(narrow_latents, pairs, device)
     sides = Sides.of_pairs(narrow)
     tasks = layer_tasks(narrow[0])
 
@@ -203,9 +205,10 @@ def _whole(
         mu = [part.eigenvalues for part in parts if part.eigenvalues is not None]
         return CircuitSpectra(values, torch.cat(mu) if mu else None, len(heads))
 
-    done = dict(
-        zip(by_pair, in_threads(joined, by_pair, pairs[0].left.weights.device), strict=True)
-    )
+    # Where there is nothing to recompute, it must not wait for the tasks of other layers.
+    device = pairs[0].left.weights.device
+    whole_pairs = in_threads(joined, by_pair, device) if doubtful else map(joined, by_pair)
+    done = dict(zip(by_pair, whole_pairs, strict=True))
     return [
         done[distinct].scaled(pair.scale) for distinct, pair in zip(sides.of, pairs, strict=True)
     ]

@@ -20,6 +20,10 @@ from qk_taxonomy.survey.layers import joined, survey_part
 # are on their way.
 _PARTS_AT_ONCE = 3
 
+# Bytes of weights that are worth a request of their own, and not much more: the first are computed
+# with when so many have come, and when the last have come, so many are left to be computed with.
+_HANDY = 16 * 1000**2
+
 # Bytes that computing takes beside the weights: pieces of them in float64, and matrices of heads.
 _WORKING = 64 * 1000**2
 
@@ -105,7 +109,7 @@ class Stream:
         """The work of ``plans``, in parts of at most ``part_memory`` bytes of weights."""
         work = []
         for plan in plans:
-            cut = parts(plan, circuits, part_memory)
+            cut = parts(plan, circuits, part_memory, _HANDY)
             layer = _Layer(len(cut))
             work += [_Piece(part, number, layer) for number, part in enumerate(cut)]
         return cls(checkpoint, tuple(work), tuple(conventions), device)
