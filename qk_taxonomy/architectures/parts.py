@@ -79,7 +79,7 @@ def parts(
         o = None if plan.transposed else own.tensors.get("o")
         fits = _plan_memory(own) <= limit
         if o is None:
-            found += [LayerPart(p, (circuit,)) for p in _by_heads(own, circuit, min(limit, handy))]
+            found += [LayerPart(part, (circuit,)) for part in _by_heads(own, circuit, limit, handy)]
         elif fits:
             found.append(LayerPart(own, (circuit,)))
         else:
@@ -108,8 +108,12 @@ def _all_heads(plan: LayerPlan) -> _Heads:
     return _Heads(0, plan.geometry.n_heads, 0, plan.geometry.n_kv_heads)
 
 
-def _by_heads(plan: LayerPlan, circuit: Circuit, limit: float) -> list[LayerPlan]:
-    """Plans of as many heads as fit: whole groups that share a key-value head, or parts of one."""
+def _by_heads(
+    plan: LayerPlan, circuit: Circuit, limit: float, handy: float = math.inf
+) -> list[LayerPlan]:
+    """Plans of as many heads as fit: whole groups that share a key-value head, or where one is
+    beyond the limit, parts of it.
+    """
     g = plan.geometry
     group = g.group_size
 
@@ -117,10 +121,11 @@ def _by_heads(plan: LayerPlan, circuit: Circuit, limit: float) -> list[LayerPlan
         part = _of_heads(plan, heads, [circuit])
         return math.inf if part is None else _plan_memory(part)
 
-    if _plan_memory(plan) <= limit or memory(_Heads(0, 1, 0, 1)) == math.inf:
+    if _plan_memory(plan) <= min(limit, handy) or memory(_Heads(0, 1, 0, 1)) == math.inf:
         return [plan]
-    n_groups = int(limit // memory(_Heads(0, group, 0, 1)))
-    if n_groups:
+    of_a_group = memory(_Heads(0, group, 0, 1))
+    if of_a_group <= limit:
+        n_groups = max(1, int(min(limit, handy) // of_a_group))
         chosen = [
             _Heads(kv * group, last * group, kv, last)
             for kv in range(0, g.n_kv_heads, n_groups)

@@ -16,8 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from qk_taxonomy.circuits import linalg
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
