@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from dask_cluster import DaskCluster, dask_cluster
+from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub, Stall
 
+from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.errors import QKTaxonomyError
+from qk_taxonomy.survey import Silent, survey_model
 from qk_taxonomy.survey.cluster import dask_executor
 
 pytest.importorskip("distributed")
@@ -91,6 +94,28 @@ def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pytest.raises(QKTaxonomyError, match=f"dask worker {cluster.address}"),
     ):
         dask_executor(cluster.address).__enter__()
+
+
+def test_a_cluster_whose_workers_are_gone(
+    hub: LoopbackHub, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("me/tiny", make_folder())
+    monkeypatch.setattr("qk_taxonomy.survey.streaming._LOOK_UP", 0.5)
+    env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())}
+
+    class KillTheWorker(Silent):
+        def start(self, ref: object, layers: int, n_bytes: int) -> None:
+            hub.inject("model.safetensors", *[Stall(20)] * 4)
+            monkeypatch.setattr("qk_taxonomy.survey.cluster._PATIENCE", 2)
+            cluster.kill_worker(0)
+
+    with (
+        dask_cluster(tmp_path, workers=1, environment=env) as cluster,
+        dask_executor(cluster.address) as executor,
+        pytest.raises(QKTaxonomyError, match="No worker of the Dask cluster is left"),
+    ):
+        api = HfApi(endpoint=hub.endpoint)
+        survey_model(model_ref("me/tiny"), api=api, executor=executor, progress=KillTheWorker())
 
 
 def test_a_scheduler_that_dies_leaves_a_clear_error(

@@ -386,3 +386,14 @@ def test_weights_that_two_files_hold_are_refused_unless_an_index_tells(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     for name, info in open_checkpoint(str(folder)).tensors.items():
         assert info.file == index["weight_map"][name]
+
+
+def test_a_config_without_end_is_not_read_to_it(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha = hub.add("org/tiny", {"config.json": b"{" + b" " * 5_000_000})
+    files = RepositoryFiles("org/tiny", sha, hub.endpoint)
+    monkeypatch.setattr("qk_taxonomy.checkpoints.transport.LONGEST_JSON", 100_000)
+    with pytest.raises(CheckpointError, match="org/tiny has more than 100000 bytes"):
+        files.read_whole("config.json")
+    assert hub.bytes_served("config.json") < 4_000_000

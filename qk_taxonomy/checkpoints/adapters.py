@@ -19,7 +19,6 @@ import torch
 
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.fetched import ReadRange
-from qk_taxonomy.checkpoints.pickling import reading_state
 from qk_taxonomy.checkpoints.weight_files import ADAPTER_CONFIG, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LowRankUpdate, TensorInfo
@@ -72,9 +71,6 @@ class AdapterCheckpoint(Checkpoint):
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         return self._owner(file).read_bytes(file, start, end)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return reading_state(self)
 
     def check_readable(self, infos: Iterable[TensorInfo]) -> None:
         for info in infos:

@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -59,6 +59,13 @@ class Checkpoint(ABC):
     source: str
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
+
+    #: What only opening and planning need: it stays behind when a checkpoint goes to a worker.
+    left_behind: ClassVar[frozenset[str]] = frozenset({"config", "tensors"})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What reading needs, which is small; a plan names the tensors to read."""
+        return {name: value for name, value in vars(self).items() if name not in self.left_behind}
 
     @abstractmethod
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:

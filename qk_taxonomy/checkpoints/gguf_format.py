@@ -33,7 +33,6 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint, local_revision, read_range
 from qk_taxonomy.checkpoints.fetched import ReadRange
-from qk_taxonomy.checkpoints.pickling import reading_state
 from qk_taxonomy.checkpoints.tensor_names import check_names
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
@@ -387,7 +386,7 @@ class GgufCheckpoint(Checkpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process may have another working directory.
-        return reading_state(self) | {"folder": self.folder.absolute()}
+        return super().__getstate__() | {"folder": self.folder.absolute()}
 
     def check_readable(self, infos: Iterable[TensorInfo]) -> None:
         """Raise CheckpointError where the installed `gguf` cannot dequantise a tensor's type."""

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from huggingface_hub import HfApi, ModelInfo, constants, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -126,6 +126,8 @@ class HubCheckpoint(FolderCheckpoint):
     Raises CheckpointError where the model does not exist, is gated, or cannot be reached.
     """
 
+    left_behind: ClassVar[frozenset[str]] = FolderCheckpoint.left_behind | {"_sizes"}
+
     def __init__(
         self, repo_id: str, *, revision: str | None = None, api: HfApi | None = None
     ) -> None:
@@ -143,11 +145,6 @@ class HubCheckpoint(FolderCheckpoint):
         self.names = [sibling.rfilename for sibling in siblings]
         self._sizes = {sibling.rfilename: sibling.size for sibling in siblings}
         self._open(unquantised=_base_model(info))
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        del state["_sizes"]
-        return state
 
     def read_file(self, file: str) -> bytes:
         cached = self._cached(file)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.fetched import ReadRange
-from qk_taxonomy.checkpoints.pickling import reading_state
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LayerPlan, TensorInfo
 
@@ -44,9 +42,6 @@ class RandomTwin(Checkpoint):
                     self._constants[info.name] = 1.0 - norm.offset
                 else:
                     self._deviations[info.name] = plan.init_std[role]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return reading_state(self)
 
     @property
     def n_bytes(self) -> int:

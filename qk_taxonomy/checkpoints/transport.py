@@ -17,7 +17,9 @@ from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
+from qk_taxonomy.checkpoints.base import LONGEST_JSON
 from qk_taxonomy.checkpoints.pacing import BrokenAnswerError, Pacer, ask, shared_pacer
+from qk_taxonomy.errors import CheckpointError
 
 #: Seconds that a server may say nothing.
 TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT
@@ -54,8 +56,16 @@ class RepositoryFiles:
         """All of a small file. Raises CheckpointError, and whatever huggingface_hub raises."""
 
         def receive() -> bytes:
+            data = bytearray()
             with self._answer(file, None) as response:
-                return b"".join(response.iter_raw())
+                for chunk in response.iter_raw():
+                    data += chunk
+                    if len(data) > LONGEST_JSON:
+                        raise CheckpointError(
+                            f"{file} of {self.repo_id} has more than {LONGEST_JSON} bytes, which "
+                            "no config or index needs. Is it the right repository?"
+                        )
+            return bytes(data)
 
         return ask(self._pacer, receive, tries=_TRIES)
 

@@ -7,10 +7,9 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 from qk_taxonomy.checkpoints.base import LONGEST_JSON, Checkpoint, parse_json
-from qk_taxonomy.checkpoints.pickling import reading_state
 from qk_taxonomy.checkpoints.quantised import refuse_quantised, with_scales
 from qk_taxonomy.checkpoints.safetensors_format import read_header
 from qk_taxonomy.checkpoints.tensor_names import check_names
@@ -55,8 +54,7 @@ class FolderCheckpoint(Checkpoint):
     weight_files: tuple[str, ...]
     is_adapter: bool
 
-    def __getstate__(self) -> dict[str, Any]:
-        return reading_state(self, "names", "weight_files")
+    left_behind: ClassVar[frozenset[str]] = Checkpoint.left_behind | {"names", "weight_files"}
 
     @abstractmethod
     def read_file(self, file: str) -> bytes:

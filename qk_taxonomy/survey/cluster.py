@@ -8,19 +8,50 @@ some kilobytes each, come back to this process, which writes the files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import Executor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from qk_taxonomy import __version__
 from qk_taxonomy.errors import QKTaxonomyError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 # Seconds to wait for the scheduler to answer, and for a first worker.
 _PATIENCE = 20
 
 
+class ClusterExecutor(Executor):
+    """Submits to a Dask client's executor, and can tell when nobody is left to do the work."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        # Not pure: parts of two models may be described alike.
+        self._executor = client.get_executor(pure=False)
+        self._last_seen = time.monotonic()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def check(self) -> None:
+        """Raises QKTaxonomyError where no worker has been there for a while: Dask would wait for
+        one for ever.
+        """
+        if self._client.scheduler_info()["workers"]:
+            self._last_seen = time.monotonic()
+        elif time.monotonic() - self._last_seen > _PATIENCE:
+            raise QKTaxonomyError(
+                "No worker of the Dask cluster is left, and none came back. What ended them is in "
+                "what they printed; start others with `dask worker ADDRESS`, then give the same "
+                "command again: finished layers are kept."
+            )
+
+
 @contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
+def dask_executor(address: str) -> Iterator[ClusterExecutor]:
     """The executor of the cluster whose scheduler listens at ``address`` (tcp://host:8786).
 
     Raises QKTaxonomyError where distributed is not installed, nobody answers, no worker has joined,
@@ -63,8 +94,7 @@ def dask_executor(address: str) -> Iterator[Executor]:
                 f"The workers at {address} have qk-taxonomy {', '.join(sorted(versions))}, and "
                 f"this is {__version__}: numbers could differ. Install one version everywhere."
             )
-        # Not pure: parts of two models may be described alike.
-        yield client.get_executor(pure=False)
+        yield ClusterExecutor(client)
 
 
 def _version() -> str:

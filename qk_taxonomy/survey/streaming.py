@@ -14,6 +14,7 @@ from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.circuits.threads import start_threads
 from qk_taxonomy.errors import QKTaxonomyError
 from qk_taxonomy.records import Circuit, Convention, LayerPart, LayerPlan, LayerSpectra
+from qk_taxonomy.survey.cluster import ClusterExecutor
 from qk_taxonomy.survey.layers import joined, survey_part
 
 # Parts of a layer that the memory for weights must have room for: while one is computed, others
@@ -26,6 +27,9 @@ _HANDY = 16 * 1000**2
 
 # Bytes that computing takes beside the weights: pieces of them in float64, and matrices of heads.
 _WORKING = 64 * 1000**2
+
+# Seconds without a finished part after which a cluster is asked whether it is still there.
+_LOOK_UP = 5.0
 
 # Seconds that parts under way are waited for when a survey is interrupted.
 _PATIENCE = 10.0
@@ -156,7 +160,10 @@ class Stream:
                     piece = waiting.popleft()
                     arguments = (self.checkpoint, piece.part, self.conventions, self.device)
                     under_way[workers.executor.submit(survey_part, *arguments)] = piece
-                finish(wait(under_way, return_when=FIRST_COMPLETED).done)
+                done = wait(under_way, timeout=_LOOK_UP, return_when=FIRST_COMPLETED).done
+                if not done and isinstance(workers.executor, ClusterExecutor):
+                    workers.executor.check()
+                finish(done)
         except BaseException as err:
             if not isinstance(err, Exception):
                 stopping()
