@@ -109,13 +109,13 @@ def test_a_cluster_whose_workers_are_gone(
             monkeypatch.setattr("qk_taxonomy.survey.cluster._PATIENCE", 2)
             cluster.kill_worker(0)
 
+    ref, api = model_ref("me/tiny"), HfApi(endpoint=hub.endpoint)
     with (
         dask_cluster(tmp_path, workers=1, environment=env) as cluster,
         dask_executor(cluster.address) as executor,
         pytest.raises(QKTaxonomyError, match="No worker of the Dask cluster is left"),
     ):
-        api = HfApi(endpoint=hub.endpoint)
-        survey_model(model_ref("me/tiny"), api=api, executor=executor, progress=KillTheWorker())
+        survey_model(ref, api=api, executor=executor, progress=KillTheWorker())
 
 
 def test_a_scheduler_that_dies_leaves_a_clear_error(
