@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy.records import PREDECESSOR_FORMULA, Circuit, Convention, LayerSpectra, ModelSpectra
+from qk_taxonomy.statistics.moments import STATISTICS, describe
 
 SHAPES = (0.3, 1.0, 8.0)
 
@@ -23,8 +24,8 @@ def layer_of(
 ) -> LayerSpectra:
     """A layer whose heads have the λ (n_heads, d_head)."""
     sigma = np.sort(np.sqrt(lam), axis=-1)[:, ::-1].astype(np.float32)
-    no_mu, no_statistics = np.zeros(sigma.shape, dtype=np.complex64), np.zeros((len(lam), 0))
-    return LayerSpectra(layer, circuit, convention, sigma, no_mu, no_statistics, stack=stack)
+    no_mu = np.zeros(sigma.shape, dtype=np.complex64)
+    return LayerSpectra(layer, circuit, convention, sigma, no_mu, describe(lam), stack=stack)
 
 
 def planted_layers(
@@ -81,7 +82,7 @@ def model_of(
         "architecture": "llama",
         "weights_dtype": "F32",
         "source": "drawn",
-        "statistics": "",
+        "statistics": ",".join(STATISTICS),
         "tool_version": "0",
         "stacks": json.dumps(stacks),
         "provenance": json.dumps({"formula": PREDECESSOR_FORMULA if imported else "exact"}),

@@ -231,13 +231,12 @@ def _layers(file: Any, metadata: Mapping[str, str], path: Path) -> tuple[LayerSp
         groups.setdefault(group, {})[match["part"]] = file.get_tensor(key)  # type: ignore[arg-type]
     layers = []
     for (stack, layer, circuit, convention), parts in sorted(groups.items()):
+        place = f"{stacks[stack]} layer {layer} {circuit} {convention}".strip()
         if len(parts) != 3:
-            raise SpectraFileError(
-                f"{path}, {stacks[stack]} layer {layer} {circuit} {convention}: incomplete."
-            )
+            raise SpectraFileError(f"{path}, {place}: incomplete.")
         wanted = table[stacks[stack]]["n_heads"], n_statistics
         if problem := _contradiction(*wanted, **parts):
-            raise ValueError(f"{stacks[stack]} layer {layer} {circuit} {convention}: {problem}")
+            raise ValueError(f"{place}: {problem}")
         layers.append(
             LayerSpectra(
                 layer=layer,
