@@ -40,9 +40,13 @@ class DaskCluster:
 
 @contextmanager
 def dask_cluster(
-    folder: Path, *, workers: int = 2, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    workers: int = 2,
+    threads: int = 1,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[DaskCluster]:
-    """A scheduler and workers of one process and one thread each; logs go to ``folder``.
+    """A scheduler and workers of one process each, with so many threads; logs go to ``folder``.
 
     All have joined when the block begins, and have ended, with their children, when it is left.
     """
@@ -71,7 +75,7 @@ def dask_cluster(
         _wait(lambda: _address(contact) is not None, started, logs)
         address = _address(contact)
         assert address is not None
-        one = ("--nworkers", "1", "--nthreads", "1", "--local-directory", str(folder))
+        one = ("--nworkers", "1", "--nthreads", str(threads), "--local-directory", str(folder))
         joined = tuple(start("worker", address, *one) for _ in range(workers))
         registered = "Registered to:"
         _wait(lambda: all(registered in log.read_text() for log in logs[1:]), started, logs)

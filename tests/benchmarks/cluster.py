@@ -3,7 +3,7 @@
     python tests/benchmarks/cluster.py
 
 Workers are started as a user starts them (``dask scheduler``, ``dask worker``), share one link to
-the hub, and have one thread each. Times are from the first task to the last, without starting the
+the hub, and have four threads each, of which one computes while others fetch. Times are from the first task to the last, without starting the
 cluster.
 """
 
@@ -31,6 +31,7 @@ from qk_taxonomy.survey.cluster import dask_executor
 
 MODEL = "llama-1b"
 ROUNDS = 3
+THREADS = 4
 LATENCY = 0.02
 LINKS = {"1 Gb/s": GIGABIT, "200 Mb/s": GIGABIT / 5}
 ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -42,7 +43,9 @@ def seconds(folder: Path, hub: HubProcess, workers: int) -> list[float]:
     with tempfile.TemporaryDirectory() as logs:
         environment = {**ONE_CORE, "HF_ENDPOINT": hub.endpoint, "HF_HOME": logs}
         with (
-            dask_cluster(Path(logs), workers=workers, environment=environment) as cluster,
+            dask_cluster(
+                Path(logs), workers=workers, threads=THREADS, environment=environment
+            ) as cluster,
             dask_executor(cluster.address) as executor,
         ):
             # The first survey imports everything in the workers, and is not kept.
