@@ -56,7 +56,7 @@ def print_results(results: Sequence[ModelResult]) -> None:
             str(result.heads) if known else "",
             size(result.bytes_read) if result.bytes_total else "",
             size(result.bytes_total) if result.bytes_total else "",
-            size(result.bytes_total - result.bytes_read) if result.bytes_total else "",
+            _saved(result.bytes_read, result.bytes_total),
             duration(result.seconds) if result.seconds is not None else "",
             result.path or "",
         )
@@ -72,7 +72,7 @@ def print_results(results: Sequence[ModelResult]) -> None:
             str(sum(result.heads for result in planned)),
             size(read),
             size(total),
-            size(total - read),
+            _saved(read, total),
             duration(sum(times)) if len(times) == len(planned) else "",
         )
     console().print(table)
@@ -98,6 +98,11 @@ def print_results(results: Sequence[ModelResult]) -> None:
     for result in results:
         if result.exception is not None and click.get_current_context().meta.get("debug"):
             click.echo("".join(traceback.format_exception(result.exception)), err=True)
+
+
+def _saved(read: int, total: int) -> str:
+    """What need not be read; nothing for a model of which some is read twice, to save memory."""
+    return size(total - read) if total > read else ""
 
 
 @click.command(epilog="Example: qk-taxonomy download --family pythia --dry-run")

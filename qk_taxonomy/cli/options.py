@@ -142,7 +142,8 @@ def survey_options(command: Command) -> Command:
             type=click.IntRange(1, 64),
             default=DEFAULT_JOBS,
             show_default=True,
-            help="Layers read side by side at most; fewer while the hub asks for it.",
+            help="Layers, or parts of large ones, read side by side at most; fewer while the hub "
+            "asks for it.",
         ),
         click.option(
             "--memory",
@@ -150,12 +151,13 @@ def survey_options(command: Command) -> Command:
             default=size(DEFAULT_MEMORY),
             show_default=True,
             metavar="SIZE",
-            help="What weights and products may take at once: larger layers are cut by heads.",
+            help="About what weights and products take together; larger layers are cut by heads.",
         ),
         click.option(
             "--dask",
             metavar="ADDRESS",
-            help="Survey on the workers of this Dask scheduler (tcp://host:8786) instead of here.",
+            help="Survey on the workers of this Dask scheduler (tcp://host:8786) instead of here, "
+            "with --memory for each of their threads.",
         ),
         click.option("--force", is_flag=True, help="Compute what is there already again."),
         catalog_option,

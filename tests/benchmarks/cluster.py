@@ -1,10 +1,10 @@
-"""How many Dask workers help: a survey by one worker and by two, each kept to one core.
+"""How many Dask workers help: a survey by one worker and by two, on one machine.
 
     python tests/benchmarks/cluster.py
 
-Workers are started as a user starts them (``dask scheduler``, ``dask worker``), share one link to
-the hub, and have four threads each, of which one computes while others fetch. Times are from the first task to the last, without starting the
-cluster.
+Workers are started as a user starts them (``dask scheduler``, ``dask worker``) and share one link to
+the hub. One of a single thread fetches and computes in turn; of four threads, one computes while
+others fetch. Times are from the first task to the last, without starting the cluster.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ from qk_taxonomy.survey.cluster import dask_executor
 
 MODEL = "llama-1b"
 ROUNDS = 3
-THREADS = 4
 LATENCY = 0.02
+#: Workers, and threads of each.
+CLUSTERS = ((1, 1), (2, 1), (1, 4), (2, 4))
+
 LINKS = {"1 Gb/s": GIGABIT, "200 Mb/s": GIGABIT / 5}
 ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def seconds(folder: Path, hub: HubProcess, workers: int) -> list[float]:
+def seconds(folder: Path, hub: HubProcess, workers: int, threads: int) -> list[float]:
     """Times of surveys by so many workers, on each link in turn."""
     times: dict[str, list[float]] = {name: [] for name in LINKS}
     with tempfile.TemporaryDirectory() as logs:
         environment = {**ONE_CORE, "HF_ENDPOINT": hub.endpoint, "HF_HOME": logs}
         with (
             dask_cluster(
-                Path(logs), workers=workers, threads=THREADS, environment=environment
+                Path(logs), workers=workers, threads=threads, environment=environment
             ) as cluster,
             dask_executor(cluster.address) as executor,
         ):
@@ -72,13 +74,16 @@ def main() -> None:
         moved = tensor_bytes(path)
         os.environ["HF_HOME"] = str(folder / "home")
         with HubProcess(folder / "hub") as hub:
-            one, two = (seconds(folder, hub, workers) for workers in (1, 2))
+            times = {cluster: seconds(folder, hub, *cluster) for cluster in CLUSTERS}
         print(f"{os.cpu_count()} cores, torch {torch.__version__}; {MODEL}, {moved / 1e6:.0f} MB")
-        print("| link | 1 worker | 2 workers | ratio | link used by two |")
-        print("|---|---|---|---|---|")
-        for (link, bytes_per_second), a, b in zip(LINKS.items(), one, two, strict=True):
-            used = moved / b / bytes_per_second
-            print(f"| {link} | {a:.2f} s | {b:.2f} s | {a / b:.2f}× | {used:.0%} |")
+        print("| link |", " | ".join(f"{n} × {threads} threads" for n, threads in CLUSTERS), "|")
+        print("|---" * (1 + len(CLUSTERS)) + "|")
+        for i, (link, bytes_per_second) in enumerate(LINKS.items()):
+            cells = [
+                f"{found[i]:.1f} s, {moved / found[i] / bytes_per_second:.0%} of the link"
+                for found in times.values()
+            ]
+            print(f"| {link} |", " | ".join(cells), "|")
 
 
 if __name__ == "__main__":
