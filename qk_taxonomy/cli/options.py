@@ -191,11 +191,11 @@ def counted(n: int, noun: str) -> str:
 
 def size(n_bytes: float) -> str:
     """A number of bytes: 7.1 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 999.5:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
+    return f"{n_bytes:.3g} PB"
 
 
 def duration(seconds: float) -> str:

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/cluster.py
 
-Workers are started as a user starts them (``dask scheduler``, ``dask worker``) and share one link to
-the hub. One of a single thread fetches and computes in turn; of four threads, one computes while
-others fetch. Times are from the first task to the last, without starting the cluster.
+Workers are started as a user starts them (``dask scheduler``, ``dask worker``) and share one link
+to the hub. One of a single thread fetches and computes in turn; of four threads, one computes
+while others fetch. Times are from the first task to the last, without starting the cluster.
 """
 
 from __future__ import annotations
