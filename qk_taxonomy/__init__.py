@@ -13,6 +13,7 @@ __version__ = version("qk-taxonomy")
 
 _HOMES = {
     "generate_family_spectra": "survey",
+    "dask_executor": "survey.cluster",
     "generate_cluster_figures": "outputs.classes",
     "generate_joint_taxonomy": "outputs.joint",
     "generate_assignments": "outputs.assigned",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from qk_taxonomy.statistics.nulls import untrained_edges as untrained_edges
     from qk_taxonomy.statistics.nulls import untrained_spectra as untrained_spectra
     from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
+    from qk_taxonomy.survey.cluster import dask_executor as dask_executor
     from qk_taxonomy.tables import head_table as head_table
     from qk_taxonomy.taxonomy import assign_heads as assign_heads
     from qk_taxonomy.taxonomy import choose_n_clusters as choose_n_clusters

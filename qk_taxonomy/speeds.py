@@ -1,4 +1,6 @@
-"""How fast surveys went, kept in the user's cache, to tell how long the next one will take."""
+"""How fast surveys of hubs' models went on this machine, kept in the user's cache folder, to tell
+how long the next one will take.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,6 @@ def _file() -> Path:
     return platformdirs.user_cache_path("qk-taxonomy") / "speeds.json"
 
 
-def _key(source: str) -> str:
-    """Hubs are as fast as their links; folders and packages as this machine."""
-    return source if source.startswith("hub ") else "local"
-
-
 def _speeds() -> dict[str, float]:
     try:
         kept = json.loads(_file().read_text(encoding="utf-8"))
@@ -31,10 +28,12 @@ def _speeds() -> dict[str, float]:
 
 
 def remember_speed(source: str, n_bytes: int, seconds: float) -> None:
-    """Remember how long a survey of a ``Checkpoint.source`` took, computing included."""
+    """Remember how long this process took to fetch and survey so many bytes of a hub, which is a
+    ``Checkpoint.source``.
+    """
     if n_bytes < _WORTH_REMEMBERING or seconds <= 0:
         return
-    speeds = _speeds() | {_key(source): n_bytes / seconds}
+    speeds = _speeds() | {source: n_bytes / seconds}
     file = _file()
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # only a convenience
@@ -44,8 +43,8 @@ def remember_speed(source: str, n_bytes: int, seconds: float) -> None:
 
 
 def expected_seconds(source: str, n_bytes: int) -> float | None:
-    """Seconds that a survey of so many bytes should take, at the speed measured last; None where
-    none was measured.
+    """Seconds that a survey should take whose bytes all come over the network to this process, at
+    the speed measured last; None where none was measured.
     """
-    speed = _speeds().get(_key(source))
+    speed = _speeds().get(source)
     return None if speed is None else n_bytes / speed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from qk_taxonomy.cache import (
     UnfinishedSpectra,
     cache_state,
     find_spectra,
+    ordered_safetensors,
     spectra_path,
     write_spectra,
 )
@@ -179,7 +181,9 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full_disk)
-    with pytest.raises(SpectraFileError, match="No space left"):
+    with pytest.raises(
+        SpectraFileError, match=r"No space left.*Free some space .*same command again"
+    ):
         write_spectra(surveyed, spectra)
     assert surveyed.read_bytes() == before
     assert [path.name for path in surveyed.parent.iterdir()] == ["tiny.safetensors"]
@@ -209,10 +213,81 @@ def test_unfinished_layers_are_found_again_unless_they_are_of_another_survey(
     assert found.recomputed_heads["qk.raw"] == 2
     next(found.folder.iterdir()).write_bytes(b"cut")
     assert not UnfinishedSpectra(path, identity).layers
-    found.add(first)
-    assert not UnfinishedSpectra(path, {**identity, "revision": "another"}).layers
     assert not list(found.folder.iterdir())
+    found.add(first)
+    mirrored = UnfinishedSpectra(path, {**identity, "source": "hub https://mirror.example"})
+    assert list(mirrored.layers) == [("", 0)]
+    another = UnfinishedSpectra(path, {**identity, "revision": "another"})
+    assert not another.layers
+    another.add([s for s in spectra.layers if s.layer == 1])
+    assert list(UnfinishedSpectra(path, identity).layers) == [("", 0)]
     assert find_spectra(".") == [surveyed]
+    found.add([s for s in spectra.layers if s.layer == 1])
+    found.finish(spectra.metadata)
+    assert sorted(surveyed.parent.iterdir()) == [path, surveyed]
+    assert path.read_bytes() == surveyed.read_bytes()
+
+
+def test_a_layer_that_a_power_cut_took_in_part_is_dropped(surveyed: Path) -> None:
+    spectra = load_spectra(surveyed)
+    layers = [s for s in spectra.layers if s.layer == 0]
+    path = Path("data/tiny/again.safetensors")
+    UnfinishedSpectra(path, spectra.metadata).add(layers)
+    unfinished = UnfinishedSpectra(path, spectra.metadata)
+    assert list(unfinished.layers) == [("", 0)]
+    (file,) = unfinished.folder.iterdir()
+    whole = file.read_bytes()
+    data = 8 + int.from_bytes(whole[:8], "little")
+    file.write_bytes(whole[:data] + bytes(len(whole) - data))
+    assert not load_spectra(file).layers[0].singular_values.any()  # sound but for the checksum
+    assert not UnfinishedSpectra(path, spectra.metadata).layers
+    assert not file.exists()
+
+
+def test_files_are_those_of_the_library_but_for_the_order_of_metadata() -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: np.asarray(rng.integers(9, size=shape), dtype)
+        for name, shape, dtype in (
+            *(("b", (3, 1), np.float32), ("a", (2,), np.int64), ("z", (2, 2), np.float64)),
+            *(("é", (5,), np.float32), ("y", (0, 4), np.float64), ("c", (), np.float64)),
+        )
+    }
+    ours = b"".join(ordered_safetensors(tensors, {"only": 'a "quoted" é'}))
+    assert ours == save(tensors, {"only": 'a "quoted" é'})
+    many = {str(i): "x" for i in range(20)}
+    again = b"".join(ordered_safetensors(tensors, many))
+    header = json.loads(again[8 : 8 + int.from_bytes(again[:8], "little")])
+    assert list(header["__metadata__"]) == sorted(many)
+
+
+def test_writing_a_file_takes_little_memory_beside_its_layers(surveyed: Path) -> None:
+    one = load_spectra(surveyed)
+    n_layers, n_heads, d_head = 24, 32, 64
+    numbers = {"n_layers": n_layers, "n_heads": n_heads, "d_head": d_head}
+    stack = numbers | {"n_kv_heads": 8, "d_model": 2048}
+    metadata = {**one.metadata, "stacks": json.dumps({"": stack})}
+    layer = dataclasses.replace(
+        one.layers[0],
+        singular_values=np.ones((n_heads, d_head)),
+        eigenvalues=np.full((n_heads, d_head), 1 + 2j),
+        statistics=np.ones((n_heads, len(STATISTICS))),
+    )
+    path = Path("data/tiny/large.safetensors")
+    tracemalloc.start()
+    try:
+        unfinished = UnfinishedSpectra(path, metadata)
+        for number in range(n_layers):
+            unfinished.add([dataclasses.replace(layer, layer=number)])
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        unfinished.finish(metadata)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    size = path.stat().st_size
+    assert held < 1.3 * size
+    assert peak - held < 0.5 * size
 
 
 def test_a_familys_folder_is_found_by_its_own_name_or_an_alias(surveyed: Path) -> None:

@@ -136,7 +136,7 @@ class TestResuming:
             ".tiny~random-0.unfinished",
             ".tiny~random-1.unfinished",
         ]
-        kept = [{int(file.stem) for file in part.iterdir()} for part in unfinished]
+        kept = [{int(file.stem) for file in part.glob("*/*")} for part in unfinished]
         assert all(layers >= {0, 1} for layers in kept)
         stop, drawn[:] = False, []
         survey_control(folder, None)

@@ -346,7 +346,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 def kept() -> set[int]:
     """The numbers of the finished layers of a run that stopped."""
-    return {int(path.stem) for path in UNFINISHED.glob("0*.safetensors")}
+    return {int(path.stem) for path in UNFINISHED.glob("*/*.safetensors")}
 
 
 def run_again(hub: LoopbackHub, folder: Path) -> None:

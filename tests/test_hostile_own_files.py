@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from qk_taxonomy.cache import UnfinishedSpectra, load_spectra
+from qk_taxonomy.cache import UnfinishedSpectra, checksum, load_spectra
 from qk_taxonomy.checkpoints.numpy_pickle import read_arrays
 from qk_taxonomy.errors import CheckpointError, SpectraFileError, TaxonomyError
 from qk_taxonomy.taxonomy.saved import load_taxonomy
@@ -100,27 +100,32 @@ class TestOwnFiles:
     @pytest.mark.parametrize(
         "metadata",
         [
-            {},
             {"recomputed_heads": "["},
             {"recomputed_heads": "[]"},
             {"recomputed_heads": '{"qk.raw": "many"}'},
             {"recomputed_heads": '{"qk.raw": Infinity}'},
+            {"checksum": "0"},
+            {"checksum": ""},
         ],
     )
-    def test_an_unfinished_layer(self, tmp_path: Path, metadata: dict[str, str]) -> None:
-        folder = tmp_path / ".x.unfinished"
-        folder.mkdir()
-        (folder / "00000.safetensors").write_bytes(spectra(**metadata))
-        unfinished = UnfinishedSpectra(tmp_path / "x.safetensors", {"model_id": "x"})
-        assert not unfinished.layers
-        assert not list(folder.iterdir())
+    def test_an_unfinished_layer(self, metadata: dict[str, str]) -> None:
+        self.path.write_bytes(spectra())
+        unfinished = UnfinishedSpectra(self.path, METADATA)
+        unfinished.add(load_spectra(self.path).layers)
+        assert UnfinishedSpectra(self.path, METADATA).layers
+        (file,) = unfinished.folder.iterdir()
+        said = load_spectra(file).metadata
+        file.write_bytes(spectra(**{**said, **metadata}))
+        assert not UnfinishedSpectra(self.path, METADATA).layers
+        assert not file.exists()
 
-    def test_an_unfinished_file_without_layers(self, tmp_path: Path) -> None:
-        folder = tmp_path / ".x.unfinished"
-        folder.mkdir()
-        content = save({}, METADATA | {"recomputed_heads": "{}"})
+    def test_an_unfinished_file_without_layers(self) -> None:
+        folder = UnfinishedSpectra(self.path, METADATA).folder
+        folder.mkdir(parents=True)
+        content = save({}, METADATA | {"recomputed_heads": "{}", "checksum": checksum([])})
         (folder / "00000.safetensors").write_bytes(content)
-        assert not UnfinishedSpectra(tmp_path / "x.safetensors", {"model_id": "x"}).layers
+        assert not UnfinishedSpectra(self.path, METADATA).layers
+        assert not list(folder.iterdir())
 
     @pytest.mark.parametrize(
         ("metadata", "tensors", "message"),

@@ -6,17 +6,19 @@ its final name a file is whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from qk_taxonomy.catalog import find_family
 from qk_taxonomy.errors import CatalogError, SpectraFileError
@@ -48,6 +50,9 @@ _LONGEST_HEADER = 16 << 20
 
 # Far above any model's number of layers, heads or dimensions.
 _LARGEST_COUNT = 10_000_000
+
+# Dtypes of this program's files and their names in safetensors, from low to high in its order.
+_DTYPES = {"<f4": "F32", "<f8": "F64", "<i8": "I64"}
 
 _REQUIRED_METADATA = (
     *("format", "format_version", "model_id", "family", "revision", "architecture"),
@@ -88,33 +93,72 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def as_stored(layer: LayerSpectra) -> LayerSpectra:
+    """Spectra in the precision that files keep: float32, and complex64 for eigenvalues."""
+    return replace(
+        layer,
+        singular_values=np.ascontiguousarray(layer.singular_values, np.float32),
+        eigenvalues=np.ascontiguousarray(layer.eigenvalues, np.complex64),
+        statistics=np.ascontiguousarray(layer.statistics, np.float32),
+    )
+
+
 def _tensors(layers: Iterable[LayerSpectra]) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of a file, by key: views of arrays that are as they are stored already."""
     tensors = {}
     for layer in layers:
         stack = f"{layer.stack}." if layer.stack else ""
         key = f"{stack}layers.{layer.layer}.{layer.circuit}.{layer.convention}"
-        mu = np.stack([layer.eigenvalues.real, layer.eigenvalues.imag], axis=-1)
-        parts = {
-            "singular_values": layer.singular_values,
-            "statistics": layer.statistics,
-            "eigenvalues": mu,
-        }
-        for part, array in parts.items():
-            tensors[f"{key}.{part}"] = np.ascontiguousarray(array, dtype=np.float32)
+        stored = as_stored(layer)
+        mu = stored.eigenvalues
+        tensors[f"{key}.singular_values"] = stored.singular_values
+        tensors[f"{key}.statistics"] = stored.statistics
+        tensors[f"{key}.eigenvalues"] = mu.view(np.float32).reshape(*mu.shape, 2)
     return tensors
+
+
+def checksum(layers: Iterable[LayerSpectra]) -> str:
+    """A hash of the numbers of layers, as files keep them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, array in sorted(_tensors(layers).items()):
+        digest.update(key.encode())
+        digest.update(_bytes_of(array))
+    return digest.hexdigest()
 
 
 def ordered_safetensors(
     tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
-) -> bytes:
-    """A safetensors file with its metadata in order: the library writes it in a random one."""
-    file = save(dict(tensors), metadata=dict(metadata))
-    end = 8 + int.from_bytes(file[:8], "little")
-    header = json.loads(file[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, piece by piece, for contiguous arrays.
+
+    Written here since the library writes metadata in a random order, and holds two copies of all
+    tensors; tensors are in its order: by dtype, those of eight bytes first, then by name.
+    """
+    names = sorted(tensors, key=lambda name: (-_rank(tensors[name]), name))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in names:
+        array, start = tensors[name], end
+        end += array.nbytes
+        header[name] = {
+            "dtype": _DTYPES[array.dtype.str],
+            "shape": array.shape,
+            "data_offsets": (start, end),
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # data begins at a multiple of eight bytes
-    return len(text).to_bytes(8, "little") + text + file[end:]
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        yield _bytes_of(tensors[name])
+
+
+def _rank(array: np.ndarray[Any, Any]) -> int:
+    return list(_DTYPES).index(array.dtype.str)
+
+
+def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
+    """The bytes of a contiguous array, not copied."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def write_spectra(path: Path, spectra: ModelSpectra, *, durable: bool = True) -> None:
@@ -128,20 +172,33 @@ def write_spectra(path: Path, spectra: ModelSpectra, *, durable: bool = True) ->
     tensors = _tensors(spectra.layers)
     try:
         with beside.open("wb") as stream:
-            stream.write(ordered_safetensors(tensors, spectra.metadata))
+            for piece in ordered_safetensors(tensors, spectra.metadata):
+                stream.write(piece)
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
-        written = _tensors(load_spectra(beside).layers)
-        if written.keys() != tensors.keys() or not all(
-            np.array_equal(written[key], tensors[key], equal_nan=True) for key in tensors
-        ):
+        if _keys_alike(beside, tensors) != tensors.keys():
             raise SpectraFileError(f"{path} was not written as it should be; is the disk sound?")
         beside.replace(path)
     except (OSError, SafetensorError) as err:
-        raise SpectraFileError(f"{path} cannot be written: {err}.") from err
+        raise SpectraFileError(
+            f"{path} cannot be written: {err}. Free some space on its disk, or mend what else "
+            "keeps it from being written, then give the same command again: finished layers are "
+            "kept."
+        ) from err
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _keys_alike(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]]) -> set[str]:
+    """Keys under which a spectra file has what ``tensors`` have, read one layer at a time."""
+    with _opened(path) as (_, layers):
+        return {
+            key
+            for layer in layers
+            for key, array in _tensors([layer]).items()
+            if key in tensors and np.array_equal(array, tensors[key], equal_nan=True)
+        }
 
 
 def check_header(path: Path) -> None:
@@ -160,7 +217,13 @@ def load_spectra(path: str | Path) -> ModelSpectra:
     (n_heads, d_head) complex64; statistics (n_heads, n_statistics) float32, in the order of the
     metadata's ``statistics``.
     """
-    path = Path(path)
+    with _opened(Path(path)) as (metadata, layers):
+        return ModelSpectra(metadata, tuple(layers))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, str], Iterator[LayerSpectra]]]:
+    """The metadata of a spectra file, and its layers as they are read. Raises SpectraFileError."""
     if not path.is_file():
         raise SpectraFileError(f"There is no spectra file {path}. `qk-taxonomy download` makes it.")
     try:
@@ -180,9 +243,8 @@ def load_spectra(path: str | Path) -> ModelSpectra:
                     f"{path} has format version {metadata['format_version'][:60]}, this program "
                     f"reads {FORMAT_VERSION}. Make it again with `qk-taxonomy download --force`."
                 )
-            spectra = ModelSpectra(metadata, _layers(file, metadata, path))
-            _ = spectra.formula  # reads the provenance, which is damaged where it cannot be
-            return spectra
+            _ = ModelSpectra(metadata, ()).formula  # reads the provenance, which may be damaged
+            yield metadata, _layers(file, metadata, path)
     except DAMAGE as err:
         if _SUFFIX not in path.suffixes:
             raise SpectraFileError(
@@ -214,12 +276,12 @@ def stack_table(metadata: Mapping[str, str]) -> dict[str, dict[str, int]]:
     return tables
 
 
-def _layers(file: Any, metadata: Mapping[str, str], path: Path) -> tuple[LayerSpectra, ...]:
+def _layers(file: Any, metadata: Mapping[str, str], path: Path) -> Iterator[LayerSpectra]:
     """The layers of a file, stack by stack, each in order of number, circuit and convention."""
     table = stack_table(metadata)
     stacks = list(table)
     n_statistics = len(metadata["statistics"].split(","))
-    groups: dict[tuple[int, int, Circuit, Convention], dict[str, Any]] = {}
+    groups: dict[tuple[int, int, Circuit, Convention], dict[str, str]] = {}
     for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
         match = _KEY.fullmatch(key)
         if match is None:
@@ -228,27 +290,24 @@ def _layers(file: Any, metadata: Mapping[str, str], path: Path) -> tuple[LayerSp
             raise SpectraFileError(f"{path} holds an unknown stack {str(match['stack'])[:60]}.")
         stack = stacks.index(match["stack"] or "")
         group = (stack, int(match["layer"]), match["circuit"], match["convention"])
-        groups.setdefault(group, {})[match["part"]] = file.get_tensor(key)  # type: ignore[arg-type]
-    layers = []
-    for (stack, layer, circuit, convention), parts in sorted(groups.items()):
+        groups.setdefault(group, {})[match["part"]] = key  # type: ignore[arg-type]
+    for (stack, layer, circuit, convention), keys in sorted(groups.items()):
         place = f"{stacks[stack]} layer {layer} {circuit} {convention}".strip()
-        if len(parts) != 3:
+        if len(keys) != 3:
             raise SpectraFileError(f"{path}, {place}: incomplete.")
+        parts = {part: file.get_tensor(key) for part, key in keys.items()}
         wanted = table[stacks[stack]]["n_heads"], n_statistics
         if problem := _contradiction(*wanted, **parts):
             raise ValueError(f"{place}: {problem}")
-        layers.append(
-            LayerSpectra(
-                layer=layer,
-                circuit=circuit,
-                convention=convention,
-                singular_values=parts["singular_values"],
-                eigenvalues=parts["eigenvalues"].view(np.complex64)[..., 0],
-                statistics=parts["statistics"],
-                stack=stacks[stack],
-            )
+        yield LayerSpectra(
+            layer=layer,
+            circuit=circuit,
+            convention=convention,
+            singular_values=parts["singular_values"],
+            eigenvalues=parts["eigenvalues"].view(np.complex64)[..., 0],
+            statistics=parts["statistics"],
+            stack=stacks[stack],
         )
-    return tuple(layers)
 
 
 def _contradiction(

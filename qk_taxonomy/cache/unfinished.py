@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from qk_taxonomy.cache.files import DAMAGE, load_spectra, write_spectra
+from qk_taxonomy.cache.files import (
+    DAMAGE,
+    as_stored,
+    checksum,
+    load_spectra,
+    write_spectra,
+)
 from qk_taxonomy.errors import BusyFileError, SpectraFileError
 from qk_taxonomy.records import LayerSpectra, ModelSpectra
 
@@ -34,7 +41,10 @@ def exclusive(path: Path) -> Iterator[None]:
             "choose another folder with --output-root."
         ) from err
     except OSError as err:
-        raise SpectraFileError(f"{file} cannot be locked: {err.strerror}.") from err
+        raise SpectraFileError(
+            f"{file} cannot be locked: {err.strerror}. Choose another folder with --output-root, "
+            "on a disk that has room and can lock files."
+        ) from err
     try:
         yield
     finally:
@@ -46,14 +56,17 @@ def exclusive(path: Path) -> Iterator[None]:
 class UnfinishedSpectra:
     """The finished layers of a model whose file is not whole yet, one small file a layer.
 
-    ``identity`` is what the layers must agree in to go into one file: layers of another commit or
-    with other circuits are dropped.
+    Layers go into one file where they agree in ``metadata``, but for its ``source``: the same bytes
+    may come from a mirror. Those that differ, of another commit or with other circuits, lie in
+    another folder, and are dropped when a file of that path is whole. Arrays are held as files keep
+    them, float32 and complex64.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
         self.path = path
-        self.folder = path.with_name(f".{path.stem}.unfinished")
-        self.identity = dict(identity)
+        self._all = path.with_name(f".{path.stem}.unfinished")
+        self.folder = self._all / _identity(metadata)
+        self.metadata = dict(metadata)
         self.layers: dict[tuple[str, int], list[LayerSpectra]] = {}
         self._recomputed: dict[tuple[str, int], dict[str, int]] = {}
         for file in sorted(self.folder.glob("*.safetensors")):
@@ -65,10 +78,9 @@ class UnfinishedSpectra:
             recomputed = json.loads(spectra.metadata["recomputed_heads"])
             counts = {str(key): int(count) for key, count in recomputed.items()}
             (place,) = {layer.place for layer in spectra.layers}
+            if spectra.metadata["checksum"] != checksum(spectra.layers):
+                raise ValueError("the disk did not keep all of it")
         except (SpectraFileError, *DAMAGE):
-            file.unlink(missing_ok=True)
-            return
-        if any(spectra.metadata.get(key) != value for key, value in self.identity.items()):
             file.unlink(missing_ok=True)
             return
         self.layers[place] = list(spectra.layers)
@@ -77,12 +89,17 @@ class UnfinishedSpectra:
     def add(self, spectra: Sequence[LayerSpectra]) -> None:
         """Keep one finished layer. Raises SpectraFileError."""
         stack, layer = place = spectra[0].place
+        stored = [as_stored(s) for s in spectra]
         recomputed = {f"{s.circuit}.{s.convention}": s.n_recomputed for s in spectra}
-        metadata = {**self.identity, "recomputed_heads": json.dumps(recomputed)}
+        metadata = {
+            **self.metadata,
+            "recomputed_heads": json.dumps(recomputed),
+            "checksum": checksum(stored),
+        }
         name = f"{stack}{layer:05d}.safetensors"
-        # A layer that a power cut takes is damaged, and computed again.
-        write_spectra(self.folder / name, ModelSpectra(metadata, tuple(spectra)), durable=False)
-        self.layers[place] = list(spectra)
+        # A layer that a power cut takes has another checksum, and is computed again.
+        write_spectra(self.folder / name, ModelSpectra(metadata, tuple(stored)), durable=False)
+        self.layers[place] = stored
         self._recomputed[place] = recomputed
 
     @property
@@ -95,11 +112,17 @@ class UnfinishedSpectra:
         return total
 
     def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the whole file and drop the unfinished layers. Raises SpectraFileError."""
+        """Write the whole file and drop all unfinished layers. Raises SpectraFileError."""
         layers = tuple(s for place in sorted(self.layers) for s in self.layers[place])
         write_spectra(self.path, ModelSpectra(metadata, layers))
         self.discard()
 
     def discard(self) -> None:
-        """Drop the unfinished layers."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Drop the unfinished layers, also those that another survey of the same path left."""
+        shutil.rmtree(self._all, ignore_errors=True)
+
+
+def _identity(metadata: Mapping[str, str]) -> str:
+    """A short hash of what layers of one file agree in."""
+    agreed = sorted((key, value) for key, value in metadata.items() if key != "source")
+    return hashlib.blake2b(json.dumps(agreed).encode(), digest_size=8).hexdigest()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from huggingface_hub import try_to_load_from_cache
+
 from qk_taxonomy.architectures import restrict
 from qk_taxonomy.cache import UnfinishedSpectra
 from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.hub import HubCheckpoint
 from qk_taxonomy.controls import surveyed
 from qk_taxonomy.records import (
     AttentionLayout,
@@ -88,8 +92,21 @@ class Job:
         )
         unfinished.finish(metadata)
         seconds = time.monotonic() - began
-        remember_speed(self.checkpoint.source, stream.n_bytes, seconds)
+        if isinstance(workers.executor, ThreadPoolExecutor) and self._comes_over_the_network():
+            remember_speed(self.checkpoint.source, stream.n_bytes, seconds)
         return self._result("computed", stream.n_bytes, seconds, sum(recomputed.values()))
+
+    def _comes_over_the_network(self) -> bool:
+        """Whether this is a hub's model, and none of its files in the user's hub cache."""
+        checkpoint = self.checkpoint
+        if not isinstance(checkpoint, HubCheckpoint):
+            return False
+        plans = [restrict(plan, self.circuits) for plan in self.layout.layers]
+        infos = [info for plan in plans for info in plan.tensors.values()]
+        files = {part.file for info in infos for part in (info, *info.companions)}
+        at = {"revision": checkpoint.revision}
+        found = [try_to_load_from_cache(checkpoint.model_id, file, **at) for file in files]
+        return not any(isinstance(path, str) for path in found)
 
     def _stream(self, plans: Sequence[LayerPlan], workers: Workers) -> Stream:
         return Stream.of(

@@ -81,19 +81,22 @@ def survey_model(
     local = _open(ref, api) if Path(ref.ref).expanduser().exists() else None
     if not force and _state(path, ref, local, circuits, conventions) == "whole":
         return _present(ref, path)
-    if path.exists():
-        circuits, conventions = _with_present(path, circuits, conventions)
     if executor is None:
         resolve_device(device)
-    job = Job.planned(ref, path, local or _open(ref, api), circuits, conventions, device)
+    checkpoint = local or _open(ref, api)
+    wanted = _with_present(path, circuits, conventions)
+    job = Job.planned(ref, path, checkpoint, *wanted, device)
     with workers_of(executor, jobs, memory) as workers:
         if dry_run:
             return job.expected(workers)
         make_folder(path.parent)
         with exclusive(path):
-            # Another process may have made it since.
+            # Another process may have made it since, or a file with other circuits.
             if not force and _state(path, ref, local, circuits, conventions) == "whole":
                 return _present(ref, path)
+            now_wanted = _with_present(path, circuits, conventions)
+            if now_wanted != wanted:
+                job = Job.planned(ref, path, checkpoint, *now_wanted, device)
             return job.run(workers, progress or Silent(), forced=force)
 
 
@@ -130,15 +133,15 @@ def _present(ref: ModelRef, path: Path) -> ModelResult:
 
 def _with_present(
     path: Path, circuits: Sequence[Circuit], conventions: Sequence[Convention]
-) -> tuple[list[Circuit], list[Convention]]:
+) -> tuple[tuple[Circuit, ...], tuple[Convention, ...]]:
     """What is asked for and what the file has already: a survey takes nothing away."""
     try:
         present = contents(load_spectra(path))
     except SpectraFileError:
-        present = set()
+        return tuple(circuits), tuple(conventions)
     return (
-        [c for c in CIRCUITS if c in circuits or any(c == pair[0] for pair in present)],
-        [c for c in CONVENTIONS if c in conventions or any(c == pair[1] for pair in present)],
+        tuple(c for c in CIRCUITS if c in circuits or any(c == pair[0] for pair in present)),
+        tuple(c for c in CONVENTIONS if c in conventions or any(c == pair[1] for pair in present)),
     )
 
 
@@ -206,8 +209,9 @@ def generate_family_spectra(
     family: a name of the catalogue, without regard to case, or with ``models`` any name to file
     them under; models: hub ids or folders to survey instead of all; api: a configured HfApi;
     device: "cpu", "cuda" or None for CUDA where there is any; jobs: parts of layers to read side by
-    side, in about ``memory`` bytes together; executor: where to do so instead, such as
-    ``distributed.Client(address).get_executor()``. Files that are whole are kept unless ``force``.
+    side, in about ``memory`` bytes together; executor: where to do so instead, such as a Dask
+    cluster, ``with dask_executor(address) as executor``. Files that are whole are kept unless
+    ``force``.
     control: "random" or "one-layer" to survey that twin of each model instead of the
     model, the random one drawn with ``seed``. Raises CatalogError for an unknown family,
     QKTaxonomyError for an unknown control, and PartialFailureError, after all others are done,

@@ -110,7 +110,7 @@ def taxonomy_bytes(taxonomy: SavedTaxonomy) -> bytes:
         "formula": ",".join(taxonomy.formulas),
         "tool_version": taxonomy.tool_version,
     }
-    return ordered_safetensors(tensors, metadata)
+    return b"".join(ordered_safetensors(tensors, metadata))
 
 
 def load_taxonomy(path: str | Path) -> SavedTaxonomy:
