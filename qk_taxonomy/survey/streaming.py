@@ -79,7 +79,9 @@ class _Layer:
         self.finished[number] = spectra
         if len(self.finished) < self.n_parts:
             return None
-        return joined(part for _, part in sorted(self.finished.items()))
+        whole = joined(part for _, part in sorted(self.finished.items()))
+        self.finished.clear()
+        return whole
 
 
 @dataclass(frozen=True)
