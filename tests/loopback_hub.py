@@ -75,11 +75,22 @@ class Stall:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Send the headers and `after` bytes of the body, wait for `release`, then send the rest."""
+
+    after: int = 0
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def release(self) -> None:
+        self.released.set()
+
+
+@dataclass(frozen=True)
 class WrongContentRange:
     """Answer a range request with the range one byte off, in Content-Range and body alike."""
 
 
-Fault = Status | CutBody | Stall | WrongContentRange
+Fault = Status | CutBody | Stall | Hold | WrongContentRange
 
 
 @dataclass
@@ -294,6 +305,13 @@ class Handler(BaseHTTPRequestHandler):
                     self.close_connection = True
                 else:
                     self.send_body(request, answer.source, span[after:])
+            case Hold(after, released):
+                self.send_body(request, answer.source, span[:after])
+                while not released.wait(0.02):
+                    if self.server.hub.stopping.is_set():
+                        self.close_connection = True
+                        return
+                self.send_body(request, answer.source, span[after:])
             case _:
                 self.send_body(request, answer.source, span)
 

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from dask_cluster import DaskCluster, dask_cluster
 from huggingface_hub import HfApi
-from loopback_hub import LoopbackHub, Stall
+from loopback_hub import Hold, LoopbackHub, Stall
 
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.errors import QKTaxonomyError
 from qk_taxonomy.survey import Silent, survey_model
-from qk_taxonomy.survey.cluster import dask_executor
+from qk_taxonomy.survey.cluster import ClusterExecutor, dask_executor
 
 pytest.importorskip("distributed")
 
 N_LAYERS = 12
 
+#: A range that begins beyond is of tensors: headers are read from here on at the latest.
+HEADER = 9
+
+
+def environment(hub: LoopbackHub) -> dict[str, str]:
+    """Of a process that reads from the hub, and waits long for answers that are held."""
+    home = str(Path("hf").absolute())
+    return {"HF_ENDPOINT": hub.endpoint, "HF_HOME": home, "HF_HUB_DOWNLOAD_TIMEOUT": "120"}
+
 
 def download(hub: LoopbackHub, root: str, *options: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())}
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "qk_taxonomy", "download", "--model", "me/tiny"),
             *("--circuit", "qk", "--circuit", "ov", "--output-root", root, *options),
         ],
-        env=env,
+        env={**os.environ, **environment(hub)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,9 +54,11 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def layers_fetched(hub: LoopbackHub) -> int:
-    """Requests for tensors, beyond those for the header."""
-    return len([r for r in hub.requests if "model.safetensors" in r.path and r.range]) - 2
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_worker_killed_in_mid_run_changes_no_bit(
@@ -63,17 +75,19 @@ def test_a_worker_killed_in_mid_run_changes_no_bit(
     finished(download(hub, "here"))
     logs = tmp_path / "cluster"
     logs.mkdir()
-    env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())}
-    with dask_cluster(logs, environment=env) as cluster:
-        before = layers_fetched(hub)
-        # Later layers stall a little, so that both workers are at work when one is killed.
-        hub.inject("model.safetensors", *[Stall(0)] * 5, *[Stall(1)] * 6)
+    with dask_cluster(logs, environment=environment(hub)) as cluster:
+        asked = len(hub.requests)
+        # Each worker has one thread: two answers that are held are one of each.
+        first, second = held = Hold(), Hold()
+        hub.inject("model.safetensors", *held, beyond=HEADER)
         process = download(hub, "there", "--dask", cluster.address)
-        deadline = time.monotonic() + 120
-        while layers_fetched(hub) < before + 7 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: not hub.faults)
         cluster.kill_worker(0)
+        first.release()
+        second.release()
         assert "computed" in finished(process)
+    ranges = [r.range for r in hub.requests[asked:] if "model.safetensors" in r.path and r.range]
+    assert len(ranges) - len(set(ranges)) == 1  # what the killed worker had under way
     here, there = (Path(root, "data/unlisted/tiny.safetensors") for root in ("here", "there"))
     assert here.read_bytes() == there.read_bytes()
     assert not list(there.parent.glob(".*"))
@@ -101,7 +115,7 @@ def test_a_cluster_whose_workers_are_gone(
 ) -> None:
     hub.add("me/tiny", make_folder())
     monkeypatch.setattr("qk_taxonomy.survey.streaming._LOOK_UP", 0.5)
-    env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())}
+    env = environment(hub)
 
     class KillTheWorker(Silent):
         def start(self, ref: object, layers: int, n_bytes: int) -> None:
@@ -118,18 +132,82 @@ def test_a_cluster_whose_workers_are_gone(
         survey_model(ref, api=api, executor=executor, progress=KillTheWorker())
 
 
+class Sightings:
+    """A client that sees the workers of a list, one entry an asking."""
+
+    def __init__(self, *workers: Mapping[str, object]) -> None:
+        self.workers = list(workers)
+
+    def get_executor(self, **_: object) -> None: ...
+
+    def scheduler_info(self) -> dict[str, Mapping[str, object]]:
+        return {"workers": self.workers.pop(0)}
+
+
+def test_a_cluster_is_given_up_only_where_its_workers_stay_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qk_taxonomy.survey.cluster._PATIENCE", -1)  # the second look is too late
+    there: dict[str, object] = {"tcp://127.0.0.1:1": {}}
+    client = Sightings({}, there, {}, {}, {})
+    executor = ClusterExecutor(client)  # type: ignore[arg-type]
+    for at_work in (False, False, False, True, False):  # asks at all but the fourth
+        executor.check(at_work=at_work)
+    with pytest.raises(QKTaxonomyError, match=r"No worker .* is left.*dask worker ADDRESS"):
+        executor.check(at_work=False)
+    assert not client.workers
+
+
+def test_a_worker_with_another_release_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.metadata.version
+    own = real("scipy")
+    with dask_cluster(tmp_path, workers=1) as cluster:
+        with dask_executor(cluster.address):
+            pass
+
+        def version(package: str) -> str:
+            return "0.1.2rc1" if package == "scipy" else f"{real(package)}+local"
+
+        monkeypatch.setattr("importlib.metadata.version", version)
+        with pytest.raises(
+            QKTaxonomyError,
+            match=rf"worker tcp://127\.0\.0\.1:\d+ has scipy {own}, and this process has 0\.1\.2:",
+        ):
+            dask_executor(cluster.address).__enter__()
+
+
+def test_a_part_that_kills_its_workers_is_said_to_be_too_large(
+    hub: LoopbackHub, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    hub.add("me/tiny", make_folder())
+    none_may_fail = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    with dask_cluster(tmp_path, environment=environment(hub) | none_may_fail) as cluster:
+        first, second = held = Hold(), Hold()
+        hub.inject("model.safetensors", *held, beyond=HEADER)
+        process = download(hub, ".", "--dask", cluster.address)
+        wait_until(lambda: not hub.faults)
+        cluster.kill_worker(0)
+        _, errors = process.communicate(timeout=120)
+        first.release()
+        second.release()
+    assert process.returncode == 1, errors
+    assert "Error: me/tiny: The Dask workers that were given a part of the work died" in errors
+    assert "smaller --memory" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_scheduler_that_dies_leaves_a_clear_error(
     hub: LoopbackHub, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     hub.add("me/tiny", make_folder())
-    env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path("hf").absolute())}
+    env = environment(hub)
     cluster: DaskCluster
     with dask_cluster(tmp_path, workers=1, environment=env) as cluster:
         hub.inject("model.safetensors", *[Stall(0)] * 2, Stall(20))
         process = download(hub, ".", "--dask", cluster.address)
-        deadline = time.monotonic() + 120
-        while hub.faults and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: not hub.faults)
         cluster.kill_scheduler()
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors

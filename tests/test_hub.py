@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import LLAMA_CONFIG, MakeFolder
+from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from huggingface_hub import HfApi, constants, snapshot_download
-from loopback_hub import CutBody, LoopbackHub, Stall, Status, WrongContentRange
+from loopback_hub import CutBody, Hold, LoopbackHub, Stall, Status, WrongContentRange
 
 from qk_taxonomy import load_spectra, open_checkpoint
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.stopping import StoppedError, stoppable_threads
 from qk_taxonomy.checkpoints.transport import RepositoryFiles
-from qk_taxonomy.errors import CheckpointError, HubUnreachableError
+from qk_taxonomy.errors import CheckpointError, HubUnreachableError, SpectrumError
 from qk_taxonomy.records import ModelResult
 from qk_taxonomy.survey import survey_model
 
 pytestmark = pytest.mark.usefixtures("hub_cache")
+
+Q0 = "model.layers.0.self_attn.q_proj.weight"
 
 
 def open_on(hub: LoopbackHub, ref: str = "org/tiny", revision: str | None = None) -> Checkpoint:
@@ -175,6 +181,30 @@ def test_what_breaks_off_where_ranges_are_ignored(
     assert not hub.faults
 
 
+def test_ignored_ranges_are_told_of_once_a_file_and_refused_far_from_its_beginning(
+    hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.ignore_range = True
+    names = ("a.safetensors", "b.safetensors")
+    for name in names:
+        with (tmp_path / name).open("wb") as sparse:
+            sparse.truncate(70 * 1000**2)
+    sha = hub.add("org/large", {name: tmp_path / name for name in names})
+    files = RepositoryFiles("org/large", sha, hub.endpoint)
+    for name in names:
+        files.read(name, 3_000_000, 3_000_100)
+    assert not caplog.messages
+    for name in names * 2:
+        assert files.read(name, 5_000_000, 5_000_100) == bytes(100)
+    assert [message.split(" of ")[0] for message in caplog.messages] == [
+        f"127.0.0.1 sends {name}" for name in names
+    ]
+    asked = len(hub.requests)
+    with pytest.raises(CheckpointError, match=r"65000000 bytes before .* for every part.*Use "):
+        files.read(names[0], 65_000_000, 65_000_100)
+    assert len(hub.requests) - asked == 1
+
+
 def test_a_repository_that_was_renamed(hub: LoopbackHub, make_folder: MakeFolder) -> None:
     """The hub redirects to itself: there the token is sent again."""
     hub.cdn = True
@@ -262,6 +292,53 @@ def test_an_address_that_is_refused_when_fresh_is_an_error(
     assert len(hub.requests) - asked == 3
 
 
+def test_a_model_that_fails_stops_its_other_reads(
+    hub: LoopbackHub, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard is damaged, while the other is to be asked for again in a minute."""
+    tensors = llama_tensors()
+    tensors[Q0][0, 0] = np.nan
+    shards = {"a.safetensors": lambda n: ".1." not in n, "b.safetensors": lambda n: ".1." in n}
+    hub.add("org/tiny", make_folder(tensors=tensors, shards=shards))
+    monkeypatch.setattr("qk_taxonomy.checkpoints.pacing.FIRST_PAUSE", 60)
+    damaged = Hold()
+    hub.inject("a.safetensors", damaged, beyond=9)
+    hub.inject("b.safetensors", Status(500), beyond=9)
+    with ThreadPoolExecutor(1) as beside:
+        failing = beside.submit(survey_on, hub, jobs=2)
+        wait_until(lambda: not hub.faults)
+        damaged.release()
+        assert isinstance(failing.exception(timeout=8), SpectrumError)
+    for thread in threading.enumerate():
+        if thread.name.startswith("qk-layer"):
+            thread.join(8)
+            assert not thread.is_alive()
+
+
+def test_a_read_that_is_told_to_stop_takes_no_more(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
+    hub.add("org/tiny", make_folder())
+    checkpoint = open_on(hub)
+    info = checkpoint.tensors[Q0]
+    half, stop = Hold(after=100), threading.Event()
+    hub.inject("model.safetensors", half)
+    with stoppable_threads(1, "told", stop) as told, ThreadPoolExecutor(1) as others:
+        reading = told.submit(checkpoint.read, info)
+        wait_until(lambda: hub.requests[-1].body_bytes == 100)
+        stop.set()
+        half.release()
+        assert isinstance(reading.exception(timeout=8), StoppedError)
+        assert others.submit(checkpoint.read, info).result(timeout=8).shape == info.shape
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class TestErrors:
     def test_a_model_that_does_not_exist(self, hub: LoopbackHub) -> None:
         with pytest.raises(CheckpointError, match=r"no model org/none at .*HF_TOKEN"):
@@ -324,7 +401,7 @@ class TestErrors:
         checkpoint = open_on(hub)
         monkeypatch.setattr("qk_taxonomy.checkpoints.transport.TIMEOUT", 0.05)
         hub.stand("model.safetensors", Stall(30))
-        with pytest.raises(CheckpointError, match="cannot be reached"):
+        with pytest.raises(CheckpointError, match=r"cannot be reached \([^)]*\)\. Check"):
             checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
 
     @pytest.mark.usefixtures("short_pauses")

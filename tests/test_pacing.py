@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import LoopbackHub, Status
 
 from qk_taxonomy.checkpoints.pacing import BrokenAnswerError, Pacer, ask, named_pause
+from qk_taxonomy.checkpoints.stopping import StoppedError, stoppable_threads
 
 
 class Clock:
@@ -150,6 +151,22 @@ def test_one_that_comes_when_all_turns_are_taken_waits_for_an_end(
             assert not began.wait(0.05)
         assert began.wait(10)
     thread.join(10)
+
+
+@pytest.mark.parametrize("busy", ["a pause", "all turns taken"])
+def test_one_that_is_told_to_stop_waits_no_longer(refusal: Refusals, busy: str) -> None:
+    pacer, stop = Pacer(), threading.Event()
+    seconds = "300" if busy == "a pause" else "0"
+    refuse(pacer, refusal(429, {"Retry-After": seconds}), together=2)
+    with stoppable_threads(1, "told", stop) as told, ExitStack() as turns:
+        if busy == "all turns taken":
+            turns.enter_context(pacer.turn())
+        waiting = told.submit(ask, pacer, lambda: "answered", tries=1)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.05)
+        stop.set()
+        turns.close()
+        assert isinstance(waiting.exception(timeout=8), StoppedError)
 
 
 @pytest.mark.parametrize(

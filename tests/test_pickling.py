@@ -118,6 +118,20 @@ def test_a_token_that_is_in_the_environment_stays_there(
     torch.testing.assert_close(pickle.loads(sent).read(info), whole, rtol=0, atol=0)
 
 
+def test_copies_that_come_to_a_process_ask_the_hub_once_a_file(
+    hub: LoopbackHub, make_folder: MakeFolder
+) -> None:
+    """A cluster's worker gets a copy with every part of a layer."""
+    hub.cdn = True
+    hub.add("org/tiny", make_folder())
+    checkpoint = open_checkpoint("org/tiny", api=HfApi(endpoint=hub.endpoint))
+    sent = pickle.dumps(checkpoint)
+    asked = len(hub.requests)
+    for _ in range(2):
+        pickle.loads(sent).read(checkpoint.tensors[Q0])
+    assert [request.status for request in hub.requests[asked:]] == [302, 206, 206]
+
+
 def test_a_token_that_was_given_travels(hub: LoopbackHub, make_folder: MakeFolder) -> None:
     hub.add("org/tiny", make_folder(), private=True)
     api = HfApi(endpoint=hub.endpoint, token=hub.token)

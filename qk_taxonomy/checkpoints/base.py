@@ -202,15 +202,20 @@ def parse_json(text: bytes, place: str) -> dict[str, Any]:
         if b"\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as err:
-        raise CheckpointError(f"{place} is not JSON: {err}.") from err
+        raise CheckpointError(f"{place} is not JSON: {err}. Fetch the file again.") from err
     if not isinstance(value, dict):
-        raise CheckpointError(f"{place} holds {type(value).__name__}; an object is wanted.")
+        raise CheckpointError(
+            f"{place} holds {type(value).__name__}; an object is wanted. Fetch the file again."
+        )
     level: list[Any] = [value]
     for _ in range(_DEEPEST_JSON):
         inner = (part.values() if isinstance(part, dict) else part for part in level)
         level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
     if level:
-        raise CheckpointError(f"{place} nests objects or lists more than {_DEEPEST_JSON} deep.")
+        raise CheckpointError(
+            f"{place} nests objects or lists more than {_DEEPEST_JSON} deep, as no model's does. "
+            "Fetch the file again."
+        )
     return value
 
 

@@ -41,8 +41,12 @@ _silent: set[str] = set()
 
 
 @contextmanager
-def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[None]:
-    """Turn huggingface_hub's errors into one readable paragraph about this model."""
+def _explained(
+    repo_id: str, revision: str | None, endpoint: str, *, found: bool = True
+) -> Iterator[None]:
+    """Turn huggingface_hub's errors into one readable paragraph about this model; not ``found``:
+    it may be the name of a folder.
+    """
     try:
         yield
     except GatedRepoError as err:
@@ -63,10 +67,13 @@ def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[No
         ) from err
     except EntryNotFoundError as err:
         reason = " ".join(str(err).split())
-        raise CheckpointError(f"A file of {repo_id} is missing on the hub: {reason}") from err
+        raise CheckpointError(
+            f"A file of {repo_id} is missing on the hub: {reason.rstrip('.')}. Look for another "
+            "revision, or tell its authors."
+        ) from err
     except HFValidationError as err:
         raise CheckpointError(
-            f"{repo_id!r} is neither a folder nor a hub id (org/name): {err}"
+            f"{repo_id!r} is neither a folder nor a hub id (org/name): {err} Check the spelling."
         ) from err
     except HfHubHTTPError as err:
         status = err.response.status_code if err.response is not None else "no answer"
@@ -86,9 +93,9 @@ def _explained(repo_id: str, revision: str | None, endpoint: str) -> Iterator[No
         # RuntimeError: a closed client, in early releases; ValueError: a login page for JSON.
         reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
         raise HubUnreachableError(
-            f"{endpoint} cannot be reached ({reason}), and there is no such folder here. Check the "
-            "network, HF_ENDPOINT and HF_TOKEN, then run the same command again; finished layers "
-            "are kept."
+            f"{endpoint} cannot be reached ({reason})"
+            f"{'' if found else ', and there is no such folder here'}. Check the network, "
+            "HF_ENDPOINT and HF_TOKEN, then run the same command again; finished layers are kept."
         ) from err
 
 
@@ -111,7 +118,7 @@ def _look_up(repo_id: str, revision: str | None, api: HfApi) -> ModelInfo:
     )
     tries = 1 if api.endpoint in _silent else _OPENING_TRIES
     try:
-        with _explained(repo_id, revision, api.endpoint):
+        with _explained(repo_id, revision, api.endpoint, found=False):
             info = ask(shared_pacer(api.endpoint), request, tries=tries)
     except HubUnreachableError:
         _silent.add(api.endpoint)
@@ -137,7 +144,10 @@ class HubCheckpoint(FolderCheckpoint):
         self.source = f"hub {api.endpoint}"
         info = _look_up(repo_id, revision, api)
         if info.sha is None:
-            raise CheckpointError(f"The hub names no commit for {repo_id}; nothing was read.")
+            raise CheckpointError(
+                f"{api.endpoint} names no commit for {repo_id}, so that it cannot be pinned; "
+                "nothing was read. Check HF_ENDPOINT: is it a whole hub?"
+            )
         self.revision = info.sha
         siblings = info.siblings or []
         self._files = RepositoryFiles(repo_id, info.sha, api.endpoint, api.token)

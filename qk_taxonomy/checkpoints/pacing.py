@@ -28,6 +28,7 @@ from tenacity import (
     wait_exponential,
 )
 
+from qk_taxonomy.checkpoints.stopping import go_on, pause, stopped
 from qk_taxonomy.errors import CheckpointError
 
 Answer = TypeVar("Answer")
@@ -53,27 +54,23 @@ class BrokenAnswerError(CheckpointError):
 class Pacer:
     """Turns at asking one endpoint, for any number of threads; ``clock`` and ``sleep`` in seconds.
 
-    Until it is first asked to slow down, every thread that comes has a turn at once.
+    ``most`` requests may be under way at once, of which the whole number counts: until it is first
+    asked to slow down, every thread that comes has a turn.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self._clock = clock
         self.sleep = sleep
         self._changed = threading.Condition()
         self._under_way = 0
-        self._most = math.inf
+        self.most = math.inf
         self._resume = -math.inf
         self._slowed = 0
         self._next_pause = FIRST_PAUSE
-
-    @property
-    def most(self) -> float:
-        """Requests that may be under way at once, rounded down; infinite at first."""
-        return self._most
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -93,10 +90,15 @@ class Pacer:
                 self._changed.notify_all()
 
     def _begin(self) -> int:
-        """Wait for a turn; return how often requests had been slowed down when it began."""
+        """Wait for a turn; return how often requests had been slowed down when it began.
+
+        Raises StoppedError.
+        """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._under_way + 1 <= self._most)
+                # Those that have the turns are told to stop together with those that wait.
+                self._changed.wait_for(lambda: stopped() or self._under_way + 1 <= self.most)
+                go_on()
                 pause = self._resume - self._clock()
                 if pause <= 0:
                     self._under_way += 1
@@ -109,7 +111,7 @@ class Pacer:
             first = slowed == self._slowed
             if first:
                 self._slowed += 1
-                self._most = max(1.0, self._under_way // 2)
+                self.most = max(1.0, self._under_way // 2)
             if pause is None and first:
                 pause = self._next_pause
                 self._next_pause = min(2 * pause, _LONGEST_PAUSE)
@@ -119,7 +121,7 @@ class Pacer:
                 _log.warning(
                     "The hub asks to slow down: waiting %.0f s, then up to %d at a time.",
                     pause,
-                    self._most,
+                    self.most,
                 )
 
     def _speed_up(self, slowed: int) -> None:
@@ -127,8 +129,8 @@ class Pacer:
             if slowed != self._slowed:
                 return
             self._next_pause = FIRST_PAUSE
-            if self._under_way + 1 > self._most:  # an allowance nobody uses does not grow
-                self._most += 1 / self._most
+            if self._under_way + 1 > self.most:  # an allowance nobody uses does not grow
+                self.most += 1 / self.most
 
 
 @functools.cache
@@ -155,7 +157,7 @@ def named_pause(headers: Mapping[str, str]) -> float | None:
 def ask(pacer: Pacer, request: Callable[[], Answer], *, tries: int) -> Answer:
     """What ``request`` returns, in a turn of its own; failures that may pass are asked again.
 
-    Raises what the last of ``tries`` raised, or the first that will not pass.
+    Raises what the last of ``tries`` raised, or the first that will not pass; StoppedError.
     """
 
     def in_turn() -> Answer:

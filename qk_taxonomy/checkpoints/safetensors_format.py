@@ -47,7 +47,8 @@ def read_header(read: ReadBytes, file: str, size: int | None, place: str) -> dic
     if not 2 <= length <= min(LONGEST_JSON, size - 8 if size is not None else LONGEST_JSON):
         raise CheckpointError(
             f"{where} is not a safetensors file or is cut short: its header claims {length} bytes"
-            + (f" and the file has {size}." if size is not None else ".")
+            + (f" and the file has {size}" if size is not None else "")
+            + ". Fetch the file again."
         )
     header = parse_json(bytes(read(8, 8 + length)), f"The header of {where}")
     header.pop("__metadata__", None)
@@ -80,11 +81,14 @@ def _tensor(name: str, entry: Any, file: str, data: int, where: str) -> TensorIn
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise CheckpointError(f"The header of {where} describes {name[:120]!r} as {entry!r:.120}.")
+        raise CheckpointError(
+            f"The header of {where} describes {name[:120]!r} as {entry!r:.120}; wanted are a "
+            "dtype, a shape and data_offsets. Fetch the file again."
+        )
     bits = _BITS.get(dtype)
     if bits is not None and math.prod(shape) * bits != 8 * (end - start):
         raise CheckpointError(
             f"The header of {where} gives {name[:120]!r} the shape {list(shape)!s:.120} of {dtype} "
-            f"and {end - start} bytes, which do not agree."
+            f"and {end - start} bytes, which do not agree. Fetch the file again."
         )
     return TensorInfo(name, dtype, shape, file, data + start, data + end)

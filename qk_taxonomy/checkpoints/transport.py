@@ -7,9 +7,10 @@ stay open.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -19,7 +20,10 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from qk_taxonomy.checkpoints.base import LONGEST_JSON
 from qk_taxonomy.checkpoints.pacing import BrokenAnswerError, Pacer, ask, shared_pacer
+from qk_taxonomy.checkpoints.stopping import go_on
 from qk_taxonomy.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 #: Seconds that a server may say nothing.
 TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT
@@ -32,12 +36,17 @@ _MOST_REDIRECTS = 10
 # How storage refuses a signed address whose time is over.
 _EXPIRED = (400, 401, 403, 404, 410)
 
+# Bytes before a range that a server sends which ignores Range: what is worth telling once a file,
+# and what is too much.
+_WORTH_TELLING = 4 * 1000**2
+_MOST_IGNORED = 64 * 1000**2
+
 
 class RepositoryFiles:
     """The files of one hub repository at one commit, for any number of threads.
 
     Small to pickle: a ``token`` travels where it was given, and is else looked up (HF_TOKEN, login)
-    by the process that reads.
+    by the process that reads. There all copies are one, which remembers the files' addresses.
     """
 
     def __init__(
@@ -48,9 +57,10 @@ class RepositoryFiles:
         self.endpoint = endpoint
         self._token = token
         self._places: dict[str, str] = {}
+        self._told: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RepositoryFiles, (self.repo_id, self.revision, self.endpoint, self._token)
+        return _files_of, (self.repo_id, self.revision, self.endpoint, self._token)
 
     def read_whole(self, file: str) -> bytes:
         """All of a small file. Raises CheckpointError, and whatever huggingface_hub raises."""
@@ -72,7 +82,8 @@ class RepositoryFiles:
     def read(self, file: str, start: int, end: int) -> bytearray:
         """Bytes [start, end) of a file; where an answer breaks off, the rest alone is asked for.
 
-        Raises CheckpointError, and whatever huggingface_hub raises.
+        Raises CheckpointError, StoppedError where the thread is to stop, and whatever
+        huggingface_hub raises.
         """
         data = bytearray(end - start)
         done = 0
@@ -88,14 +99,6 @@ class RepositoryFiles:
     def _pacer(self) -> Pacer:
         return shared_pacer(self.endpoint)
 
-    @cached_property
-    def _headers(self) -> dict[str, str]:
-        return build_hf_headers(
-            token=self._token,
-            library_name="qk-taxonomy",
-            headers={"Accept-Encoding": "identity"},  # a compressed body has other byte ranges
-        )
-
     def _receive(self, file: str, begin: int, rest: memoryview) -> int:
         """Fill ``rest`` from byte ``begin`` on, as far as one answer goes; return how far, not 0.
 
@@ -108,6 +111,7 @@ class RepositoryFiles:
                 # Chunks as they come: gathered into larger ones, the last is lost with a
                 # connection. To the very end, or the connection cannot be used again.
                 for chunk in response.iter_raw():
+                    go_on()
                     piece = chunk[skip : skip + len(rest) - received]
                     rest[received : received + len(piece)] = piece
                     received += len(piece)
@@ -120,13 +124,18 @@ class RepositoryFiles:
         if not received:
             raise BrokenAnswerError(
                 f"{file} of {self.repo_id} is cut short at {self.endpoint}: wanted bytes {begin} "
-                f"to {begin + len(rest)}, found none of them."
+                f"to {begin + len(rest)}, found none of them. A proxy may cut it, or the "
+                "file has changed: give the same command again; finished layers are kept."
             )
         return received
 
     def _bytes_before(self, response: Any, begin: int, file: str) -> int:
-        """How much of a body comes before byte ``begin``: all that is, where Range was ignored."""
+        """How much of a body comes before byte ``begin``: all that is, where Range was ignored.
+
+        Raises CheckpointError where that is more than anybody would wait for.
+        """
         if response.status_code == 200:
+            self._tell_of_ignored_range(response.url.host, begin, file)
             return begin
         content_range = response.headers.get("Content-Range")
         if _first_byte(content_range) != begin:
@@ -136,6 +145,20 @@ class RepositoryFiles:
                 "ranges."
             )
         return 0
+
+    def _tell_of_ignored_range(self, host: str, begin: int, file: str) -> None:
+        """Warn once a file; raises CheckpointError where too much comes before byte ``begin``."""
+        what = f"{host} sends {file} of {self.repo_id} from its beginning where a part is wanted"
+        if begin > _MOST_IGNORED:
+            raise CheckpointError(
+                f"{what}: {begin} bytes before the ones that are wanted, for every part. It, or a "
+                "proxy on the way, does not understand ranges. Use another HF_ENDPOINT, or "
+                f"download the model (`hf download {self.repo_id}`) and give the same command "
+                "again: finished layers are kept."
+            )
+        if begin > _WORTH_TELLING and file not in self._told:
+            self._told.add(file)
+            _log.warning("%s; much more is moved than is needed.", what)
 
     @contextmanager
     def _answer(self, file: str, byte_range: str | None) -> Iterator[Any]:
@@ -161,16 +184,33 @@ class RepositoryFiles:
                     self._places[file] = url
                     yield response
                     return
-        raise BrokenAnswerError(f"{self.endpoint} redirects {file} of {self.repo_id} in a circle.")
+        raise BrokenAnswerError(
+            f"{self.endpoint} redirects {file} of {self.repo_id} in a circle. Check "
+            "HF_ENDPOINT and the proxies on the way, then give the same command again; finished "
+            "layers are kept."
+        )
 
     def _headers_for(self, url: str, byte_range: str | None) -> dict[str, str]:
         """The headers of a request; the token is for the endpoint and for no other host."""
-        headers = dict(self._headers)
+        # Looked up every time, as a worker of a cluster outlives a login.
+        headers = build_hf_headers(
+            token=self._token,
+            library_name="qk-taxonomy",
+            headers={"Accept-Encoding": "identity"},  # a compressed body has other byte ranges
+        )
         if urlsplit(url)[:2] != urlsplit(self.endpoint)[:2]:
             headers.pop("authorization", None)
         if byte_range is not None:
             headers["Range"] = byte_range
         return headers
+
+
+@functools.cache
+def _files_of(
+    repo_id: str, revision: str, endpoint: str, token: str | bool | None
+) -> RepositoryFiles:
+    """The one copy that a process has of a repository's files."""
+    return RepositoryFiles(repo_id, revision, endpoint, token)
 
 
 def _first_byte(content_range: str | None) -> int | None:

@@ -165,14 +165,18 @@ def _shards(index: Mapping[str, Any], where: str) -> dict[str, str]:
     other folders."""
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{where} has no weight_map.")
+        raise CheckpointError(f"{where} has no weight_map. Fetch the index again.")
     for name, file in weight_map.items():
         if not isinstance(file, str) or not file:
             raise CheckpointError(
-                f"{where} gives {name[:120]!r} the file {file!r:.120}; a name is wanted."
+                f"{where} gives {name[:120]!r} the file {file!r:.120}; a name is wanted. Fetch the "
+                "index again."
             )
         if "/" in file or "\\" in file or ".." in file:
-            raise CheckpointError(f"{where} names the file {file[:120]!r} outside it.")
+            raise CheckpointError(
+                f"{where} names the file {file[:120]!r} outside it; all are wanted beside the "
+                "index. Fetch the model again, from a source you trust."
+            )
     return weight_map
 
 

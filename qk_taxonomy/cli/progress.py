@@ -61,7 +61,7 @@ class SurveyBars:
     def stopping(self) -> None:
         self._bars.stop()
         click.echo(
-            "\nInterrupted: keeping the layers under way (Ctrl-C again: ends at once).", err=True
+            "\nInterrupted: finished layers are kept (Ctrl-C again: ends at once).", err=True
         )
 
     def finish(self, result: ModelResult) -> None:

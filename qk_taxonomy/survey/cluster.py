@@ -7,9 +7,12 @@ some kilobytes each, come back to this process, which writes the files.
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
+import re
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 # Seconds to wait for the scheduler to answer, and for a first worker.
 _PATIENCE = 20
 
+# Packages that make the numbers, whose releases must be the same here and at every worker.
+_COMPUTING = ("numpy", "scipy", "torch")
+
 
 class ClusterExecutor(Executor):
     """Submits to a Dask client's executor, and can tell when nobody is left to do the work."""
@@ -31,18 +37,20 @@ class ClusterExecutor(Executor):
         self._client = client
         # Not pure: parts of two models may be described alike.
         self._executor = client.get_executor(pure=False)
-        self._last_seen = time.monotonic()
+        self._gone_since: float | None = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return self._executor.submit(fn, *args, **kwargs)
 
-    def check(self) -> None:
+    def check(self, *, at_work: bool) -> None:
         """Raises QKTaxonomyError where no worker has been there for a while: Dask would wait for
-        one for ever.
+        one for ever. ``at_work``: whether a part was finished since the last time.
         """
-        if self._client.scheduler_info()["workers"]:
-            self._last_seen = time.monotonic()
-        elif time.monotonic() - self._last_seen > _PATIENCE:
+        if at_work or self._client.scheduler_info()["workers"]:
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = time.monotonic()
+        elif time.monotonic() - self._gone_since > _PATIENCE:
             raise QKTaxonomyError(
                 "No worker of the Dask cluster is left, and none came back. What ended them is in "
                 "what they printed; start others with `dask worker ADDRESS`, then give the same "
@@ -55,7 +63,7 @@ def dask_executor(address: str) -> Iterator[ClusterExecutor]:
     """The executor of the cluster whose scheduler listens at ``address`` (tcp://host:8786).
 
     Raises QKTaxonomyError where distributed is not installed, nobody answers, no worker has joined,
-    or a worker has another version of this package.
+    or a worker has another version of this package, NumPy, SciPy or torch.
     """
     try:
         from distributed import Client
@@ -83,23 +91,51 @@ def dask_executor(address: str) -> Iterator[ClusterExecutor]:
                 f"`dask worker {address}`."
             ) from err
         try:
-            versions = set(client.run(_version).values())
-        except ImportError as err:
+            found = client.run(_versions)
+        except (ImportError, AttributeError) as err:
             raise QKTaxonomyError(
-                f"A worker at {address} cannot import qk_taxonomy ({_reason(err)}). Install "
-                f"qk-taxonomy {__version__} where the workers run."
+                f"A worker at {address} has no qk_taxonomy, or another one ({_reason(err)}). "
+                f"Install qk-taxonomy {__version__} where the workers run."
             ) from err
-        if versions != {__version__}:
-            raise QKTaxonomyError(
-                f"The workers at {address} have qk-taxonomy {', '.join(sorted(versions))}, and "
-                f"this is {__version__}: numbers could differ. Install one version everywhere."
-            )
+        _refuse_other_versions(found)
         yield ClusterExecutor(client)
 
 
-def _version() -> str:
-    """The version of this package that a worker has."""
-    return __version__
+def explained(error: BaseException) -> BaseException:
+    """What kept a part from being done; Dask's account of workers that died with it, in words."""
+    distributed = sys.modules.get("distributed")  # where it is not loaded, the error is not Dask's
+    if distributed is None or not isinstance(error, distributed.KilledWorker):
+        return error
+    readable = QKTaxonomyError(
+        "The Dask workers that were given a part of the work died, one after another (the last was "
+        f"{getattr(error.last_worker, 'address', error.last_worker)}): most often of their memory "
+        "limit, which is in what they printed. Give the same command with a smaller --memory, or "
+        "start workers with more (`dask worker --memory-limit`); finished layers are kept."
+    )
+    readable.__cause__ = error
+    return readable
+
+
+def _versions() -> dict[str, str]:
+    """The releases (major.minor.patch) that decide the numbers, by package, where this runs."""
+    releases = {}
+    for package in _COMPUTING:
+        version = importlib.metadata.version(package)
+        match = re.match(r"\d+(\.\d+){0,2}", version)
+        releases[package] = match[0] if match else version
+    return {"qk-taxonomy": __version__, **releases}
+
+
+def _refuse_other_versions(workers: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises QKTaxonomyError naming the first worker, by address, that would compute otherwise."""
+    own = _versions()
+    for worker, found in sorted(workers.items()):
+        for package, version in own.items():
+            if found[package] != version:
+                raise QKTaxonomyError(
+                    f"The Dask worker {worker} has {package} {found[package]}, and this process "
+                    f"has {version}: numbers could differ. Install one version everywhere."
+                )
 
 
 def _reason(error: Exception) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from qk_taxonomy.architectures.parts import memory_bytes, parts
 from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.stopping import stoppable_threads
 from qk_taxonomy.circuits.threads import start_threads
 from qk_taxonomy.errors import QKTaxonomyError
 from qk_taxonomy.records import Circuit, Convention, LayerPart, LayerPlan, LayerSpectra
-from qk_taxonomy.survey.cluster import ClusterExecutor
+from qk_taxonomy.survey.cluster import ClusterExecutor, explained
 from qk_taxonomy.survey.layers import joined, survey_part
 
 # Parts of a layer that the memory for weights must have room for: while one is computed, others
@@ -31,7 +33,7 @@ _WORKING = 64 * 1000**2
 # Seconds without a finished part after which a cluster is asked whether it is still there.
 _LOOK_UP = 5.0
 
-# Seconds that parts under way are waited for when a survey is interrupted.
+# Seconds that parts under way are waited for when a survey is interrupted or fails.
 _PATIENCE = 10.0
 
 
@@ -40,30 +42,34 @@ class Workers:
     """Where parts of layers are read and computed: ``at_once`` parts, which hold at most
     ``memory`` bytes of weights together, each of them ``part_memory`` where it can be cut so.
 
-    A part that is larger than ``memory`` goes alone.
+    A part that is larger than ``memory`` goes alone. Once ``stop`` is set, threads of this process
+    end what they read.
     """
 
     executor: Executor
     at_once: float
     memory: float
     part_memory: float
+    stop: threading.Event
 
 
 @contextmanager
 def workers_of(executor: Executor | None, jobs: int, memory: float) -> Iterator[Workers]:
     """``jobs`` threads of this process, with ``memory`` bytes for all; or an executor's workers,
-    which take what they can, with so much memory each.
+    which take what they can, with so much memory each. Threads that are left are told to stop.
     """
     weights = max(memory - _WORKING, memory / 4)
     part_memory = weights / _PARTS_AT_ONCE
+    stop = threading.Event()
     if executor is not None:
-        yield Workers(executor, math.inf, math.inf, part_memory)
+        yield Workers(executor, math.inf, math.inf, part_memory, stop)
         return
     start_threads()
-    threads = ThreadPoolExecutor(jobs, thread_name_prefix="qk-layer")
+    threads = stoppable_threads(jobs, "qk-layer", stop)
     try:
-        yield Workers(threads, jobs, weights, part_memory)
+        yield Workers(threads, jobs, weights, part_memory, stop)
     finally:
+        stop.set()
         threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -135,8 +141,9 @@ class Stream:
         """Read and compute all parts; ``keep`` is called with every layer as it is finished, and
         ``read`` with the bytes of every part.
 
-        Where a part fails or the survey is interrupted (``stopping`` is called then), parts under
-        way end, the layers that they finish are kept, and then the error is raised.
+        Where the survey is interrupted (``stopping`` is called then), parts under way have some
+        seconds to end; where a part fails, those that still read stop. The layers that they finish
+        are kept, and then the error is raised. A cluster drops the parts that it has.
         """
         waiting = deque(self.work)
         under_way: dict[Future[list[LayerSpectra]], _Piece] = {}
@@ -163,11 +170,13 @@ class Stream:
                     arguments = (self.checkpoint, piece.part, self.conventions, self.device)
                     under_way[workers.executor.submit(survey_part, *arguments)] = piece
                 done = wait(under_way, timeout=_LOOK_UP, return_when=FIRST_COMPLETED).done
-                if not done and isinstance(workers.executor, ClusterExecutor):
-                    workers.executor.check()
+                if isinstance(workers.executor, ClusterExecutor):
+                    workers.executor.check(at_work=bool(done))
                 finish(done)
         except BaseException as err:
-            if not isinstance(err, Exception):
+            if isinstance(err, Exception):
+                workers.stop.set()
+            else:
                 stopping()
             for future in under_way:
                 future.cancel()
@@ -183,7 +192,8 @@ def _error(future: Future[list[LayerSpectra]]) -> BaseException | None:
             "A part of the work was given up by the executor that had it (is the scheduler gone?). "
             "Give the same command again: finished layers are kept."
         )
-    return future.exception()
+    error = future.exception()
+    return None if error is None else explained(error)
 
 
 def _fits(piece: _Piece, others: Collection[_Piece], workers: Workers) -> bool:
