@@ -10,6 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+import torch
+
 from qk_taxonomy.architectures.parts import memory_bytes, parts
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.stopping import stoppable_threads
@@ -27,8 +29,10 @@ _PARTS_AT_ONCE = 3
 # with when so many have come, and when the last have come, so many are left to be computed with.
 _HANDY = 16 * 1000**2
 
-# Bytes that computing takes beside the weights: pieces of them in float64, and matrices of heads.
+# Bytes that computing takes beside the weights, pieces of them in float64 and matrices of heads: on
+# two cores, and for each thread beyond.
 _WORKING = 64 * 1000**2
+_WORKING_A_THREAD = 17 * 1000**2
 
 # Seconds without a finished part after which a cluster is asked whether it is still there.
 _LOOK_UP = 5.0
@@ -58,13 +62,15 @@ def workers_of(executor: Executor | None, jobs: int, memory: float) -> Iterator[
     """``jobs`` threads of this process, with ``memory`` bytes for all; or an executor's workers,
     which take what they can, with so much memory each. Threads that are left are told to stop.
     """
-    weights = max(memory - _WORKING, memory / 4)
-    part_memory = weights / _PARTS_AT_ONCE
+    # How layers are cut does not depend on the machine: neither do their spectra, to the last bit.
+    part_memory = max(memory - _WORKING, memory / 4) / _PARTS_AT_ONCE
     stop = threading.Event()
     if executor is not None:
         yield Workers(executor, math.inf, math.inf, part_memory, stop)
         return
     start_threads()
+    others = max(0, torch.get_num_threads() - 2)
+    weights = max(memory - _WORKING - others * _WORKING_A_THREAD, part_memory)
     threads = stoppable_threads(jobs, "qk-layer", stop)
     try:
         yield Workers(threads, jobs, weights, part_memory, stop)
