@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from public_layers import BLOCK, public_layers
 from tiny_models import TINY_MODELS
 
 from qk_taxonomy import open_checkpoint
@@ -59,12 +60,13 @@ def test_parts_have_the_heads_of_the_layer(
 ) -> None:
     checkpoint, plan = tiny
     (whole,) = parts(plan, [circuit], np.inf)
-    limit = share * memory_bytes(whole)
-    cut = parts(plan, [circuit], limit)
-    assert len(cut) > 1 or cut[0].o_blocks
-    if share == 0:
-        assert sum(part.plan.geometry.n_heads for part in cut) == plan.geometry.n_heads
-        assert {part.plan.geometry.n_heads for part in cut} == {1}
+    cut = parts(plan, [circuit], share * memory_bytes(whole))
+    assert sum(part.plan.geometry.n_heads for part in cut) == plan.geometry.n_heads
+    if circuit == "ov":
+        assert len(cut) == 1
+        assert cut[0].o_blocks or share > 0.5
+    elif share == 0:
+        assert len(cut) == n_pieces(plan)
     for convention in CONVENTIONS:
         left, right = factors(checkpoint, whole, circuit, convention)
         keys = right.repeat_interleave(len(left) // len(right), dim=0)
@@ -74,14 +76,11 @@ def test_parts_have_the_heads_of_the_layer(
         assert torch.equal(torch.cat(of_parts), keys)
 
 
-def test_parts_fit_the_memory_where_heads_do(tiny: tuple[Checkpoint, LayerPlan]) -> None:
-    _, plan = tiny
-    (whole,) = parts(plan, CIRCUITS, np.inf)
-    for share in (0.9, 0.6, 0.4):
-        limit = share * memory_bytes(whole)
-        for part in parts(plan, CIRCUITS, limit):
-            one_head = part.plan.geometry.n_heads == 1
-            assert memory_bytes(part) <= limit or one_head
+def n_pieces(plan: LayerPlan) -> int:
+    """Parts of QK where memory is short: one a key-value head, or a block of them; of a latent
+    layer, whose latents each would read again, one.
+    """
+    return {"latent": 1, "blocks": plan.n_blocks}.get(plan.packing, plan.geometry.n_kv_heads)
 
 
 def test_spectra_of_parts_are_those_of_the_layer(tiny: tuple[Checkpoint, LayerPlan]) -> None:
@@ -101,6 +100,120 @@ def test_spectra_of_parts_are_those_of_the_layer(tiny: tuple[Checkpoint, LayerPl
         largest = abs(a.eigenvalues).max(axis=1, keepdims=True)
         assert (abs(abs(b.eigenvalues) - abs(a.eigenvalues)) < 1e-6 * largest).all()
         np.testing.assert_allclose(b.statistics, a.statistics, rtol=1e-5)
+
+
+PUBLIC = dict(public_layers())
+
+#: What a part may hold, and what is worth a request, at the default memory of 256 MB.
+LIMIT, HANDY = (256e6 - 64e6) / 3, 16e6
+
+
+def fetched_bytes(part: LayerPart) -> int:
+    """Bytes of the ranges that reading a part asks for."""
+    ranges = [*spans(part.plan.tensors.values())]
+    for block in part.o_blocks:
+        ranges += [(each.file, each.start, each.end) for each in (block, *block.companions)]
+    return sum(end - start for _, start, end in ranges)
+
+
+@pytest.mark.parametrize("circuits", [("qk",), ("ov",), CIRCUITS], ids="+".join)
+@pytest.mark.parametrize("limit", [LIMIT, LIMIT / 8])
+def test_cutting_public_layers_reads_nothing_twice(
+    circuits: tuple[Circuit, ...], limit: float
+) -> None:
+    for name, plan in PUBLIC.items():
+        cut = parts(plan, circuits, limit, HANDY)
+        needed = restrict(plan, circuits)
+        gains = sum(info.n_bytes for role, info in needed.tensors.items() if "norm" in role)
+        moved = sum(map(fetched_bytes, cut))
+        assert needed.n_bytes <= moved, name
+        assert moved <= 1.02 * needed.n_bytes + (len(cut) - 1) * gains, name
+        assert moved == sum(part.n_bytes for part in cut), name
+        for circuit in circuits:
+            own = [part.plan.geometry.n_heads for part in cut if circuit in part.circuits]
+            assert sum(own) == plan.geometry.n_heads, name
+
+
+@pytest.mark.parametrize("limit", [LIMIT, LIMIT / 8])
+def test_public_layers_fit_the_memory_where_they_can_be_cut(limit: float) -> None:
+    for name, plan in PUBLIC.items():
+        g = plan.geometry
+        in_fp8 = plan.tensors["o"].scale is not None
+        if plan.packing == "latent" or g.n_kv_heads == 1 or (in_fp8 and g.d_head % BLOCK):
+            continue
+        # The least is one key with its queries, or a block of heads.
+        least = g.n_heads // plan.n_blocks if plan.packing == "blocks" else g.group_size
+        for part in parts(plan, ["qk"], limit, HANDY):
+            fits = memory_bytes(part) <= min(limit, HANDY)
+            assert fits or part.plan.geometry.n_heads == least, name
+
+
+def test_heads_that_share_factors_of_fp8_go_together() -> None:
+    # 8 heads of 80 rows fill 5 blocks of 128.
+    cut = parts(PUBLIC["EleutherAI/pythia-2.8b separate F8_E4M3"], ["qk"], 0)
+    assert [part.plan.geometry.n_heads for part in cut] == [8, 8, 8, 8]
+    for part in cut:
+        scale = part.plan.tensors["q"].scale
+        assert scale is not None
+        assert scale.tensor.shape == (5, 20)
+
+
+def test_layers_go_in_the_parts_they_should() -> None:
+    def cut(name: str, *circuits: Circuit) -> list[LayerPart]:
+        return parts(PUBLIC[name], circuits, LIMIT, HANDY)
+
+    # A key is read with all of its queries, though 16 of them take more than the limit.
+    assert len(cut("meta-llama/Llama-3.1-405B separate BF16", "qk")) == 8
+    for dtype in ("BF16", "F8_E4M3"):
+        for circuits in (("qk",), ("ov",), CIRCUITS):
+            (part,) = cut(f"deepseek-ai/DeepSeek-V3 latent {dtype}", *circuits)
+            assert bool(part.o_blocks) == ("ov" in circuits)
+    # Queries, keys and values that are stored together are read together, in one range.
+    for part in cut("EleutherAI/pythia-6.9b grouped BF16", "qk"):
+        assert set(part.plan.tensors) == {"qkv", "input_norm"}
+        assert part.plan.packing == "grouped"
+    (both,) = cut("EleutherAI/pythia-6.9b grouped BF16", *CIRCUITS)
+    assert both.circuits == CIRCUITS
+    assert both.o_blocks
+
+
+def test_memory_counts_latents_in_float64_under_both_conventions() -> None:
+    (part,) = parts(PUBLIC["deepseek-ai/DeepSeek-V3 latent BF16"], ["qk"], LIMIT, HANDY)
+    latents = (1536 + 576) * 7168
+    assert memory_bytes(part) > part.n_bytes + 2 * 8 * latents
+
+
+class Recording:
+    """A checkpoint that keeps count of the ranges that are read of it."""
+
+    def __init__(self, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ranges: list[tuple[str, int, int]] = []
+        read = checkpoint.read_bytes
+
+        def read_bytes(file: str, start: int, end: int) -> bytearray:
+            self.ranges.append((file, start, end))
+            return read(file, start, end)
+
+        monkeypatch.setattr(checkpoint, "read_bytes", read_bytes)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(end - start for _, start, end in self.ranges)
+
+
+@pytest.mark.parametrize("share", [np.inf, 0.4, 0.0])
+def test_parts_move_what_they_say_and_w_o_once(
+    tiny: tuple[Checkpoint, LayerPlan], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, plan = tiny
+    limit = share if share == np.inf else share * memory_bytes(LayerPart(plan, CIRCUITS))
+    for part in parts(plan, CIRCUITS, limit):
+        with monkeypatch.context() as patch:
+            recording = Recording(checkpoint, patch)
+            spectra = survey_part(checkpoint, part, ["raw"], "cpu")
+        assert sum(each.n_recomputed for each in spectra) == 0 or not part.o_blocks
+        assert recording.n_bytes == part.n_bytes
+        assert len(set(recording.ranges)) == len(recording.ranges)
 
 
 def test_only_the_rows_that_are_needed_of_a_concatenated_projection(tmp_path: Path) -> None:
@@ -123,6 +236,17 @@ def test_columns_cannot_be_cut(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(path))
     plan = attention_layout(checkpoint.config, checkpoint.tensors).layers[0]
     assert parts(plan, ["qk"], 1) == [LayerPart(restrict(plan, ["qk"]), ("qk",))]
+
+
+def test_a_gain_of_heads_that_cannot_be_cut_keeps_the_layer_whole(tmp_path: Path) -> None:
+    _, path = TINY_MODELS["olmo2"].build(tmp_path)
+    checkpoint = open_checkpoint(str(path))
+    plan = attention_layout(checkpoint.config, checkpoint.tensors).layers[0]
+    assert len(parts(plan, ["qk"], 0)) > 1
+    # Every second number of a storage, as a .bin may have it.
+    gain = dataclasses.replace(plan.tensors["q_norm"], stride=(2,))
+    strided = dataclasses.replace(plan, tensors={**plan.tensors, "q_norm": gain})
+    assert parts(strided, ["qk"], 0) == [LayerPart(restrict(strided, ["qk"]), ("qk",))]
 
 
 def info(name: str, start: int, end: int, file: str = "a") -> TensorInfo:
