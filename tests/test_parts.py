@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
+from conftest import LLAMA_CONFIG
+from gguf_models import finish
 from public_layers import BLOCK, public_layers
+from safetensors.torch import save_file
+from test_adapters import make_adapter
 from tiny_models import TINY_MODELS
 
 from qk_taxonomy import open_checkpoint
@@ -19,7 +25,16 @@ from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.fetched import Fetched, spans
 from qk_taxonomy.circuits.conventions import circuit_factors
 from qk_taxonomy.circuits.heads import split_heads
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, LayerPart, LayerPlan, TensorInfo
+from qk_taxonomy.records import (
+    CIRCUITS,
+    CONVENTIONS,
+    Circuit,
+    HeadGeometry,
+    LayerPart,
+    LayerPlan,
+    LowRankUpdate,
+    TensorInfo,
+)
 from qk_taxonomy.survey.layers import joined, survey_part
 
 # Every packing; norms of queries and keys of each kind; gates, groups, latents, one key for all.
@@ -315,3 +330,113 @@ def test_scales_of_blocks_are_cut_with_their_rows() -> None:
     one = _rows(whole, 2, 6)
     assert one is not None
     assert one.scale == whole.scale
+
+
+def assert_parts_give_the_spectra_of_the_layer(checkpoint: Checkpoint) -> None:
+    """Cut as far as it can be, the first layer has the spectra that it has as a whole, and its
+    parts move what they say.
+    """
+    plan = attention_layout(checkpoint.config, checkpoint.tensors).layers[0]
+    (whole,) = parts(plan, CIRCUITS, np.inf)
+    cut = parts(plan, CIRCUITS, 0)
+    assert len(cut) > 2
+    assert cut[-1].o_blocks
+    wanted = survey_part(checkpoint, whole, CONVENTIONS, "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        recording = Recording(checkpoint, patch)
+        found = joined(survey_part(checkpoint, part, CONVENTIONS, "cpu") for part in cut)
+    assert sum(each.n_recomputed for each in found) == 0
+    assert recording.n_bytes == sum(part.n_bytes for part in cut)
+    for a, b in zip(wanted, found, strict=True):
+        assert (a.circuit, a.convention) == (b.circuit, b.convention)
+        np.testing.assert_allclose(b.singular_values, a.singular_values, rtol=1e-6)
+
+
+#: Heads of 64 rows, of which two fill a block of fp8, and rows of whole blocks of GGUF.
+WIDE = {
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "num_hidden_layers": 1,
+}
+
+
+def wide_tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.0.self_attn.{role}_proj.weight" for role in "qkvo"]
+    tensors = {name: torch.randn(256, 256, generator=generator) for name in names}
+    return tensors | {"model.layers.0.input_layernorm.weight": torch.rand(256) + 0.5}
+
+
+def save_wide(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(LLAMA_CONFIG | WIDE | config))
+    return folder
+
+
+def test_parts_of_fp8_in_blocks(tmp_path: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in wide_tensors().items():
+        if weight.dim() == 2:
+            tensors[f"{name}_scale_inv"] = torch.rand(2, 2) + 0.1
+            tensors[name] = weight.to(torch.float8_e4m3fn)
+        else:
+            tensors[name] = weight
+    said = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    checkpoint = open_checkpoint(
+        str(save_wide(tmp_path / "fp8", tensors, quantization_config=said))
+    )
+    assert_parts_give_the_spectra_of_the_layer(checkpoint)
+
+
+def test_parts_of_weights_with_a_lora_update(tmp_path: Path) -> None:
+    base = save_wide(tmp_path / "base", wide_tensors())
+    # Of rank 1, so that reading A once for each part is little.
+    adapter = {
+        f"base_model.model.model.layers.0.self_attn.{role}_proj.lora_{side}.weight": torch.randn(
+            (1, 256) if side == "A" else (256, 1)
+        )
+        for role in "qvo"
+        for side in "AB"
+    }
+    said = {"target_modules": ["q_proj", "v_proj", "o_proj"], "r": 1}
+    checkpoint = open_checkpoint(str(make_adapter(tmp_path / "lora", base, adapter, **said)))
+    assert_parts_give_the_spectra_of_the_layer(checkpoint)
+
+
+def test_updates_of_a_high_rank_keep_the_heads_together() -> None:
+    a = TensorInfo("a", "F32", (64, 256), "b", 0, 64 * 256 * 4)
+    b = TensorInfo("b", "F32", (256, 64), "b", a.end, 2 * a.end)
+    weights = TensorInfo("w", "F32", (256, 256), "a", 0, 256 * 256 * 4)
+    q = dataclasses.replace(weights, update=LowRankUpdate(a, b, 1.0, transposed=False))
+    k = dataclasses.replace(weights, file="k")
+    plan = LayerPlan(0, HeadGeometry(4, 4, 64, 64, 256, 256), "separate", 1.0, {"q": q, "k": k})
+    assert len(parts(plan, ["qk"], 0)) == 1
+    plain = dataclasses.replace(plan, tensors={"q": weights, "k": k})
+    assert len(parts(plain, ["qk"], 0)) == 4
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+def test_parts_of_gguf_rows(tmp_path: Path, kind: str) -> None:
+    quantisation = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    for key, value in {
+        "block_count": 1,
+        "embedding_length": 256,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 4,
+        "attention.key_length": 64,
+        "attention.value_length": 64,
+    }.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_token_list(["a", "b"])
+    rng = np.random.default_rng(0)
+    writer.add_tensor("blk.0.attn_norm.weight", np.ones(256, np.float32))
+    for role in ("q", "k", "v", "output"):
+        weight = rng.standard_normal((256, 256)).astype(np.float32)
+        stored = gguf.quants.quantize(weight, quantisation)
+        writer.add_tensor(f"blk.0.attn_{role}.weight", stored, raw_dtype=quantisation)
+    finish(writer)
+    assert_parts_give_the_spectra_of_the_layer(open_checkpoint(str(tmp_path / "tiny.gguf")))
