@@ -444,8 +444,9 @@ class ModelSpectra:
 class ModelResult:
     """What became of one model of a survey; ``control``: which of its twins, "" for itself.
 
-    ``bytes_read`` of ``bytes_total`` that the checkpoint has at its ``source``; ``seconds`` that it
-    took, or where it is planned, that it should take, None where nothing tells.
+    ``bytes_read`` (moved, small gaps between tensors included) of ``bytes_total`` that the
+    checkpoint has at its ``source``; ``seconds`` that it took, or where it is planned, that it
+    should take, None where nothing tells.
     """
 
     model: str
