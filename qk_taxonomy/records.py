@@ -7,7 +7,7 @@ Names follow the design: ``d_model = d``, ``d_head = e``; query head ``h`` reads
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -46,6 +46,11 @@ PREDECESSOR_FORMULA = "qk-spectral-analysis"
 
 #: CodeGen's fused projection is in four blocks, one a core of the TPU it was trained on.
 N_BLOCKS = 4
+
+# Bytes between two ranges of a file that cost less than a request of their own: about what its
+# headers take, or a 64th of what the request moves.
+_SMALL_GAP = 1 << 12
+_GAP_SHARE = 64
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,30 @@ class LowRankUpdate:
     transposed: bool
 
 
+def spans(infos: Iterable[TensorInfo]) -> list[tuple[str, int, int]]:
+    """Ranges (file, start, end) that hold the bytes of tensors and of their companions.
+
+    Each is worth a request of its own: neighbours share one.
+    """
+    wanted = sorted(
+        {
+            (part.file, part.start, part.end)
+            for info in infos
+            for part in (info, *info.companions)
+            if part.end > part.start
+        }
+    )
+    joined: list[tuple[str, int, int]] = []
+    for file, start, end in wanted:
+        if joined and joined[-1][0] == file:
+            _, first, last = joined[-1]
+            if start - last <= max(_SMALL_GAP, (last - first + end - start) // _GAP_SHARE):
+                joined[-1] = (file, first, max(last, end))
+                continue
+        joined.append((file, start, end))
+    return joined
+
+
 @dataclass(frozen=True)
 class Norm:
     """A normalisation whose gain is ``offset + stored gain``; ``layer`` subtracts the mean too."""
@@ -253,9 +282,10 @@ class LayerPlan:
     apart (encoder, decoder, ...); "" where a model has one stack. ``init_std``: standard deviation
     of each projection, by role, before training; empty where nobody asked for it.
 
-    A plan of some heads of a layer alone names the rows that are theirs, in a projection's place or
-    in several pieces of it (``v.0``, ``v.1``, ...), but for ``o``, whose columns are the heads':
-    ``first_head`` tells where in the layer they begin.
+    ``n_blocks``: those of the packing "blocks".
+
+    A plan of some heads of a layer alone names the rows that are theirs in the projections' places,
+    and never ``o``, whose columns are the heads'.
     """
 
     layer: int
@@ -269,7 +299,7 @@ class LayerPlan:
     cross: bool = False
     stack: str = ""
     init_std: Mapping[str, float] = field(default_factory=dict)
-    first_head: int = 0
+    n_blocks: int = N_BLOCKS
 
     @property
     def place(self) -> tuple[str, int]:
@@ -296,8 +326,10 @@ class LayerPart:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all stored tensors the part names."""
-        return self.plan.n_bytes + sum(block.n_bytes for block in self.o_blocks)
+        """Bytes that reading the part moves."""
+        ranges = spans(self.plan.tensors.values())
+        blocks = sum(block.n_bytes for block in self.o_blocks)
+        return sum(end - start for _, start, end in ranges) + blocks
 
 
 @dataclass(frozen=True)
@@ -412,8 +444,9 @@ class ModelSpectra:
 class ModelResult:
     """What became of one model of a survey; ``control``: which of its twins, "" for itself.
 
-    ``bytes_read`` of ``bytes_total`` that the checkpoint has at its ``source``; ``seconds`` that it
-    took, or where it is planned, that it should take, None where nothing tells.
+    ``bytes_read`` (moved, small gaps between tensors included) of ``bytes_total`` that the
+    checkpoint has at its ``source``; ``seconds`` that it took, or where it is planned, that it
+    should take, None where nothing tells.
     """
 
     model: str

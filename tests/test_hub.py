@@ -54,10 +54,10 @@ def test_only_the_named_tensors_cross_the_network(hub: LoopbackHub, minilm: Path
     sha = hub.add("sentence-transformers/mini", minilm)
     result = survey_on(hub, "sentence-transformers/mini")
     named = 6 * 2 * 384 * 384 * 4
-    assert result.bytes_read == named
+    assert named <= result.bytes_read <= 1.01 * named
     weights = hub.bytes_served("model.safetensors")
     header = int.from_bytes((minilm / "model.safetensors").read_bytes()[:8], "little") + 8
-    assert named + header <= weights
+    assert weights == result.bytes_read + header
     everything = hub.bytes_served()
     json_bytes = everything - weights
     print(f"served {everything} bytes for {named} of Q and K: {everything / named:.4f}")

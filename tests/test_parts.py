@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
+from conftest import LLAMA_CONFIG
+from gguf_models import finish
+from public_layers import BLOCK, public_layers
+from safetensors.torch import save_file
+from test_adapters import make_adapter
 from tiny_models import TINY_MODELS
 
 from qk_taxonomy import open_checkpoint
@@ -18,7 +25,16 @@ from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.fetched import Fetched, spans
 from qk_taxonomy.circuits.conventions import circuit_factors
 from qk_taxonomy.circuits.heads import split_heads
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, LayerPart, LayerPlan, TensorInfo
+from qk_taxonomy.records import (
+    CIRCUITS,
+    CONVENTIONS,
+    Circuit,
+    HeadGeometry,
+    LayerPart,
+    LayerPlan,
+    LowRankUpdate,
+    TensorInfo,
+)
 from qk_taxonomy.survey.layers import joined, survey_part
 
 # Every packing; norms of queries and keys of each kind; gates, groups, latents, one key for all.
@@ -59,12 +75,13 @@ def test_parts_have_the_heads_of_the_layer(
 ) -> None:
     checkpoint, plan = tiny
     (whole,) = parts(plan, [circuit], np.inf)
-    limit = share * memory_bytes(whole)
-    cut = parts(plan, [circuit], limit)
-    assert len(cut) > 1 or cut[0].o_blocks
-    if share == 0:
-        assert sum(part.plan.geometry.n_heads for part in cut) == plan.geometry.n_heads
-        assert {part.plan.geometry.n_heads for part in cut} == {1}
+    cut = parts(plan, [circuit], share * memory_bytes(whole))
+    assert sum(part.plan.geometry.n_heads for part in cut) == plan.geometry.n_heads
+    if circuit == "ov":
+        assert len(cut) == 1
+        assert cut[0].o_blocks or share > 0.5
+    elif share == 0:
+        assert len(cut) == n_pieces(plan)
     for convention in CONVENTIONS:
         left, right = factors(checkpoint, whole, circuit, convention)
         keys = right.repeat_interleave(len(left) // len(right), dim=0)
@@ -74,14 +91,11 @@ def test_parts_have_the_heads_of_the_layer(
         assert torch.equal(torch.cat(of_parts), keys)
 
 
-def test_parts_fit_the_memory_where_heads_do(tiny: tuple[Checkpoint, LayerPlan]) -> None:
-    _, plan = tiny
-    (whole,) = parts(plan, CIRCUITS, np.inf)
-    for share in (0.9, 0.6, 0.4):
-        limit = share * memory_bytes(whole)
-        for part in parts(plan, CIRCUITS, limit):
-            one_head = part.plan.geometry.n_heads == 1
-            assert memory_bytes(part) <= limit or one_head
+def n_pieces(plan: LayerPlan) -> int:
+    """Parts of QK where memory is short: one a key-value head, or a block of them; of a latent
+    layer, whose latents each would read again, one.
+    """
+    return {"latent": 1, "blocks": plan.n_blocks}.get(plan.packing, plan.geometry.n_kv_heads)
 
 
 def test_spectra_of_parts_are_those_of_the_layer(tiny: tuple[Checkpoint, LayerPlan]) -> None:
@@ -101,6 +115,120 @@ def test_spectra_of_parts_are_those_of_the_layer(tiny: tuple[Checkpoint, LayerPl
         largest = abs(a.eigenvalues).max(axis=1, keepdims=True)
         assert (abs(abs(b.eigenvalues) - abs(a.eigenvalues)) < 1e-6 * largest).all()
         np.testing.assert_allclose(b.statistics, a.statistics, rtol=1e-5)
+
+
+PUBLIC = dict(public_layers())
+
+#: What a part may hold, and what is worth a request, at the default memory of 256 MB.
+LIMIT, HANDY = (256e6 - 64e6) / 3, 16e6
+
+
+def fetched_bytes(part: LayerPart) -> int:
+    """Bytes of the ranges that reading a part asks for."""
+    ranges = [*spans(part.plan.tensors.values())]
+    for block in part.o_blocks:
+        ranges += [(each.file, each.start, each.end) for each in (block, *block.companions)]
+    return sum(end - start for _, start, end in ranges)
+
+
+@pytest.mark.parametrize("circuits", [("qk",), ("ov",), CIRCUITS], ids="+".join)
+@pytest.mark.parametrize("limit", [LIMIT, LIMIT / 8])
+def test_cutting_public_layers_reads_nothing_twice(
+    circuits: tuple[Circuit, ...], limit: float
+) -> None:
+    for name, plan in PUBLIC.items():
+        cut = parts(plan, circuits, limit, HANDY)
+        needed = restrict(plan, circuits)
+        gains = sum(info.n_bytes for role, info in needed.tensors.items() if "norm" in role)
+        moved = sum(map(fetched_bytes, cut))
+        assert needed.n_bytes <= moved, name
+        assert moved <= 1.02 * needed.n_bytes + (len(cut) - 1) * gains, name
+        assert moved == sum(part.n_bytes for part in cut), name
+        for circuit in circuits:
+            own = [part.plan.geometry.n_heads for part in cut if circuit in part.circuits]
+            assert sum(own) == plan.geometry.n_heads, name
+
+
+@pytest.mark.parametrize("limit", [LIMIT, LIMIT / 8])
+def test_public_layers_fit_the_memory_where_they_can_be_cut(limit: float) -> None:
+    for name, plan in PUBLIC.items():
+        g = plan.geometry
+        in_fp8 = plan.tensors["o"].scale is not None
+        if plan.packing == "latent" or g.n_kv_heads == 1 or (in_fp8 and g.d_head % BLOCK):
+            continue
+        # The least is one key with its queries, or a block of heads.
+        least = g.n_heads // plan.n_blocks if plan.packing == "blocks" else g.group_size
+        for part in parts(plan, ["qk"], limit, HANDY):
+            fits = memory_bytes(part) <= min(limit, HANDY)
+            assert fits or part.plan.geometry.n_heads == least, name
+
+
+def test_heads_that_share_factors_of_fp8_go_together() -> None:
+    # 8 heads of 80 rows fill 5 blocks of 128.
+    cut = parts(PUBLIC["EleutherAI/pythia-2.8b separate F8_E4M3"], ["qk"], 0)
+    assert [part.plan.geometry.n_heads for part in cut] == [8, 8, 8, 8]
+    for part in cut:
+        scale = part.plan.tensors["q"].scale
+        assert scale is not None
+        assert scale.tensor.shape == (5, 20)
+
+
+def test_layers_go_in_the_parts_they_should() -> None:
+    def cut(name: str, *circuits: Circuit) -> list[LayerPart]:
+        return parts(PUBLIC[name], circuits, LIMIT, HANDY)
+
+    # A key is read with all of its queries, though 16 of them take more than the limit.
+    assert len(cut("meta-llama/Llama-3.1-405B separate BF16", "qk")) == 8
+    for dtype in ("BF16", "F8_E4M3"):
+        for circuits in (("qk",), ("ov",), CIRCUITS):
+            (part,) = cut(f"deepseek-ai/DeepSeek-V3 latent {dtype}", *circuits)
+            assert bool(part.o_blocks) == ("ov" in circuits)
+    # Queries, keys and values that are stored together are read together, in one range.
+    for part in cut("EleutherAI/pythia-6.9b grouped BF16", "qk"):
+        assert set(part.plan.tensors) == {"qkv", "input_norm"}
+        assert part.plan.packing == "grouped"
+    (both,) = cut("EleutherAI/pythia-6.9b grouped BF16", *CIRCUITS)
+    assert both.circuits == CIRCUITS
+    assert both.o_blocks
+
+
+def test_memory_counts_latents_in_float64_under_both_conventions() -> None:
+    (part,) = parts(PUBLIC["deepseek-ai/DeepSeek-V3 latent BF16"], ["qk"], LIMIT, HANDY)
+    latents = (1536 + 576) * 7168
+    assert memory_bytes(part) > part.n_bytes + 2 * 8 * latents
+
+
+class Recording:
+    """A checkpoint that keeps count of the ranges that are read of it."""
+
+    def __init__(self, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ranges: list[tuple[str, int, int]] = []
+        read = checkpoint.read_bytes
+
+        def read_bytes(file: str, start: int, end: int) -> bytearray:
+            self.ranges.append((file, start, end))
+            return read(file, start, end)
+
+        monkeypatch.setattr(checkpoint, "read_bytes", read_bytes)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(end - start for _, start, end in self.ranges)
+
+
+@pytest.mark.parametrize("share", [np.inf, 0.4, 0.0])
+def test_parts_move_what_they_say_and_w_o_once(
+    tiny: tuple[Checkpoint, LayerPlan], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, plan = tiny
+    limit = share if share == np.inf else share * memory_bytes(LayerPart(plan, CIRCUITS))
+    for part in parts(plan, CIRCUITS, limit):
+        with monkeypatch.context() as patch:
+            recording = Recording(checkpoint, patch)
+            spectra = survey_part(checkpoint, part, ["raw"], "cpu")
+        assert sum(each.n_recomputed for each in spectra) == 0 or not part.o_blocks
+        assert recording.n_bytes == part.n_bytes
+        assert len(set(recording.ranges)) == len(recording.ranges)
 
 
 def test_only_the_rows_that_are_needed_of_a_concatenated_projection(tmp_path: Path) -> None:
@@ -123,6 +251,17 @@ def test_columns_cannot_be_cut(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(path))
     plan = attention_layout(checkpoint.config, checkpoint.tensors).layers[0]
     assert parts(plan, ["qk"], 1) == [LayerPart(restrict(plan, ["qk"]), ("qk",))]
+
+
+def test_a_gain_of_heads_that_cannot_be_cut_keeps_the_layer_whole(tmp_path: Path) -> None:
+    _, path = TINY_MODELS["olmo2"].build(tmp_path)
+    checkpoint = open_checkpoint(str(path))
+    plan = attention_layout(checkpoint.config, checkpoint.tensors).layers[0]
+    assert len(parts(plan, ["qk"], 0)) > 1
+    # Every second number of a storage, as a .bin may have it.
+    gain = dataclasses.replace(plan.tensors["q_norm"], stride=(2,))
+    strided = dataclasses.replace(plan, tensors={**plan.tensors, "q_norm": gain})
+    assert parts(strided, ["qk"], 0) == [LayerPart(restrict(strided, ["qk"]), ("qk",))]
 
 
 def info(name: str, start: int, end: int, file: str = "a") -> TensorInfo:
@@ -191,3 +330,113 @@ def test_scales_of_blocks_are_cut_with_their_rows() -> None:
     one = _rows(whole, 2, 6)
     assert one is not None
     assert one.scale == whole.scale
+
+
+def assert_parts_give_the_spectra_of_the_layer(checkpoint: Checkpoint) -> None:
+    """Cut as far as it can be, the first layer has the spectra that it has as a whole, and its
+    parts move what they say.
+    """
+    plan = attention_layout(checkpoint.config, checkpoint.tensors).layers[0]
+    (whole,) = parts(plan, CIRCUITS, np.inf)
+    cut = parts(plan, CIRCUITS, 0)
+    assert len(cut) > 2
+    assert cut[-1].o_blocks
+    wanted = survey_part(checkpoint, whole, CONVENTIONS, "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        recording = Recording(checkpoint, patch)
+        found = joined(survey_part(checkpoint, part, CONVENTIONS, "cpu") for part in cut)
+    assert sum(each.n_recomputed for each in found) == 0
+    assert recording.n_bytes == sum(part.n_bytes for part in cut)
+    for a, b in zip(wanted, found, strict=True):
+        assert (a.circuit, a.convention) == (b.circuit, b.convention)
+        np.testing.assert_allclose(b.singular_values, a.singular_values, rtol=1e-6)
+
+
+#: Heads of 64 rows, of which two fill a block of fp8, and rows of whole blocks of GGUF.
+WIDE = {
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "num_hidden_layers": 1,
+}
+
+
+def wide_tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.0.self_attn.{role}_proj.weight" for role in "qkvo"]
+    tensors = {name: torch.randn(256, 256, generator=generator) for name in names}
+    return tensors | {"model.layers.0.input_layernorm.weight": torch.rand(256) + 0.5}
+
+
+def save_wide(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(LLAMA_CONFIG | WIDE | config))
+    return folder
+
+
+def test_parts_of_fp8_in_blocks(tmp_path: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in wide_tensors().items():
+        if weight.dim() == 2:
+            tensors[f"{name}_scale_inv"] = torch.rand(2, 2) + 0.1
+            tensors[name] = weight.to(torch.float8_e4m3fn)
+        else:
+            tensors[name] = weight
+    said = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    checkpoint = open_checkpoint(
+        str(save_wide(tmp_path / "fp8", tensors, quantization_config=said))
+    )
+    assert_parts_give_the_spectra_of_the_layer(checkpoint)
+
+
+def test_parts_of_weights_with_a_lora_update(tmp_path: Path) -> None:
+    base = save_wide(tmp_path / "base", wide_tensors())
+    # Of rank 1, so that reading A once for each part is little.
+    adapter = {
+        f"base_model.model.model.layers.0.self_attn.{role}_proj.lora_{side}.weight": torch.randn(
+            (1, 256) if side == "A" else (256, 1)
+        )
+        for role in "qvo"
+        for side in "AB"
+    }
+    said = {"target_modules": ["q_proj", "v_proj", "o_proj"], "r": 1}
+    checkpoint = open_checkpoint(str(make_adapter(tmp_path / "lora", base, adapter, **said)))
+    assert_parts_give_the_spectra_of_the_layer(checkpoint)
+
+
+def test_updates_of_a_high_rank_keep_the_heads_together() -> None:
+    a = TensorInfo("a", "F32", (64, 256), "b", 0, 64 * 256 * 4)
+    b = TensorInfo("b", "F32", (256, 64), "b", a.end, 2 * a.end)
+    weights = TensorInfo("w", "F32", (256, 256), "a", 0, 256 * 256 * 4)
+    q = dataclasses.replace(weights, update=LowRankUpdate(a, b, 1.0, transposed=False))
+    k = dataclasses.replace(weights, file="k")
+    plan = LayerPlan(0, HeadGeometry(4, 4, 64, 64, 256, 256), "separate", 1.0, {"q": q, "k": k})
+    assert len(parts(plan, ["qk"], 0)) == 1
+    plain = dataclasses.replace(plan, tensors={"q": weights, "k": k})
+    assert len(parts(plain, ["qk"], 0)) == 4
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+def test_parts_of_gguf_rows(tmp_path: Path, kind: str) -> None:
+    quantisation = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    for key, value in {
+        "block_count": 1,
+        "embedding_length": 256,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 4,
+        "attention.key_length": 64,
+        "attention.value_length": 64,
+    }.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_token_list(["a", "b"])
+    rng = np.random.default_rng(0)
+    writer.add_tensor("blk.0.attn_norm.weight", np.ones(256, np.float32))
+    for role in ("q", "k", "v", "output"):
+        weight = rng.standard_normal((256, 256)).astype(np.float32)
+        stored = gguf.quants.quantize(weight, quantisation)
+        writer.add_tensor(f"blk.0.attn_{role}.weight", stored, raw_dtype=quantisation)
+    finish(writer)
+    assert_parts_give_the_spectra_of_the_layer(open_checkpoint(str(tmp_path / "tiny.gguf")))

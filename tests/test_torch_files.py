@@ -251,7 +251,8 @@ class TestFolders:
         result = CliRunner().invoke(main, ["download", "--model", str(path), "--dry-run", "--json"])
         (planned,) = json.loads(result.output)
         assert (result.exit_code, planned["status"]) == (0, "planned")
-        assert planned["bytes_read"] == 2 * (32 + 16 + 1) * 24 * 4
+        named = 2 * (32 + 16 + 1) * 24 * 4
+        assert named <= planned["bytes_read"] <= 1.05 * named
         assert ".bin" in CliRunner().invoke(main, ["download", "--help"]).output
 
     @pytest.mark.parametrize("entry", ["model", "model/pytorch_model.bin"])
@@ -324,7 +325,7 @@ class TestOnTheHub:
         ref = model_ref("org/bin")
         result = survey_model(ref, api=HfApi(endpoint=hub.endpoint), circuits=("qk",))
         named = 2 * (2 * 768 * 768 + 768) * 4
-        assert result.bytes_read == named
+        assert named <= result.bytes_read <= 1.01 * named
         asked = [request for request in hub.requests if request.path.endswith(".bin")]
         assert all(request.range is not None and request.status == 206 for request in asked)
         assert len(asked) <= 6 + 3 * shards

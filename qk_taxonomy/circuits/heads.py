@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from einops import rearrange
 
-from qk_taxonomy.records import N_BLOCKS, HeadGeometry, LayerPlan
+from qk_taxonomy.records import HeadGeometry, LayerPlan
 
 _ROWS = "(head d_head) d_model -> head d_head d_model"
 _COLUMNS = "d_model (head d_head) -> head d_head d_model"
@@ -30,7 +30,7 @@ def _split_fused(qkv: torch.Tensor, plan: LayerPlan) -> dict[str, torch.Tensor]:
     if plan.packing == "blocks":
         parts = rearrange(
             qkv, "(block part head d_head) d_model -> part (block head) d_head d_model",
-            block=N_BLOCKS, part=3, d_head=g.d_head,
+            block=plan.n_blocks, part=3, d_head=g.d_head,
         )  # fmt: skip
         return {"q": parts[0], "v": parts[1], "k": parts[2]}
     grouped = rearrange(
@@ -69,16 +69,13 @@ def split_heads(plan: LayerPlan, tensors: Mapping[str, torch.Tensor]) -> dict[st
         heads |= _split_latent(tensors, g)
     elif plan.packing == "separate":
         for role, size in (("q", g.d_head), ("k", g.d_head), ("v", g.d_value)):
-            pieces = [t for name, t in tensors.items() if name.partition(".")[0] == role]
-            if pieces:
-                stored = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-                stored = stored.mT if plan.transposed else stored
+            if role in tensors:
+                stored = tensors[role].mT if plan.transposed else tensors[role]
                 rows = 2 * size if plan.gated and role == "q" else size
                 heads[role] = rearrange(stored, _ROWS, d_head=rows)[:, :size]
     elif "qkv" in tensors:
         heads |= _split_fused(tensors["qkv"].mT if plan.transposed else tensors["qkv"], plan)
     if "o" in tensors:
         stored = tensors["o"].mT if plan.transposed else tensors["o"]
-        own = stored[:, plan.first_head * g.d_value :][:, : g.n_heads * g.d_value]
-        heads["o"] = rearrange(own, _COLUMNS, d_head=g.d_value)
+        heads["o"] = rearrange(stored, _COLUMNS, d_head=g.d_value)
     return heads

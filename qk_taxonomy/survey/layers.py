@@ -56,7 +56,7 @@ def survey_part(
     results = []
     for circuit in part.circuits:
         try:
-            if part.o_blocks:
+            if circuit == "ov" and part.o_blocks:
                 found = _streamed(checkpoint, part, tensors, conventions, target)
             else:
                 found = layer_spectra(circuit_factors(part.plan, tensors, circuit, conventions))
@@ -100,12 +100,13 @@ def _streamed(
         with_o = {**tensors, "o": checkpoint.read(block).to(device)}
         return circuit_factors(part.plan, with_o, "ov", conventions)
 
-    rights = [with_mean(pair.right) for pair in pairs_of(part.o_blocks[0])]
+    first = pairs_of(part.o_blocks[0])
+    rights = [with_mean(pair.right) for pair in first]
 
     def blocks() -> Iterator[list[FactorPair]]:
         start = 0
-        for block in part.o_blocks:
-            pairs = pairs_of(block)
+        for number, block in enumerate(part.o_blocks):
+            pairs = pairs_of(block) if number else first
             columns = slice(start, start + pairs[0].left.d_model)
             start = columns.stop
             yield [
