@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,13 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from dask_cluster import DaskCluster, dask_cluster
-from huggingface_hub import HfApi
 from loopback_hub import Hold, LoopbackHub, Stall
 
-from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.errors import QKTaxonomyError
-from qk_taxonomy.survey import Silent, survey_model
-from qk_taxonomy.survey.cluster import ClusterExecutor, dask_executor
+from qk_taxonomy.survey.cluster import ClusterExecutor
 
 pytest.importorskip("distributed")
 
@@ -93,43 +91,73 @@ def test_a_worker_killed_in_mid_run_changes_no_bit(
     assert not list(there.parent.glob(".*"))
 
 
-def test_addresses_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qk_taxonomy.survey.cluster._PATIENCE", 1)
-    with pytest.raises(QKTaxonomyError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        dask_executor("tcp://127.0.0.1:9").__enter__()
-    with pytest.raises(QKTaxonomyError, match=r"answers at nonsense .*mend --dask"):
-        dask_executor("nonsense").__enter__()
+def said_by(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process that runs Python code, which finds ``arguments`` in sys.argv, and says what is
+    wrong. Clients of its own, that fail, may leave threads: it ends without waiting for them.
+    """
+    head = (
+        "import importlib.metadata, os, sys\n"
+        "from qk_taxonomy.errors import QKTaxonomyError\n"
+        "from qk_taxonomy.survey import cluster, streaming\n"
+    )
+    tail = "\nsys.stdout.flush()\nos._exit(0)\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + textwrap.dedent(code) + tail, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
-def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qk_taxonomy.survey.cluster._PATIENCE", 2)
-    with (
-        dask_cluster(tmp_path, workers=0) as cluster,
-        pytest.raises(QKTaxonomyError, match=f"dask worker {cluster.address}"),
-    ):
-        dask_executor(cluster.address).__enter__()
+ENTER = """
+    cluster._PATIENCE = 2
+    for address in sys.argv[1:]:
+        try:
+            cluster.dask_executor(address).__enter__()
+        except QKTaxonomyError as err:
+            print(err)
+"""
+
+
+def test_addresses_without_a_cluster() -> None:
+    out, _ = said_by(ENTER, "tcp://127.0.0.1:9", "nonsense").communicate(timeout=120)
+    nobody, nonsense = out.splitlines()
+    assert "No Dask scheduler answers at tcp://127.0.0.1:9" in nobody
+    assert "No Dask scheduler answers at nonsense" in nonsense
+    assert nonsense.endswith("or mend --dask.")
+
+
+def test_a_scheduler_without_workers(tmp_path: Path) -> None:
+    with dask_cluster(tmp_path, workers=0) as cluster:
+        out, _ = said_by(ENTER, cluster.address).communicate(timeout=120)
+    assert f"dask worker {cluster.address}" in out
 
 
 def test_a_cluster_whose_workers_are_gone(
-    hub: LoopbackHub, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LoopbackHub, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     hub.add("me/tiny", make_folder())
-    monkeypatch.setattr("qk_taxonomy.survey.streaming._LOOK_UP", 0.5)
-    env = environment(hub)
-
-    class KillTheWorker(Silent):
-        def start(self, ref: object, layers: int, n_bytes: int) -> None:
-            hub.inject("model.safetensors", *[Stall(20)] * 4)
-            monkeypatch.setattr("qk_taxonomy.survey.cluster._PATIENCE", 2)
-            cluster.kill_worker(0)
-
-    ref, api = model_ref("me/tiny"), HfApi(endpoint=hub.endpoint)
-    with (
-        dask_cluster(tmp_path, workers=1, environment=env) as cluster,
-        dask_executor(cluster.address) as executor,
-        pytest.raises(QKTaxonomyError, match="No worker of the Dask cluster is left"),
-    ):
-        survey_model(ref, api=api, executor=executor, progress=KillTheWorker())
+    code = """
+        from huggingface_hub import HfApi
+        from qk_taxonomy.catalog import model_ref
+        from qk_taxonomy.survey import survey_model
+        streaming._LOOK_UP = 0.5
+        ref, api = model_ref("me/tiny"), HfApi(endpoint=sys.argv[2])
+        with cluster.dask_executor(sys.argv[1]) as executor:
+            cluster._PATIENCE = 2
+            try:
+                survey_model(ref, api=api, executor=executor)
+            except QKTaxonomyError as err:
+                print(err)
+    """
+    with dask_cluster(tmp_path, workers=1, environment=environment(hub)) as cluster:
+        held = Hold()
+        hub.inject("model.safetensors", held, beyond=HEADER)
+        process = said_by(code, cluster.address, hub.endpoint)
+        wait_until(lambda: not hub.faults)
+        cluster.kill_worker(0)
+        out, _ = process.communicate(timeout=120)
+        held.release()
+    assert "No worker of the Dask cluster is left" in out
 
 
 class Sightings:
@@ -158,24 +186,25 @@ def test_a_cluster_is_given_up_only_where_its_workers_stay_away(
     assert not client.workers
 
 
-def test_a_worker_with_another_release_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = importlib.metadata.version
-    own = real("scipy")
+def test_a_worker_with_another_release_is_named(tmp_path: Path) -> None:
+    code = """
+        with cluster.dask_executor(sys.argv[1]):
+            print("alike")
+        real = importlib.metadata.version
+        importlib.metadata.version = lambda package: (
+            "0.1.2rc1" if package == "scipy" else f"{real(package)}+local"
+        )
+        try:
+            cluster.dask_executor(sys.argv[1]).__enter__()
+        except QKTaxonomyError as err:
+            print(err)
+    """
     with dask_cluster(tmp_path, workers=1) as cluster:
-        with dask_executor(cluster.address):
-            pass
-
-        def version(package: str) -> str:
-            return "0.1.2rc1" if package == "scipy" else f"{real(package)}+local"
-
-        monkeypatch.setattr("importlib.metadata.version", version)
-        with pytest.raises(
-            QKTaxonomyError,
-            match=rf"worker tcp://127\.0\.0\.1:\d+ has scipy {own}, and this process has 0\.1\.2:",
-        ):
-            dask_executor(cluster.address).__enter__()
+        out, _ = said_by(code, cluster.address).communicate(timeout=120)
+    alike, other = out.splitlines()
+    assert alike == "alike"
+    own = importlib.metadata.version("scipy")
+    assert f" has scipy {own}, and this process has 0.1.2:" in other
 
 
 def test_a_part_that_kills_its_workers_is_said_to_be_too_large(
