@@ -435,7 +435,7 @@ class TestDownload:
         result = qk("download", "--model", make_folder(), "--dry-run")
         assert result.exit_code == 0
         assert "planned" in result.output
-        assert "9.41 kB" in result.output
+        assert "15.6 kB" in result.output
         assert not list(Path().iterdir())
 
     def test_a_dry_run_sums_up_and_tells_how_long(
@@ -472,10 +472,10 @@ class TestDownload:
 
         unknown = dry_run()
         total = next(line for line in unknown.stdout.splitlines() if line.startswith("2 models"))
-        assert total.split()[2:6] == ["4", "16", "18.8", "kB"]
-        assert "How fast the hub's 18.8 kB come was not measured yet" in unknown.stderr
+        assert total.split()[2:6] == ["4", "16", "31.1", "kB"]
+        assert "How fast the hub's 31.1 kB come was not measured yet" in unknown.stderr
         assert not hub.bytes_served("model.safetensors") > 4 * 3000  # headers alone
-        remember_speed(f"hub {hub.endpoint}", 10**8, 10**8 / (9408 / 4))
+        remember_speed(f"hub {hub.endpoint}", 10**8, 10**8 / (15552 / 4))
         known = dry_run()
         lines = known.stdout.splitlines()
         assert [" 4 s " in line for line in lines] == [False, True, True, False]
