@@ -239,7 +239,7 @@ def test_models_of_a_family_that_is_not_in_the_catalogue(make_folder: MakeFolder
 
 def test_weights_too_large_for_a_file(make_folder: MakeFolder) -> None:
     tensors = {name: array * 1e12 for name, array in llama_tensors().items()}
-    with pytest.raises(SpectrumError, match=r"σ up to .*e\+2"):
+    with pytest.raises(SpectrumError, match=r"σ up to .*e\+4"):
         survey_folder(make_folder(tensors=tensors))
 
 

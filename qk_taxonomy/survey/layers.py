@@ -62,24 +62,26 @@ def survey_part(
                 found = layer_spectra(circuit_factors(part.plan, tensors, circuit, conventions))
         except SpectrumError as err:
             raise _not_finite(part, tensors, err.role) from err
-        for convention, spectra in zip(conventions, found, strict=True):
-            sigma = spectra.singular_values.cpu().numpy()
-            if not sigma.max() ** 2 < np.finfo(np.float32).max:
-                raise SpectrumError(
-                    f"{_place(part.plan)}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
-                    "whose square no spectra file holds. The weights may be damaged: compare the "
-                    "file with the original.",
-                    "left",
-                )
+        sigma = np.stack([spectra.singular_values.cpu().numpy() for spectra in found])
+        if not sigma.max() ** 2 < np.finfo(np.float32).max:
+            raise SpectrumError(
+                f"{_place(part.plan)}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
+                "whose square no spectra file holds. The weights may be damaged: compare the "
+                "file with the original.",
+                "left",
+            )
+        # At once: many small steps, during which no other thread runs Python.
+        statistics = describe(sigma**2)
+        for i, (convention, spectra) in enumerate(zip(conventions, found, strict=True)):
             assert spectra.eigenvalues is not None
             results.append(
                 LayerSpectra(
                     layer=part.plan.layer,
                     circuit=circuit,
                     convention=convention,
-                    singular_values=sigma,
+                    singular_values=sigma[i],
                     eigenvalues=spectra.eigenvalues.cpu().numpy(),
-                    statistics=describe(sigma**2),
+                    statistics=statistics[i],
                     n_recomputed=spectra.n_recomputed,
                     stack=part.plan.stack,
                 )
