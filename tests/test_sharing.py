@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import MakeFolder
+from filelock import FileLock
 from huggingface_hub import HfApi, constants, snapshot_download
 from loopback_hub import LoopbackHub
 
@@ -34,6 +35,26 @@ def test_one_process_at_a_time_makes_a_file(make_folder: MakeFolder) -> None:
         assert not path.exists()
     assert survey_model(ref).status == "computed"
     assert [file.name for file in path.parent.iterdir()] == ["tiny.safetensors"]
+
+
+def test_a_lock_that_its_last_holder_removed_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, removed = FileLock.acquire, []
+
+    def too_late(self: FileLock) -> object:
+        held = acquire(self)
+        if not removed:
+            removed.append(self.lock_file)
+            Path(self.lock_file).unlink()  # as its last holder did, after this one had opened it
+        return held
+
+    monkeypatch.setattr(FileLock, "acquire", too_late)
+    with exclusive(tmp_path / "x.safetensors"):
+        assert removed
+        assert Path(removed[0]).exists()
+        with pytest.raises(BusyFileError), exclusive(tmp_path / "x.safetensors"):
+            pass
 
 
 def test_a_model_that_is_busy_is_looked_at_again_after_the_others(make_folder: MakeFolder) -> None:

@@ -17,7 +17,7 @@ class Progress(Protocol):
         """Layers are finished, or bytes have come and been computed with."""
 
     def stopping(self) -> None:
-        """The survey was interrupted, and waits for what is under way."""
+        """The survey was interrupted, and ends what is under way or lets it end."""
 
     def finish(self, result: ModelResult) -> None:
         """A model is done, whatever became of it."""
