@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from dense import contract_error, dense_circuit, dense_singular_values, eigenvalue_error
 from safetensors.torch import load_file
+from threadpoolctl import ThreadpoolController
 
 from qk_taxonomy.circuits import lapack, linalg
 from qk_taxonomy.circuits.factors import Factor, FactorPair
@@ -25,6 +27,7 @@ from qk_taxonomy.circuits.spectra import (
     layer_spectra,
     streamed_spectra,
 )
+from qk_taxonomy.circuits.threads import in_threads
 from qk_taxonomy.errors import ShapeError, SpectrumError
 
 HERE = Path(__file__).parent
@@ -301,6 +304,27 @@ def test_threads_change_no_bit() -> None:
         assert done.stdout.split() == here[0], f"{threads} threads, {of_torch} of torch"
 
 
+def test_blas_keeps_to_one_thread_whoever_comes_first() -> None:
+    """Two callers whose visits overlap, each of them the first one in and the last one out."""
+    blas = ThreadpoolController().select(user_api="blas")
+
+    def threads_inside() -> set[int]:
+        return {number for _ in range(3) for number in in_threads(_threads_of_blas, range(2))}
+
+    def _threads_of_blas(_: int) -> int:
+        time.sleep(0.01)
+        return max(library.num_threads for library in blas.lib_controllers)
+
+    before = _threads_of_blas(0)
+    with ThreadPoolExecutor(2) as callers:
+        for wait in (0.0, 0.005, 0.0, 0.015):
+            found = [callers.submit(threads_inside)]
+            time.sleep(wait)
+            found.append(callers.submit(threads_inside))
+            assert [visit.result() for visit in found] == [{1}, {1}]
+    assert _threads_of_blas(0) == before
+
+
 _PEAK = r"""
 import re, sys, torch
 from pathlib import Path
@@ -363,24 +387,49 @@ def test_latents_by_the_way_of_other_devices(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 @pytest.mark.parametrize("kind", ["rms", "layer", "ov"])
 def test_cuda_agrees_with_the_cpu(kind: str) -> None:
-    q, k = heads(6, 64, 700, 1), heads(2, 64, 700, 2)
-    expected = layer_spectra(conventions(q, k, kind=kind))
-    on_cuda = [
-        FactorPair(*(_to_cuda(side) for side in pair[:2]), pair.scale)
-        for pair in conventions(q, k, kind=kind)
+    pairs = conventions(heads(6, 64, 700, 1), heads(2, 64, 700, 2), kind=kind)
+    _check_alike(layer_spectra([_to_cuda(pair) for pair in pairs]), layer_spectra(pairs))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_cuda_recomputes_hard_heads() -> None:
+    pair = FactorPair(*(Factor(side) for side in hard_heads()))
+    expected, found = layer_spectra([pair]), layer_spectra([_to_cuda(pair)])
+    assert found[0].n_recomputed == expected[0].n_recomputed > 0
+    largest = expected[0].singular_values.amax(-1, keepdim=True)
+    far = (found[0].singular_values - expected[0].singular_values).abs() / largest
+    assert far.nan_to_num().max() < 1e-9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_cuda_with_latents_and_several_threads() -> None:
+    pairs = [
+        FactorPair(
+            Factor(heads(6, 12, 20, 1), latent=heads(1, 20, 170, 2)[0], centred=centred),
+            Factor(heads(6, 12, 30, 3), latent=heads(1, 30, 170, 4)[0], centred=centred),
+        )
+        for centred in (False, True)
     ]
-    for found, one in zip(layer_spectra(on_cuda), expected, strict=True):
-        sigma = found.singular_values.cpu().numpy()
-        assert contract_error(sigma, one.singular_values.numpy()) < 1e-5
-        assert found.eigenvalues is not None
+    expected = layer_spectra(pairs)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: layer_spectra([_to_cuda(x) for x in pairs]), range(4)):
+            _check_alike(found, expected)
+
+
+def _check_alike(found: Sequence[CircuitSpectra], expected: Sequence[CircuitSpectra]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        sigma = one.singular_values.numpy()
+        assert contract_error(sigma, other.singular_values.numpy()) < 1e-5
         assert one.eigenvalues is not None
-        largest = one.eigenvalues.abs().amax(-1)
-        difference = found.eigenvalues.cpu().abs() - one.eigenvalues.abs()
+        assert other.eigenvalues is not None
+        largest = other.eigenvalues.abs().amax(-1)
+        difference = one.eigenvalues.abs() - other.eigenvalues.abs()
         assert (difference.abs().amax(-1) < 1e-4 * largest).all()
-    again = layer_spectra(conventions(q, k, kind=kind))
-    torch.testing.assert_close(again[0].singular_values, expected[0].singular_values)
 
 
-def _to_cuda(factor: Factor) -> Factor:
-    tensors = {name: value.cuda() for name, value in vars(factor).items() if torch.is_tensor(value)}
-    return Factor(**{**vars(factor), **tensors})
+def _to_cuda(pair: FactorPair) -> FactorPair:
+    sides = [
+        Factor(**{k: v.cuda() if torch.is_tensor(v) else v for k, v in vars(side).items()})
+        for side in (pair.left, pair.right)
+    ]
+    return FactorPair(*sides, pair.scale)

@@ -22,7 +22,7 @@ from qk_taxonomy.errors import ShapeError
 
 # Numbers of a float64 piece: 8 MB of them on a CPU, few enough to stay in its cache.
 _PIECE = 1 << 20
-_PIECE_ELSEWHERE = 1 << 26
+_PIECE_ELSEWHERE = 1 << 24
 
 # Multiplications of a task, below which it is not worth a thread (some milliseconds); and how many
 # tasks a layer of few key-value heads is cut into, each with its key-value head's own products
@@ -64,8 +64,6 @@ class Task:
 def layer_tasks(pair: FactorPair) -> list[Task]:
     """The tasks of a layer, in the order of its heads. They depend on shapes alone."""
     left, n_kv, group = pair.left, pair.right.n_heads, pair.group
-    if not linalg.on_cpu(left.weights.device):
-        return [Task(slice(0, n_kv), slice(0, group), group)]
     # A product costs e²·d, and eigenvalues as much as some forty of e³.
     e, d = left.d_head, left.d_model
     heads_a_task = max(1, _WORTH_A_TASK // (e * e * (d + 40 * e)))
@@ -322,14 +320,14 @@ class Products:
             self.cross[i, j].view(by_member.shape).add_(by_member)
 
     def fold_rows(self, sides: Sides, task: Task) -> Products:
-        """The products with rows folded in, which is left to the end, where it is cheap."""
+        """The products on the CPU, rows folded in, which is cheap at the end."""
         lefts = [functools.partial(_fold_rows, factor) for factor in sides.lefts]
         rights = [functools.partial(_fold_rows, factor) for factor in sides.rights]
         return Products(
-            tuple(fold(fold(x).mT) for fold, x in zip(lefts, self.left, strict=True)),
-            tuple(fold(fold(x).mT) for fold, x in zip(rights, self.right, strict=True)),
+            tuple(fold(fold(x).mT).cpu() for fold, x in zip(lefts, self.left, strict=True)),
+            tuple(fold(fold(x).mT).cpu() for fold, x in zip(rights, self.right, strict=True)),
             {
-                (i, j): rights[j](lefts[i](x.mT).mT, members=task.n_members)
+                (i, j): rights[j](lefts[i](x.mT).mT, members=task.n_members).cpu()
                 for (i, j), x in self.cross.items()
             },
         )
@@ -352,8 +350,8 @@ def _fold_rows(factor: Factor, product: torch.Tensor, members: int = 1) -> torch
 
 
 def dense_head(factor: Factor, head: int) -> torch.Tensor:
-    """One head of a factor, everything folded in: (d_head, d_model) float64."""
+    """One head of a factor, everything folded in: (d_head, d_model) float64, on the CPU."""
     one = with_mean(factor.part(slice(head, head + 1)))
     dense = one.weights.new_empty((1, 1, one.d_head, one.d_model), dtype=torch.float64)
     _Side(one, 1, 0, ()).fill(dense, 0, None)
-    return _fold_rows(one, dense[0])[0]
+    return _fold_rows(one, dense[0])[0].cpu()

@@ -44,7 +44,7 @@ _TRACE_TOLERANCE = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class CircuitSpectra:
-    """Spectra of every head of a layer, float64.
+    """Spectra of every head of a layer, float64, on the CPU wherever the weights are.
 
     ``singular_values`` (n_heads, d_head), descending. ``eigenvalues`` (n_heads, d_head), complex,
     by descending modulus, or None. ``n_recomputed``: heads that took the slower, stable way.
@@ -67,8 +67,8 @@ def stable_singular_values(left: torch.Tensor, right: torch.Tensor) -> torch.Ten
     QR and LAPACK's gesvd driver: slower than the Gram matrices, exact for any condition number.
     """
     r_a, r_b = (linalg.qr_core(x.mT) for x in (left, right))
-    core = linalg.times(r_a, r_b.mT).cpu().numpy()
-    values = torch.from_numpy(svd(core, compute_uv=False, lapack_driver="gesvd")).to(left.device)
+    core = linalg.times(r_a, r_b.mT).numpy()
+    values = torch.from_numpy(svd(core, compute_uv=False, lapack_driver="gesvd"))
     return torch.nn.functional.pad(values, (0, left.shape[0] - values.shape[0]))
 
 
@@ -93,10 +93,9 @@ def layer_spectra(pairs: Sequence[FactorPair], *, eigenvalues: bool = True) -> l
     """
     for pair in pairs:
         pair.check()
-    device = pairs[0].left.weights.device
     narrow = list(pairs)
     if any(side.latent is not None for pair in pairs for side in (pair.left, pair.right)):
-        narrow = in_threads(narrow_latents, pairs, device)
+        narrow = in_threads(narrow_latents, pairs)
     sides = Sides.of_pairs(narrow)
     tasks = layer_tasks(narrow[0])
 
@@ -106,7 +105,7 @@ def layer_spectra(pairs: Sequence[FactorPair], *, eigenvalues: bool = True) -> l
         products.add(part, task)
         return _head_spectra(products.fold_rows(part, task), part, task)
 
-    found = in_threads(spectra, tasks, device)
+    found = in_threads(spectra, tasks)
     return _whole(found, sides, narrow, lambda heads: [pair.select(heads) for pair in narrow])
 
 
@@ -141,7 +140,7 @@ def streamed_spectra(
             task, products = task_sums
             products.add(sides.part(task), task)
 
-        in_threads(add, sums, pairs[0].left.weights.device)
+        in_threads(add, sums)
     if first is None:
         raise ShapeError("Wanted blocks of columns, found none.")
     last = first
@@ -151,7 +150,7 @@ def streamed_spectra(
         part = last.part(task)
         return _head_spectra(products.fold_rows(part, task), part, task)
 
-    found = in_threads(spectra, sums, first.lefts[0].weights.device)
+    found = in_threads(spectra, sums)
     return _whole(found, first, pairs, whole)
 
 
@@ -206,8 +205,7 @@ def _whole(
         return CircuitSpectra(values, torch.cat(mu) if mu else None, len(heads))
 
     # Where there is nothing to recompute, it must not wait for the tasks of other layers.
-    device = pairs[0].left.weights.device
-    whole_pairs = in_threads(joined, by_pair, device) if doubtful else map(joined, by_pair)
+    whole_pairs = in_threads(joined, by_pair) if doubtful else map(joined, by_pair)
     done = dict(zip(by_pair, whole_pairs, strict=True))
     return [
         done[distinct].scaled(pair.scale) for distinct, pair in zip(sides.of, pairs, strict=True)

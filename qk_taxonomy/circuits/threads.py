@@ -6,6 +6,7 @@ one thread forms alone have the same bits however many threads there are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -30,24 +31,36 @@ def _blas() -> Any:
 
 
 class _OneThreadedBlas:
-    """BLAS keeps to one thread while anybody is inside: its number of threads is the process's."""
+    """BLAS keeps to one thread while anybody is inside: its number of threads is the process's.
+
+    A thread of its own sets the limit and lifts it, since threadpoolctl (3.8 on) silently ignores
+    a second thread while the first one holds a limit, and who comes first need not leave last.
+    """
 
     def __init__(self) -> None:
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Nobody is inside: so it is in a forked child, which has none of its parent's threads."""
         self._lock = threading.Lock()
         self._inside = 0
-        self._limit: Any = None
+        self._limits = contextlib.ExitStack()
+        self._owner = ThreadPoolExecutor(1, "qk-blas")
+
+    def _limit(self) -> None:
+        self._limits.enter_context(_blas().limit(limits=1, user_api="blas"))
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._limit = _blas().limit(limits=1, user_api="blas")
+                self._owner.submit(self._limit).result()
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._limit.restore_original_limits()
+                self._owner.submit(self._limits.close).result()
 
 
 _ONE_THREADED_BLAS = _OneThreadedBlas()
@@ -69,9 +82,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-# A forked child has none of its parent's threads.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_ONE_THREADED_BLAS.start_anew)
 
 
 def start_threads() -> None:
@@ -80,10 +93,8 @@ def start_threads() -> None:
         _pool(torch.get_num_threads())
 
 
-def in_threads(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], device: torch.device
-) -> list[_Result]:
-    """``[function(item) for item in items]``, on a CPU by as many threads as torch has.
+def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """``[function(item) for item in items]``, by as many threads as torch has.
 
     BLAS keeps to one thread in each. Overflow and NaN pass without warnings: they are looked for.
     """
@@ -92,8 +103,6 @@ def in_threads(
         with np.errstate(all="ignore"):
             return function(item)
 
-    if device.type != "cpu":
-        return [quietly(item) for item in items]
     threads = torch.get_num_threads()
     with _ONE_THREADED_BLAS:
         if threads == 1:

@@ -62,7 +62,7 @@ def survey_part(
                 found = layer_spectra(circuit_factors(part.plan, tensors, circuit, conventions))
         except SpectrumError as err:
             raise _not_finite(part, tensors, err.role) from err
-        sigma = np.stack([spectra.singular_values.cpu().numpy() for spectra in found])
+        sigma = np.stack([spectra.singular_values.numpy() for spectra in found])
         if not sigma.max() ** 2 < np.finfo(np.float32).max:
             raise SpectrumError(
                 f"{_place(part.plan)}: the {circuit} circuit has σ up to {sigma.max():.3g}, "
@@ -80,7 +80,7 @@ def survey_part(
                     circuit=circuit,
                     convention=convention,
                     singular_values=sigma[i],
-                    eigenvalues=spectra.eigenvalues.cpu().numpy(),
+                    eigenvalues=spectra.eigenvalues.numpy(),
                     statistics=statistics[i],
                     n_recomputed=spectra.n_recomputed,
                     stack=part.plan.stack,
