@@ -34,7 +34,8 @@ def embeddings(kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     if kind == "twice the same":
         return embed, embed.clone()
     if kind == "narrow":
-        return embed[:, :7] @ random(7, D_MODEL, seed=4), None
+        # Of whole numbers, so that rounding gives it no further rank.
+        return (4 * embed[:, :7]).round() @ (4 * random(7, D_MODEL, seed=4)).round(), None
     return embed, random(N_TOKENS, D_MODEL, seed=2)
 
 

@@ -92,10 +92,9 @@ def full_spectra(pair: FactorPair, vocabulary: Vocabulary, circuit: Circuit) -> 
     """Spectra of the full circuits of a layer's heads.
 
     pair: the heads as of :func:`~qk_taxonomy.circuits.conventions.circuit_factors`, under the
-    convention that ``vocabulary`` is read under. Values are within 1e-8 of the largest: a Gram matrix
-    of the tokens loses what is below the root of rounding. Raises ShapeError where a head reads
-    another stream than the tokens', and SpectrumError where
-    weights are not finite.
+    convention that ``vocabulary`` is read under. Values are within 1e-8 of the largest: a Gram
+    matrix of the tokens loses what lies below the square root of rounding. Raises ShapeError where
+    a head reads another stream than the tokens', and SpectrumError where weights are not finite.
     """
     pair.check()
     if pair.left.d_model != vocabulary.d_model:
