@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.base import Checkpoint, TokenizerDefinition
 from qk_taxonomy.checkpoints.fetched import ReadRange
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LayerPlan, TensorInfo
@@ -22,6 +23,8 @@ class RandomTwin(Checkpoint):
     Nothing of the original's weights is read, so that it may store them in any way.
     """
 
+    left_behind: ClassVar[frozenset[str]] = Checkpoint.left_behind | {"_original"}
+
     def __init__(self, original: Checkpoint, plans: Iterable[LayerPlan], seed: int) -> None:
         self.model_id = original.model_id
         self.revision = original.revision
@@ -32,6 +35,7 @@ class RandomTwin(Checkpoint):
             for name, info in original.tensors.items()
         }
         self.seed = seed
+        self._original = original
         self._original_bytes = original.n_bytes
         self._deviations: dict[str, float] = {}
         self._constants: dict[str, float] = {}
@@ -47,6 +51,9 @@ class RandomTwin(Checkpoint):
     def n_bytes(self) -> int:
         """Bytes of the original's tensors; the twin's own take none."""
         return self._original_bytes
+
+    def tokenizer(self) -> TokenizerDefinition | None:
+        return self._original.tokenizer()
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         raise CheckpointError(f"The random twin of {self.model_id} is stored in no file.")
