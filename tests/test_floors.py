@@ -38,7 +38,10 @@ FLOORS = {
     "__main__": 9,
 }
 
-HEAVY = ["torch", "umap", "matplotlib", "pandas", "seaborn", "sklearn", "scipy", "huggingface_hub"]
+HEAVY = [
+    *("torch", "umap", "matplotlib", "pandas", "seaborn", "sklearn", "scipy"),
+    *("huggingface_hub", "tokenizers"),
+]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

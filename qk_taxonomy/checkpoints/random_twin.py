@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.base import Checkpoint, TokenizerDefinition
 from qk_taxonomy.checkpoints.fetched import ReadRange
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import LayerPlan, Norm, TensorInfo, VocabularyPlan
@@ -35,6 +36,8 @@ class RandomTwin(Checkpoint):
     by rows, each lies alone in a file of its name that is nowhere.
     """
 
+    left_behind: ClassVar[frozenset[str]] = Checkpoint.left_behind | {"_original"}
+
     def __init__(
         self,
         original: Checkpoint,
@@ -51,6 +54,7 @@ class RandomTwin(Checkpoint):
             for name, info in original.tensors.items()
         }
         self.seed = seed
+        self._original = original
         self._original_bytes = original.n_bytes
         self._deviations: dict[str, float] = {}
         self._constants: dict[str, float] = {}
@@ -85,6 +89,9 @@ class RandomTwin(Checkpoint):
     def n_bytes(self) -> int:
         """Bytes of the original's tensors; the twin's own take none."""
         return self._original_bytes
+
+    def tokenizer(self) -> TokenizerDefinition | None:
+        return self._original.tokenizer()
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         raise CheckpointError(f"The random twin of {self.model_id} is stored in no file.")
