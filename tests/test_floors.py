@@ -32,6 +32,7 @@ FLOORS = {
     "taxonomy": 4,
     "tables": 4,
     "hypotheses": 5,
+    "studies": 5,
     "figures": 6,
     "outputs": 7,
     "cli": 8,
