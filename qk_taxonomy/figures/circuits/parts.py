@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
 
 from qk_taxonomy.figures.style import KEPT
 from qk_taxonomy.records import CIRCUITS, Circuit
@@ -18,6 +19,9 @@ TRAINED, CONTROL = KEPT, "0.55"
 
 #: Dots of this many heads or fewer are told apart; beyond, they are small and pale.
 _FEW_POINTS = 300
+
+# Area of a point of few, in square points.
+_POINT = 18.0
 
 # Rows of names beside a panel: their height in inches at the size they are written in.
 _NAME_HEIGHT = 0.135
@@ -53,17 +57,31 @@ def counted(n: int, noun: str = "head") -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def point_style(n: int) -> dict[str, float]:
-    """Size and opacity of the points of ``n`` heads."""
+def signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def point_style(n: int) -> dict[str, Any]:
+    """Size and opacity of the points of ``n`` heads, as of ``Axes.scatter``."""
     if n <= _FEW_POINTS:
-        return {"s": 18.0, "alpha": 0.9, "linewidth": 0.0}
+        return {"s": _POINT, "alpha": 0.9, "linewidth": 0.0}
     return {"s": float(np.clip(4500 / n, 3.0, 12.0)), "alpha": 0.6, "linewidth": 0.0}
 
 
-def names_beside(
-    ax: Axes, x: ArrayLike, y: ArrayLike, names: Sequence[str], height: float
-) -> None:
-    """Names in a column right of a panel, each tied to its point: they never cover each other.
+def legend_below(ax: Axes, n: int, title: str | None = None) -> None:
+    """A legend below a panel of the points of ``n`` heads, its own points of readable size."""
+    scale = (_POINT / float(point_style(n)["s"])) ** 0.5
+    legend = ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, title=title,
+        markerscale=scale,
+    )  # fmt: skip
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1.0)
+
+
+def names_beside(ax: Axes, x: ArrayLike, y: ArrayLike, names: Sequence[str], height: float) -> None:
+    """Names in a column right of a panel, each tied to its ringed point: they cover nothing.
 
     ``height``: of the panel in inches, about; the names that find no room are left out, the last
     of ``names`` first.
@@ -73,9 +91,11 @@ def names_beside(
         for a, b, name in zip(np.asarray(x), np.asarray(y), names, strict=True)
         if np.isfinite((a, b)).all()
     ][: int(height / _NAME_HEIGHT)]
-    to_axes = ax.transData + ax.transAxes.inverted()
     points.sort(key=lambda point: point[1])
-    wanted = [float(to_axes.transform(point[:2])[1]) for point in points]
+    for a, b, _ in points:
+        ax.scatter([a], [b], s=26, facecolor="none", edgecolor="black", linewidth=0.7, zorder=4)
+    low, high = ax.get_ylim()
+    wanted = [(b - low) / (high - low) for _, b, _ in points]
     for (a, b, name), at in zip(points, _spread(wanted, _NAME_HEIGHT / height), strict=True):
         ax.annotate(
             name, (a, b), xytext=(1.04, at), textcoords="axes fraction", fontsize=7,
@@ -86,11 +106,12 @@ def names_beside(
 
 
 def _spread(wanted: Sequence[float], step: float) -> list[float]:
-    """Heights in [0, 1], ascending, at least ``step`` apart and near those that are wanted."""
-    placed: list[float] = []
-    for number, at in enumerate(wanted):
-        lowest = placed[-1] + step if placed else step / 2
-        # Room is kept above for all that are still to come.
-        highest = 1.0 - step / 2 - step * (len(wanted) - 1 - number)
-        placed.append(float(min(max(at, lowest), highest)))
-    return placed
+    """Heights in [0, 1], ascending and at least ``step`` apart, nearest to those that are wanted.
+
+    Less ``step`` times their number, such heights only ascend: least squares is then isotonic.
+    """
+    if not wanted:
+        return []
+    numbers = step * np.arange(len(wanted))
+    free = isotonic_regression(np.array(wanted) - numbers).x
+    return list(np.clip(free, step / 2, 1.0 - step / 2 - numbers[-1]) + numbers)
