@@ -1,1 +1,1 @@
-"""Full circuits over the vocabulary: what heads look for, what they write, and which are unusual."""
+"""Full circuits over the vocabulary: what heads look for and write, and which are unusual."""
