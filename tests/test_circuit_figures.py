@@ -23,21 +23,21 @@ from PIL import Image
 from synthetic_circuits import circuit_table, model_circuits
 
 from qk_taxonomy.figures.circuits.densities import density_figure
-from qk_taxonomy.figures.circuits.eigenvalues import ChosenHeads, chosen_heads, eigenvalue_figure
+from qk_taxonomy.figures.circuits.eigenvalues import eigenvalue_figure
 from qk_taxonomy.figures.circuits.glyphs import token_text
 from qk_taxonomy.figures.circuits.maps import map_figure
-from qk_taxonomy.figures.circuits.parts import Head
 from qk_taxonomy.figures.circuits.scaling import scaling_figure
 from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_figure
 from qk_taxonomy.figures.circuits.tokens import token_figure
 from qk_taxonomy.figures.circuits.unusual import unusual_figure
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.circuits import (
-    WordSeries,
     write_circuit_comparison,
     write_circuit_figures,
 )
+from qk_taxonomy.studies.circuits.chosen import ChosenHeads, Head, chosen_heads
 from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
+from qk_taxonomy.studies.circuits.scaling import WordStudy
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -421,7 +421,7 @@ class TestFilesOfOneModel:
 
     def test_tokens_and_words(self) -> None:
         other = replace(ends(1, 3)[0], circuit="qk", convention="raw")
-        series = WordSeries(words(heads("1x1")), "All heads: 0.12")
+        series = WordStudy("folded", words(heads("1x1")), {}, ())
         names = self.write(trained("1x1"), heads("1x1"), tokens=[*ends(1, 3), other], words=series)
         assert names[5:] == [
             "up-33m.folded_tokens_3.7_ov.png",
