@@ -18,7 +18,7 @@ from qk_taxonomy import (
 )
 from qk_taxonomy.circuits import linalg
 from qk_taxonomy.circuits.factors import Factor
-from qk_taxonomy.circuits.gram import dense_head
+from qk_taxonomy.circuits.gram import dense
 from qk_taxonomy.circuits.spectra import circuit_spectra
 from qk_taxonomy.errors import ShapeError, SpectrumError
 
@@ -100,10 +100,10 @@ def test_factors_fold_gains_means_and_scale_in() -> None:
     centre = torch.eye(1100, dtype=torch.float64) - 1 / 1100
     dense_q = rows[..., None] * w_q * columns @ centre
     dense_k = w_k * columns @ centre
-    torch.testing.assert_close(dense_head(left, 1), dense_q[1])
+    torch.testing.assert_close(dense(left)[1], dense_q[1])
     spectra = circuit_spectra(left, right, scale=0.25)
-    dense = 0.25 * dense_singular_values(dense_q.numpy(), dense_k.numpy())
-    assert contract_error(spectra.singular_values.numpy(), dense) < 1e-9
+    expected = 0.25 * dense_singular_values(dense_q.numpy(), dense_k.numpy())
+    assert contract_error(spectra.singular_values.numpy(), expected) < 1e-9
     assert spectra.eigenvalues is not None
     matrix = 0.25 * dense_circuit(dense_q.numpy(), dense_k.numpy(), 3)
     assert eigenvalue_error(spectra.eigenvalues[3].numpy(), matrix) < 1e-9

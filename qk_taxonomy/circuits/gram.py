@@ -349,9 +349,10 @@ def _fold_rows(factor: Factor, product: torch.Tensor, members: int = 1) -> torch
     return product
 
 
-def dense_head(factor: Factor, head: int) -> torch.Tensor:
-    """One head of a factor, everything folded in: (d_head, d_model) float64, on the CPU."""
-    one = with_mean(factor.part(slice(head, head + 1)))
-    dense = one.weights.new_empty((1, 1, one.d_head, one.d_model), dtype=torch.float64)
-    _Side(one, 1, 0, ()).fill(dense, 0, None)
-    return _fold_rows(one, dense[0])[0].cpu()
+def dense(factor: Factor) -> torch.Tensor:
+    """A factor with everything folded in: (heads, d_head, d_model) float64, on the CPU."""
+    factor = with_mean(factor)
+    heads, e, d = factor.n_heads, factor.d_head, factor.d_model
+    rows = factor.weights.new_empty((heads, 1, e, d), dtype=torch.float64)
+    _Side(factor, heads, 0, ()).fill(rows, 0, None)
+    return _fold_rows(factor, rows[:, 0]).cpu()

@@ -18,7 +18,7 @@ from scipy.linalg import svd
 
 from qk_taxonomy.circuits import linalg
 from qk_taxonomy.circuits.factors import Factor, FactorPair
-from qk_taxonomy.circuits.gram import Products, Sides, Task, dense_head, layer_tasks
+from qk_taxonomy.circuits.gram import Products, Sides, Task, dense, layer_tasks
 from qk_taxonomy.circuits.latent import narrow_latents
 from qk_taxonomy.circuits.threads import in_threads
 from qk_taxonomy.errors import ShapeError, SpectrumError
@@ -199,7 +199,9 @@ def _whole(
         values = torch.cat([part.singular_values for part in parts])
         heads = [head for part in parts for head in part.doubtful]
         for head in heads:
-            left, right = (dense_head(x, doubtful.index(head)) for x in again[distinct][:2])
+            number = doubtful.index(head)
+            one = slice(number, number + 1)
+            left, right = (dense(side.part(one))[0] for side in again[distinct][:2])
             values[head] = stable_singular_values(left, right)
         mu = [part.eigenvalues for part in parts if part.eigenvalues is not None]
         return CircuitSpectra(values, torch.cat(mu) if mu else None, len(heads))
