@@ -35,6 +35,9 @@ Heads = Mapping[tuple[int, Circuit, Convention], Array]  # (n_heads, n_tokens, n
 # Vectors so long that the epsilon of a norm is lost in them.
 LOUD = 1e6
 
+# Parts of the names of tables that are added to the embedded tokens and tell something else.
+_POSITIONS = ("wpe", "position", "token_type")
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -67,10 +70,13 @@ class FullModel:
     embed_norm: str | None = None
     centres: bool = True
     offset: float = 0.0
-    still: Callable[[PreTrainedModel], None] = lambda model: None
 
     def with_config(self, **config: Any) -> FullModel:
         return replace(self, tiny=self.tiny.but(**config))
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(self.embed, self.head, self.final_norm)
 
     def build(self, folder: Path) -> PreTrainedModel:
         """The model in float64, as saved in ``folder`` in float32."""
@@ -169,12 +175,6 @@ def _bloom(layer: Any) -> Weights:
     )
 
 
-def _no_alibi(model: PreTrainedModel) -> None:
-    base: Any = model.base_model
-    build = base.build_alibi_tensor
-    base.build_alibi_tensor = lambda *args, **kwargs: torch.zeros_like(build(*args, **kwargs))
-
-
 _LLAMA = FullModel(
     TINY_MODELS["llama"].but(vocab_size=100),
     _llama,
@@ -226,7 +226,6 @@ FULL_MODELS = {
         embed_norm="transformer.word_embeddings_layernorm",
         final_norm="transformer.ln_f",
         head="lm_head",
-        still=_no_alibi,
     ),
 }
 
@@ -298,41 +297,97 @@ def _dense_ov(w_e: Array, w_u: Array, weights: Weights, head: int, folded: bool)
     return w_u @ (weights.o[head] @ w_v) @ w_e.T
 
 
-def _undivided(module: nn.Module, args: tuple[torch.Tensor], normed: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True)
+class Ends:
+    """Names of the modules by which tokens come into a model and leave it."""
+
+    embed: str
+    head: str
+    final_norm: str | None
+
+
+def ends(tiny: TinyModel, model: PreTrainedModel) -> Ends:
+    """A model's ends as it is seen to run: its final norm is the one whose output the unembedding
+    reads, of those of the base model that are in no layer.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    (stack,) = tiny.stacks
+    inside = set(stack.layers_of(model).modules())
+    norms = [m for m in model.base_model.modules() if _is_norm(m) and m not in inside]
+    seen: dict[nn.Module, torch.Tensor] = {}
+    head = model.get_output_embeddings()
+
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:
+        seen[module] = output if module is not head else (*args, *kwargs.values())[0]
+
+    with ExitStack() as hooks, torch.no_grad():
+        for module in (*norms, head):
+            hooks.enter_context(module.register_forward_hook(keep, with_kwargs=True))
+        inputs = tiny.inputs(1, 5)
+        inputs["input_ids"] = torch.arange(3, 8)[None]
+        model(**inputs)
+    read = seen[head]
+    final = [names[m] for m in norms if m in seen and _proportional(seen[m], read)]
+    assert len(final) <= 1
+    return Ends(names[model.get_input_embeddings()], names[head], next(iter(final), None))
+
+
+def _proportional(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+    return bool(cosine > 1 - 1e-9)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "Norm" in type(module).__name__ and next(module.children(), None) is None
+
+
+def _undivided(module: nn.Module, args: tuple[Any, ...], normed: torch.Tensor) -> torch.Tensor:
     """A norm without its division; whether it centres is seen from what it does, not its name."""
+    if len(args) != 1:
+        return normed
     (x,) = args
     probe = LOUD * torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0)).double()
+    probe = probe.expand_as(x)
     centres = torch.allclose(module.forward(probe + 3 * LOUD), module.forward(probe), atol=1e-3)
     spread = x - x.mean(-1, keepdim=True) if centres else x
     return module.forward(LOUD * x).double() * spread.square().mean(-1, keepdim=True).sqrt()
 
 
-def _identity(module: nn.Module, args: tuple[torch.Tensor], normed: torch.Tensor) -> torch.Tensor:
-    return args[0]
+def _identity(module: nn.Module, args: tuple[Any, ...], normed: torch.Tensor) -> torch.Tensor:
+    return args[0] if len(args) == 1 else normed
 
 
 def observed(
-    full: FullModel, model: PreTrainedModel, index: int, convention: Convention, tokens: Array
+    tiny: TinyModel,
+    model: PreTrainedModel,
+    places: Ends,
+    index: int,
+    convention: Convention,
+    tokens: Array,
 ) -> dict[Circuit, Array]:
     """One layer's circuits as the model computes them on token ids, for all its heads.
 
-    "qk" (n_heads, tokens, tokens), "ov" (n_heads, n_tokens, tokens). Biases and positions are
-    zeroed, norms lose their division (``raw``: are taken out), the layer reads the embedded tokens
-    themselves, and what one head writes is what the unembedding reads.
+    "qk" (n_heads, tokens, tokens), "ov" (n_heads, n_tokens, tokens). Biases are zeroed, norms lose
+    their division (``raw``: are taken out), the layer reads the embedded tokens themselves, as
+    stored or as they reach the first layer, and what one head writes is what the unembedding
+    reads. Tokens are so loud that terms of position are lost in their scores.
     """
-    (stack,) = full.tiny.stacks
+    (stack,) = tiny.stacks
     n = len(tokens)
     model = copy.deepcopy(model)
-    full.still(model)
     folded = convention == "folded"
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias") or any(p in name for p in ("wpe", "position_", "token_type")):
+            if name.endswith("bias") or any(part in name for part in _POSITIONS):
                 parameter.zero_()
     layers = stack.layers_of(model)
     attention = layers[index].get_submodule(stack.attention)
     forward = attention.forward
-    stream: list[torch.Tensor] = []
+    ids = torch.as_tensor(tokens).repeat(stack.n_heads, 2)
+    stored: torch.Tensor = model.get_submodule(places.embed).weight.detach()
+    stream = [] if folded else [LOUD * stored[ids]]
     scores: list[torch.Tensor] = []
     written: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
@@ -348,7 +403,12 @@ def observed(
         return weights.reshape(shape)
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        with patch.object(nn.functional, "softmax", softmax):
+        with ExitStack() as patches:
+            patches.enter_context(patch.object(nn.functional, "softmax", softmax))
+            patches.enter_context(patch.object(torch, "softmax", softmax))
+            if stack.gated:
+                patches.enter_context(patch.object(torch, "sigmoid", torch.ones_like))
+                patches.enter_context(patch.object(torch.Tensor, "sigmoid", torch.ones_like))
             return forward(*args, **kwargs)
 
     def feed(source: list[torch.Tensor], module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -357,38 +417,39 @@ def observed(
         return args, {**kwargs, "hidden_states": source[0]}
 
     def keep_stream(module: nn.Module, args: Any, kwargs: Any) -> None:
-        stream.append(args[0] if args else kwargs["hidden_states"])
+        stream.append(LOUD * (args[0] if args else kwargs["hidden_states"]))
 
     def keep(into: list[torch.Tensor], module: nn.Module, args: Any, output: Any) -> None:
-        into.append(output[0] if isinstance(output, tuple) else output)
+        into.append(output[0] if isinstance(output, tuple | list) else output)
 
-    def stored_rows(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        return output / float(getattr(module, "embed_scale", 1.0))
+    def silence(part: slice, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[..., part] = 0.0
+        return output
 
     for module in model.modules():
-        if type(module).__name__.endswith("Norm"):
+        if _is_norm(module):
             module.register_forward_hook(_undivided if folded else _identity)
-    if not folded:
-        model.get_submodule(full.embed).register_forward_hook(stored_rows)
+    for name, part in stack.silent.items():
+        attention.get_submodule(name).register_forward_hook(partial(silence, part))
     layers[0].register_forward_pre_hook(keep_stream, with_kwargs=True)
-    layers[index].register_forward_pre_hook(partial(feed, stream), with_kwargs=True)
+    entrance = layers[index].get_submodule(stack.entrance)
+    entrance.register_forward_pre_hook(partial(feed, stream), with_kwargs=True)
     writer = layers[index].get_submodule(stack.writer or stack.attention)
     writer.register_forward_hook(partial(keep, written))
-    way_out = model.get_submodule(full.final_norm or full.head)
+    way_out = model.get_submodule(places.final_norm or places.head)
     way_out.register_forward_pre_hook(partial(feed, written), with_kwargs=True)
-    model.get_submodule(full.head).register_forward_hook(partial(keep, logits))
+    model.get_submodule(places.head).register_forward_hook(partial(keep, logits))
 
-    inputs = full.tiny.inputs(stack.n_heads, 2 * n)
-    inputs["input_ids"] = torch.as_tensor(tokens).repeat(stack.n_heads, 2)
     with ExitStack() as patches:
         patches.enter_context(patch.object(attention, "forward", watched))
         patches.enter_context(torch.no_grad())
         # Constants that a model makes on its way are of the default dtype.
         patches.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float64)
-        model(**inputs)
+        model(**{**tiny.inputs(stack.n_heads, 2 * n), "input_ids": ids})
     # Under a causal mask each of the second half sees all of the first.
-    score, logit = scores[0][:, n:, :n], logits[0].double()[:, n:]
+    score, logit = scores[0][:, n:, :n] / LOUD**2, logits[0].double()[:, n:] / LOUD
     if not folded:
         score = score / stack.scaling(attention)
     else:  # softmax does not see what all logits share

@@ -12,6 +12,7 @@ from full_circuit_oracle import (
     antisymmetric,
     dense_circuits,
     eigenvalues,
+    ends,
     observed,
     set_error,
     singular_values,
@@ -31,10 +32,11 @@ def test_products_are_what_the_model_computes(
 ) -> None:
     full = FULL_MODELS[name]
     model = full.build(tmp_path)
+    assert ends(full.tiny, model) == full.ends
     dense = dense_circuits(full, model)
     tokens = np.random.default_rng(0).permutation(dense[0, "qk", "raw"].shape[1])[:30]
     for layer in {key[0] for key in dense}:
-        computed = observed(full, model, layer, convention, tokens)
+        computed = observed(full.tiny, model, full.ends, layer, convention, tokens)
         wanted = {
             "qk": dense[layer, "qk", convention][:, tokens][:, :, tokens],
             "ov": dense[layer, "ov", convention][:, :, tokens],
@@ -69,7 +71,7 @@ def test_a_wrong_product_is_seen(
     model = full.build(tmp_path)
     wrong = dense_circuits(replace(full, **mistake), model)
     tokens = np.arange(20)
-    computed = observed(full, model, 0, "folded", tokens)
+    computed = observed(full.tiny, model, full.ends, 0, "folded", tokens)
     errors = {
         "qk": computed["qk"] - wrong[0, "qk", "folded"][:, :20, :20],
         "ov": computed["ov"] - wrong[0, "ov", "folded"][:, :, :20],
