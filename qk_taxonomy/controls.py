@@ -13,11 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qk_taxonomy.architectures import attention_layout
+from qk_taxonomy.architectures import attention_layout, vocabulary_plan
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.random_twin import RandomTwin
-from qk_taxonomy.errors import QKTaxonomyError
-from qk_taxonomy.records import CONTROL_KINDS, AttentionLayout, Control, LayerPlan
+from qk_taxonomy.errors import LayoutError, QKTaxonomyError
+from qk_taxonomy.records import (
+    CONTROL_KINDS,
+    AttentionLayout,
+    Control,
+    LayerPlan,
+    VocabularyPlan,
+)
 
 
 def make_control(kind: str, seed: int = 0) -> Control:
@@ -55,7 +61,7 @@ def surveyed(
 def _random_twin(
     checkpoint: Checkpoint, layout: AttentionLayout, seed: int
 ) -> tuple[RandomTwin, AttentionLayout]:
-    twin = RandomTwin(checkpoint, layout.layers, seed)
+    twin = RandomTwin(checkpoint, layout.layers, seed, _vocabulary(checkpoint, layout))
     layers = tuple(
         replace(
             plan, tensors={role: twin.tensors[info.name] for role, info in plan.tensors.items()}
@@ -67,6 +73,15 @@ def _random_twin(
         f"of norms are 1, projections normal, of standard deviation {_deviations(layout.layers)}"
     )
     return twin, replace(layout, layers=layers, notes=(note, *layout.notes))
+
+
+def _vocabulary(checkpoint: Checkpoint, layout: AttentionLayout) -> VocabularyPlan | None:
+    """The vocabulary of a model, to be drawn anew; None where heads are all there is of it."""
+    try:
+        return vocabulary_plan(checkpoint.config, checkpoint.tensors, layout, untrained=True)
+    except LayoutError:
+        # Whoever needs it asks the twin, and is told as of the model; the heads' twin is whole.
+        return None
 
 
 def _deviations(plans: Sequence[LayerPlan]) -> str:

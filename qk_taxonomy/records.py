@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -337,7 +337,8 @@ class AttentionLayout:
     """All attention layers of a checkpoint, as read from its config and tensor names.
 
     ``skipped`` maps places, such as ``layers.3``, that have no attention of their own to what they
-    have instead; ``notes`` are sentences on what else a reader of the spectra must know.
+    have instead; ``notes`` are sentences on what else a reader of the spectra must know;
+    ``configs``: what the config says of each stack, over what it may leave out.
     """
 
     architecture: str
@@ -345,6 +346,7 @@ class AttentionLayout:
     layers: tuple[LayerPlan, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def stacks(self) -> dict[str, HeadGeometry]:
@@ -360,6 +362,37 @@ class AttentionLayout:
         roles = ("q", "qkv", "k", "kv", "v", "o")
         found = [p.tensors[role].dtype for role in roles for p in self.layers if role in p.tensors]
         return ",".join(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class VocabularyPlan:
+    """How a checkpoint's tokens enter the residual stream and are read off it again.
+
+    ``embed`` W_E and ``unembed`` W_U are (n_tokens, d_model); ``unembed`` is None where W_U is W_E:
+    tied to it, or not there, and ``notes`` say which. ``norms``, by role: ``embed_norm``, between
+    the embedding and the first layer, and ``final_norm``, between the last layer and the
+    unembedding, as far as the model has them; ``gains``: their stored gains by the same roles,
+    which a norm may lack. ``embed_scale`` multiplies embeddings. ``stacks``: those that read these
+    tokens, whose queries, keys and values all do. ``init_std``: standard deviations of ``embed``
+    and ``unembed`` before training, by these names; empty where nobody asked for them.
+    """
+
+    embed: TensorInfo
+    unembed: TensorInfo | None
+    norms: Mapping[str, Norm]
+    gains: Mapping[str, TensorInfo]
+    embed_scale: float
+    notes: tuple[str, ...]
+    stacks: tuple[str, ...] = ("",)
+    init_std: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.embed.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        return self.embed.shape[1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,13 +32,17 @@ FLOORS = {
     "taxonomy": 4,
     "tables": 4,
     "hypotheses": 5,
+    "studies": 5,
     "figures": 6,
     "outputs": 7,
     "cli": 8,
     "__main__": 9,
 }
 
-HEAVY = ["torch", "umap", "matplotlib", "pandas", "seaborn", "sklearn", "scipy", "huggingface_hub"]
+HEAVY = [
+    *("torch", "umap", "matplotlib", "pandas", "seaborn", "sklearn", "scipy"),
+    *("huggingface_hub", "tokenizers"),
+]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -447,7 +447,7 @@ def test_a_hostile_header_is_refused_at_once(content: bytes, message: str, tmp_p
 
 
 def test_a_long_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qk_taxonomy.checkpoints.gguf_format._LONGEST_HEADER", 1_000_000)
+    monkeypatch.setattr("qk_taxonomy.checkpoints.gguf_reader._LONGEST_HEADER", 1_000_000)
     path = tmp_path / "long.gguf"
     strings = entry("a", ARRAY, struct.pack("<IQ", STRING, HUGE))
     with path.open("wb") as stream:

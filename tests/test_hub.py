@@ -470,7 +470,6 @@ def test_a_config_without_end_is_not_read_to_it(
 ) -> None:
     sha = hub.add("org/tiny", {"config.json": b"{" + b" " * 9_900_000})
     files = RepositoryFiles("org/tiny", sha, hub.endpoint)
-    monkeypatch.setattr("qk_taxonomy.checkpoints.transport.LONGEST_JSON", 100_000)
     with pytest.raises(CheckpointError, match="org/tiny has more than 100000 bytes"):
-        files.read_whole("config.json")
+        files.read_whole("config.json", 100_000)
     assert hub.bytes_served("config.json") < 9_500_000

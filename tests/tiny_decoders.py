@@ -39,6 +39,7 @@ def _published(
     *,
     prefixes: tuple[str, str] = ("model.layers.", "layers."),
     names: Mapping[str, str] | None = None,
+    outer: Mapping[str, str] | None = None,
     qkv: str | None = None,
     pack: Pack = _concatenated,
     made_as: str = "llama",
@@ -48,7 +49,8 @@ def _published(
     """A model whose code transformers lacks: another one's weights under its names and config.
 
     ``prefixes`` begin the names of layers, with the head and without; ``names`` are parts of names
-    and what takes their place; ``qkv`` is what q, k and v are packed in, with the name of its
+    and what takes their place, ``outer`` modules outside the layers and their whole names, with the
+    head; ``qkv`` is what q, k and v are packed in, with the name of its
     module. ``said`` is its config.json.
     """
 
@@ -57,6 +59,8 @@ def _published(
         for name, tensor in load_file(folder / "model.safetensors").items():
             for old, new in (names or {}).items():
                 name = name.replace(old, new)
+            for old, new in (outer or {}).items():
+                name = re.sub(rf"^(model\.)?{old}\.", f"{new}.", name)
             name = re.sub(r"^model\.layers\.", prefixes[0], name)
             found[re.sub(r"^layers\.", prefixes[1], name)] = tensor
         if qkv is not None:
@@ -151,6 +155,7 @@ def _bailing(model_type: str) -> TinyModel:
             "k_norm": "key_layernorm",
             "self_attn": "attention",
         },
+        outer={"embed_tokens": "model.word_embeddings"},
         qkv="attention.query_key_value",
         said={**_SAID_GROUPED, "head_dim": 6, "use_qk_norm": with_norms},
         qk_norms=QK_NORMS if with_norms else (),
@@ -166,6 +171,11 @@ def _hf_olmo(
         made_as=made_as,
         prefixes=("model.transformer.blocks.", "transformer.blocks."),
         names={"self_attn.o_proj": "attn_out", **names},
+        outer={
+            "embed_tokens": "model.transformer.wte",
+            "norm": "model.transformer.ln_f",
+            "lm_head": "model.transformer.ff_out",
+        },
         qkv="att_proj",
         said={
             "n_layers": 2,
@@ -185,6 +195,11 @@ def _chatglm(config: Mapping[str, Any], said: Mapping[str, Any], **other: Any) -
         {**GROUPED, "head_dim": 8, "attention_bias": True, **config},
         prefixes=("transformer.encoder.layers.", "encoder.layers."),
         names={"o_proj": "dense", "self_attn": "self_attention"},
+        outer={
+            "embed_tokens": "transformer.embedding.word_embeddings",
+            "norm": "transformer.encoder.final_layernorm",
+            "lm_head": "transformer.output_layer",
+        },
         qkv="self_attention.query_key_value",
         said={
             "num_layers": 2,
@@ -364,6 +379,7 @@ MODELS: tuple[TinyModel, ...] = (
             "self_attn.o_proj": "attention.wo",
             "input_layernorm": "attention_norm",
         },
+        outer={"embed_tokens": "model.tok_embeddings", "lm_head": "output"},
         qkv="attention.wqkv",
         pack=_grouped,
         said=_SAID_GROUPED,
@@ -380,6 +396,7 @@ MODELS: tuple[TinyModel, ...] = (
         {**GROUPED, "num_key_value_heads": 4, "head_dim": 6, "attention_bias": True},
         prefixes=("transformer.h.", "h."),
         names={"self_attn.o_proj": "attn.c_proj", "input_layernorm": "ln_1"},
+        outer={"embed_tokens": "transformer.wte", "norm": "transformer.ln_f"},
         qkv="attn.c_attn",
         said={**_SAID, "kv_channels": 6},
     ),

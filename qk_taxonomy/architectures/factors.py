@@ -60,6 +60,20 @@ def initial_deviations(
     return deviations
 
 
+def embedding_factor(
+    what: str,
+    powers: Mapping[str, float],
+    config: Mapping[str, Any],
+    d_model: int,
+    n_layers: int,
+) -> float:
+    """A product of ``powers`` about embeddings: what multiplies them, or their deviation untrained.
+
+    Raises LayoutError, beginning with ``what``, where the config lacks what it takes.
+    """
+    return _product(what, powers, config, {"d_model": d_model, "n_layers": n_layers})
+
+
 def _product(
     what: str,
     powers: Mapping[str, float],

@@ -157,7 +157,12 @@ def _layout(
     ]
     skipped = {place: why for stack in found for place, why in stack.skipped.items()}
     return AttentionLayout(
-        row.name, model_type, tuple(plans), skipped, (*notes, *_summary(skipped))
+        row.name,
+        model_type,
+        tuple(plans),
+        skipped,
+        (*notes, *_summary(skipped)),
+        {stack.row.name: stack.config for stack in found},
     )
 
 

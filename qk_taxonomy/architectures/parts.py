@@ -108,7 +108,7 @@ def _of_all_heads(plan: LayerPlan, circuits: Sequence[Circuit], limit: float) ->
         return whole
     rest = LayerPart(replace(plan, tensors=others), tuple(circuits))
     left = limit - memory_bytes(rest) - _products_memory(plan)
-    blocks = _row_blocks(plan.tensors["o"], max(left / _BLOCKS_HELD, limit * _BLOCK_SHARE))
+    blocks = row_blocks(plan.tensors["o"], max(left / _BLOCKS_HELD, limit * _BLOCK_SHARE))
     return replace(rest, o_blocks=blocks) if len(blocks) > 1 else whole
 
 
@@ -151,7 +151,7 @@ def _taken_apart(plan: LayerPlan, roles: Collection[str]) -> LayerPlan | None:
     for role, n_heads in (("q", g.n_heads), ("k", g.n_kv_heads), ("v", g.n_kv_heads)):
         first, start = start, start + n_heads * g.d_head
         if role in roles:
-            rows = _rows(fused, first, start)
+            rows = rows_of(fused, first, start)
             if rows is None:
                 return None
             tensors[role] = rows
@@ -180,7 +180,7 @@ def _of_heads(plan: LayerPlan, first: int, last: int) -> LayerPlan | None:
             group = g.group_size if _kind(role) == "q_norm" else 1
             if not first * group <= int(number) < last * group:
                 continue
-        cut = _rows(info, first * each, last * each) if each else info
+        cut = rows_of(info, first * each, last * each) if each else info
         if cut is None:
             return None
         tensors[role] = cut
@@ -232,7 +232,7 @@ def _total(ranges: Iterable[tuple[str, int, int]]) -> int:
     return sum(end - start for _, start, end in ranges)
 
 
-def _rows(info: TensorInfo, first: int, last: int) -> TensorInfo | None:
+def rows_of(info: TensorInfo, first: int, last: int) -> TensorInfo | None:
     """Rows [first, last) of a stored tensor; None where they are no byte range of their own."""
     n_rows = info.shape[0]
     if (first, last) == (0, n_rows):
@@ -247,7 +247,7 @@ def _rows(info: TensorInfo, first: int, last: int) -> TensorInfo | None:
         if scale is None:
             return None
     if update is not None:
-        b = None if update.transposed else _rows(update.b, first, last)
+        b = None if update.transposed else rows_of(update.b, first, last)
         if b is None:
             return None
         update = replace(update, b=b)
@@ -268,11 +268,11 @@ def _scale_rows(scale: BlockScale, first: int, last: int) -> BlockScale | None:
         return scale
     if first % rows:
         return None
-    tensor = _rows(scale.tensor, first // rows, min(-(-last // rows), n_rows))
+    tensor = rows_of(scale.tensor, first // rows, min(-(-last // rows), n_rows))
     return None if tensor is None else replace(scale, tensor=tensor)
 
 
-def _row_blocks(info: TensorInfo, limit: float) -> tuple[TensorInfo, ...]:
+def row_blocks(info: TensorInfo, limit: float) -> tuple[TensorInfo, ...]:
     """A tensor in pieces of rows that take at most ``limit`` bytes of memory each, in order.
 
     Larger where each of them reads much of what belongs to the tensor, and whole where its rows are
@@ -287,7 +287,7 @@ def _row_blocks(info: TensorInfo, limit: float) -> tuple[TensorInfo, ...]:
     )
     if info.scale is not None and info.scale.block[0] < n_rows:
         step = max(info.scale.block[0], step // info.scale.block[0] * info.scale.block[0])
-    cuts = [_rows(info, first, min(first + step, n_rows)) for first in range(0, n_rows, step)]
+    cuts = [rows_of(info, first, min(first + step, n_rows)) for first in range(0, n_rows, step)]
     whole = [cut for cut in cuts if cut is not None]
     return tuple(whole) if len(whole) == len(cuts) else (info,)
 

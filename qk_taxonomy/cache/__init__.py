@@ -18,6 +18,7 @@ from qk_taxonomy.cache.files import (
     spectra_path,
     stack_table,
     write_spectra,
+    write_tensors,
 )
 from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
@@ -41,4 +42,5 @@ __all__ = [
     "spectra_path",
     "stack_table",
     "write_spectra",
+    "write_tensors",
 ]

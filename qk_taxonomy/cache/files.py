@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -167,17 +167,36 @@ def write_spectra(path: Path, spectra: ModelSpectra, *, durable: bool = True) ->
     ``durable``: wait until the disk has it. Raises SpectraFileError; a file of that name stays as
     it was.
     """
+    tensors = _tensors(spectra.layers)
+
+    def whole(beside: Path) -> bool:
+        return _keys_alike(beside, tensors) == tensors.keys()
+
+    write_tensors(path, tensors, spectra.metadata, whole, durable=durable)
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    metadata: Mapping[str, str],
+    whole: Callable[[Path], bool],
+    *,
+    durable: bool = True,
+) -> None:
+    """Write a safetensors file beside its name, and rename it if it is ``whole`` when read back.
+
+    Raises SpectraFileError; a file of that name stays as it was.
+    """
     make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    tensors = _tensors(spectra.layers)
     try:
         with beside.open("wb") as stream:
-            for piece in ordered_safetensors(tensors, spectra.metadata):
+            for piece in ordered_safetensors(tensors, metadata):
                 stream.write(piece)
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
-        if _keys_alike(beside, tensors) != tensors.keys():
+        if not whole(beside):
             raise SpectraFileError(f"{path} was not written as it should be; is the disk sound?")
         beside.replace(path)
     except (OSError, SafetensorError) as err:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from qk_taxonomy.checkpoints.base import Checkpoint
+from qk_taxonomy.checkpoints.base import Checkpoint, TokenizerDefinition
 from qk_taxonomy.checkpoints.fetched import ReadRange
 from qk_taxonomy.checkpoints.weight_files import ADAPTER_CONFIG, FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError
@@ -88,6 +88,10 @@ class AdapterCheckpoint(Checkpoint):
         a, b = (self.adapter.decode(part, read_bytes).double() for part in factors)
         change = info.update.factor * (b @ a)
         return stored.double() + (change.T if info.update.transposed else change)
+
+    def tokenizer(self) -> TokenizerDefinition | None:
+        """The adapter's own, which may have tokens more, or else the base's."""
+        return self.adapter.tokenizer() or self.base.tokenizer()
 
     def _owner(self, file: str) -> Checkpoint:
         """Whose file it is; they share no name."""

@@ -7,6 +7,7 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +47,18 @@ SCALED_DTYPES: dict[str, torch.dtype] = {
 }
 
 
+@dataclass(frozen=True)
+class TokenizerDefinition:
+    """A tokenizer as a tokenizer.json would have it, from whatever it was read.
+
+    ``parts``: its "model", "added_tokens", "normalizer", "pre_tokenizer" and "decoder", unchecked.
+    ``place``: the file, for errors.
+    """
+
+    parts: Mapping[str, Any]
+    place: str
+
+
 class Checkpoint(ABC):
     """A model's config and tensors. Opening reads names and shapes; weights come on demand.
 
@@ -70,6 +83,11 @@ class Checkpoint(ABC):
     @abstractmethod
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         """Bytes [start, end) of a file. Raises CheckpointError where they cannot be had."""
+
+    def tokenizer(self) -> TokenizerDefinition | None:
+        """The definition of its tokenizer; None where it has none. Raises CheckpointError where
+        that is damaged or of a kind that is not read. Not for a checkpoint that travelled."""
+        return None
 
     @property
     def n_bytes(self) -> int:
@@ -185,16 +203,23 @@ def local_revision(description: str, folder: Path, tensors: Iterable[TensorInfo]
     return f"local-{identity.hexdigest()[:16]}"
 
 
-def parse_json(text: bytes, place: str) -> dict[str, Any]:
+def parse_json(
+    text: bytes,
+    place: str,
+    *,
+    longest: int = LONGEST_JSON,
+    most_parts: int = _MOST_PARTS,
+    most_commas: int = _MOST_COMMAS,
+) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError naming ``place`` where it is none, is larger or deeper
     than any model's, or gives one name two values."""
     # One letter beyond ASCII can make a text four times as large as its bytes.
-    longest = LONGEST_JSON if text.isascii() else LONGEST_JSON // 4
+    longest = longest if text.isascii() else longest // 4
     n_parts = text.count(b"{") + text.count(b"[")
-    if len(text) > longest or n_parts > _MOST_PARTS or text.count(b",") > _MOST_COMMAS:
+    if len(text) > longest or n_parts > most_parts or text.count(b",") > most_commas:
         raise CheckpointError(
             f"{place} is larger than that of any model: {len(text)} bytes, {n_parts} objects and "
-            f"lists. Wanted at most {longest} and {_MOST_PARTS}; fetch the file again."
+            f"lists. Wanted at most {longest} and {most_parts}; fetch the file again."
         )
     try:
         value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once_each)

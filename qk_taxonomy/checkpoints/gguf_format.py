@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,14 +24,20 @@ from gguf import (
     GGML_QUANT_SIZES,
     GGMLQuantizationType,
     GGUFReader,
-    GGUFValueType,
     LlamaFileType,
-    ReaderField,
 )
 from gguf.quants import dequantize, quant_shape_to_byte_shape
 
-from qk_taxonomy.checkpoints.base import DTYPES, Checkpoint, local_revision, read_range
+from qk_taxonomy.checkpoints.base import (
+    DTYPES,
+    Checkpoint,
+    TokenizerDefinition,
+    local_revision,
+    read_range,
+)
 from qk_taxonomy.checkpoints.fetched import ReadRange
+from qk_taxonomy.checkpoints.gguf_reader import CutShortError, plain_value, readable
+from qk_taxonomy.checkpoints.gguf_tokens import read_tokenizer
 from qk_taxonomy.checkpoints.tensor_names import check_names
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
@@ -42,16 +47,8 @@ SUFFIX = ".gguf"
 # model-00001-of-00003.gguf
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
-_VERSIONS = (2, 3)
-
-# Far above any real file's (the largest vocabularies make 10 MB of header, the largest models a
-# few thousand tensors), and low enough that a hostile file costs seconds.
-_LONGEST_HEADER = 100_000_000
-_MOST_ENTRIES = 1 << 14
-_MOST_STRINGS = 1 << 21
-_LONGEST_TEXT = 1 << 20
+# Far above any real model's.
 _MOST_LAYERS = 10_000
-_MOST_AXES = 4
 
 #: GGUF's names of what config.json names otherwise; other keys keep their names.
 _CONFIG_NAMES = {
@@ -68,70 +65,6 @@ _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
 _GENERAL = ("general.name", "general.file_type")
 
-# Whatever the reader raises on a damaged file.
-_DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
-
-
-class _CutShortError(Exception):
-    """A file ends before something that its header announces."""
-
-
-class _BoundedReader(GGUFReader):
-    """The package's reader, which ends where the file does and makes an array one view.
-
-    Left alone it takes the bytes that a file lacks for empty, and makes a view of every token of
-    a vocabulary: 13 s and 700 MB for Gemma's.
-    """
-
-    def _get(
-        self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None
-    ) -> np.ndarray[Any, Any]:
-        little = np.dtype(dtype).newbyteorder("<")
-        end = int(offset) + little.itemsize * int(count)
-        self._check(end)
-        return self.data[int(offset) : end].view(little)
-
-    def _get_field_parts(self, orig_offs: int, raw_type: Any) -> tuple[int, Any, Any, Any]:
-        if orig_offs > _LONGEST_HEADER:
-            raise ValueError(f"its header is longer than {_LONGEST_HEADER} bytes")
-        if raw_type != GGUFValueType.ARRAY:
-            return super()._get_field_parts(orig_offs, raw_type)
-        item = GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
-        length = int(self._get(orig_offs + 4, np.uint64)[0])
-        begin = orig_offs + 12
-        types = [GGUFValueType.ARRAY, item]
-        if item == GGUFValueType.STRING:
-            return self._end_of_strings(begin, length) - orig_offs, [], [], types
-        if item not in self.gguf_scalar_to_np:
-            raise ValueError(f"it has an array of {item.name.lower()} values")
-        values = self._get(begin, self.gguf_scalar_to_np[item], length)
-        return begin + values.nbytes - orig_offs, [values], [0], types
-
-    def _get_tensor_info_field(self, orig_offs: int) -> ReaderField:
-        field = super()._get_tensor_info_field(orig_offs)
-        n_axes = len(field.parts[3])
-        if n_axes > _MOST_AXES:
-            raise ValueError(
-                f"{field.name[:60]!r} has {n_axes} axes; at most {_MOST_AXES} are wanted"
-            )
-        return field
-
-    def _end_of_strings(self, offset: int, length: int) -> int:
-        data: memoryview = memoryview(self.data)  # type: ignore[arg-type]
-        for number in range(length):
-            if number == _MOST_STRINGS:
-                raise ValueError(f"a list in it has {length} strings")
-            self._check(offset + 8)
-            offset += 8 + int.from_bytes(data[offset : offset + 8], "little")
-            if offset > _LONGEST_HEADER:
-                raise ValueError(f"a list of strings in it ends at byte {offset}")
-        self._check(offset)
-        return offset
-
-    def _check(self, end: int) -> None:
-        if end > len(self.data):
-            raise _CutShortError(f"wanted bytes up to {end}, found {len(self.data)}")
-
 
 @functools.cache
 def _dequantises(dtype: str) -> bool:
@@ -145,18 +78,6 @@ def _dequantises(dtype: str) -> bool:
     return True
 
 
-def _value(field: ReaderField) -> Any:
-    """A metadata value as Python has it; None for lists of strings, the long ones of tokens, and
-    texts longer than any of a model's."""
-    if field.types[0] == GGUFValueType.STRING:
-        text = field.parts[-1]
-        return bytes(text).decode() if len(text) <= _LONGEST_TEXT else None
-    if field.types[0] != GGUFValueType.ARRAY:
-        return field.parts[-1][0].item()
-    by_layer = field.data and len(field.parts[-1]) <= _MOST_LAYERS
-    return field.parts[-1].tolist() if by_layer else None
-
-
 @dataclass(frozen=True)
 class _GgufFile:
     """What the header of one file says, and what identifies the file."""
@@ -167,52 +88,9 @@ class _GgufFile:
 
 def _read_file(path: Path) -> _GgufFile:
     """The header of a GGUF file; no weights. Raises CheckpointError naming the file."""
-    try:
-        with path.open("rb") as stream:
-            _check_start(stream.read(24), str(path))
-        reader = _BoundedReader(path)
-        values = {name: _value(field) for name, field in reader.fields.items()}
-        tensors = _tensors(reader, path.name)
-    except OSError as err:
-        raise CheckpointError(f"{path} cannot be read: {err.strerror or err}.") from err
-    except _CutShortError as err:
-        raise CheckpointError(
-            f"{path} is cut short, or a count in its header is damaged: {err}. Fetch the file "
-            "again."
-        ) from err
-    except _DAMAGE as err:
-        raise CheckpointError(
-            f"{path} is damaged, or of a kind that the installed gguf package does not know: "
-            f"{err}. Fetch the file again, or try pip install --upgrade gguf."
-        ) from err
-    return _GgufFile(values, tensors)
-
-
-def _check_start(start: bytes, place: str) -> None:
-    """Refuse what the reader would take on trust: another format, byte order or hostile counts."""
-    if len(start) < 24:
-        raise CheckpointError(
-            f"{place} is cut short: {len(start)} bytes hold no header. Fetch the file again."
-        )
-    magic, version, n_tensors, n_values = struct.unpack("<4sIQQ", start)
-    if magic != b"GGUF":
-        raise CheckpointError(f"{place} is no GGUF file: it begins with {magic!r}.")
-    if version & 0xFFFF == 0:
-        raise CheckpointError(
-            f"{place} is a big-endian GGUF file; wanted a little-endian one, which is what models "
-            "are published as."
-        )
-    if version not in _VERSIONS:
-        raise CheckpointError(
-            f"{place} is of GGUF version {version}; readable are {_VERSIONS[0]} and "
-            f"{_VERSIONS[1]}. Convert the model anew with a current llama.cpp."
-        )
-    for count, what in ((n_tensors, "tensors"), (n_values, "values")):
-        if count > _MOST_ENTRIES:
-            raise CheckpointError(
-                f"The header of {place} claims {count} {what}; no model has more than "
-                f"{_MOST_ENTRIES}. The file is damaged: fetch it again."
-            )
+    with readable(path) as reader:
+        values = {name: plain_value(field, _MOST_LAYERS) for name, field in reader.fields.items()}
+        return _GgufFile(values, _tensors(reader, path.name))
 
 
 def _tensors(reader: GGUFReader, file: str) -> dict[str, TensorInfo]:
@@ -230,7 +108,7 @@ def _tensors(reader: GGUFReader, file: str) -> dict[str, TensorInfo]:
         start = int(tensor.data_offset)
         end = start + math.prod(shape) // block * n_bytes
         if end > len(reader.data):
-            raise _CutShortError(f"wanted bytes up to {end}, found {len(reader.data)}")
+            raise CutShortError(f"wanted bytes up to {end}, found {len(reader.data)}")
         if (start - reader.data_offset) % alignment:
             raise ValueError(f"{tensor.name} begins at byte {start}, off the {alignment}-byte grid")
         dtype = tensor.tensor_type.name
@@ -377,6 +255,7 @@ class GgufCheckpoint(Checkpoint):
             if twice:
                 raise CheckpointError(f"{name} repeats {twice[0]}, which an earlier part holds.")
             tensors |= file.tensors
+        self._first = names[0]
         self.tensors = tensors
         self.config = _config(files[0].values, tensors, str(self.folder / names[0]))
         quantisation = _file_type(self.config.get("general.file_type"))
@@ -410,3 +289,6 @@ class GgufCheckpoint(Checkpoint):
 
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         return read_range(self.folder / file, start, end)
+
+    def tokenizer(self) -> TokenizerDefinition | None:
+        return read_tokenizer(self.folder / self._first)

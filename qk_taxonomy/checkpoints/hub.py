@@ -156,12 +156,12 @@ class HubCheckpoint(FolderCheckpoint):
         self._sizes = {sibling.rfilename: sibling.size for sibling in siblings}
         self._open(unquantised=_base_model(info))
 
-    def read_file(self, file: str) -> bytes:
+    def read_file(self, file: str, longest: int) -> bytes:
         cached = self._cached(file)
         if cached is not None:
-            return read_whole(cached)
+            return read_whole(cached, longest)
         with _explained(self.model_id, self.revision, self.endpoint):
-            return self._files.read_whole(file)
+            return self._files.read_whole(file, longest)
 
     def file_size(self, file: str) -> int | None:
         return self._sizes.get(file)

@@ -62,8 +62,8 @@ class LocalCheckpoint(FolderCheckpoint):
         # Another process may have another working directory.
         return super().__getstate__() | {"folder": self.folder.absolute()}
 
-    def read_file(self, file: str) -> bytes:
-        return read_whole(self.folder / file)
+    def read_file(self, file: str, longest: int) -> bytes:
+        return read_whole(self.folder / file, longest)
 
     def file_size(self, file: str) -> int:
         try:
@@ -75,9 +75,16 @@ class LocalCheckpoint(FolderCheckpoint):
         return read_range(self.folder / file, start, end)
 
 
-def read_whole(path: Path) -> bytes:
-    """All of a small file on disk. Raises CheckpointError where it cannot be had."""
+def read_whole(path: Path, longest: int) -> bytes:
+    """All of a file on disk, of ``longest`` bytes at most. Raises CheckpointError where it cannot
+    be had."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(longest + 1)
     except OSError as err:
         raise CheckpointError(f"{path} cannot be read: {err.strerror}.") from err
+    if len(data) > longest:
+        raise CheckpointError(
+            f"{path} has more than {longest} bytes, which no model's has. Fetch the file again."
+        )
+    return data

@@ -18,7 +18,6 @@ from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from qk_taxonomy.checkpoints.base import LONGEST_JSON
 from qk_taxonomy.checkpoints.pacing import BrokenAnswerError, Pacer, ask, shared_pacer
 from qk_taxonomy.checkpoints.stopping import go_on
 from qk_taxonomy.errors import CheckpointError
@@ -62,18 +61,21 @@ class RepositoryFiles:
     def __reduce__(self) -> tuple[Any, ...]:
         return _files_of, (self.repo_id, self.revision, self.endpoint, self._token)
 
-    def read_whole(self, file: str) -> bytes:
-        """All of a small file. Raises CheckpointError, and whatever huggingface_hub raises."""
+    def read_whole(self, file: str, longest: int) -> bytes:
+        """All of a file, of ``longest`` bytes at most.
+
+        Raises CheckpointError, and whatever huggingface_hub raises.
+        """
 
         def receive() -> bytes:
             data = bytearray()
             with self._answer(file, None) as response:
                 for chunk in response.iter_raw():
                     data += chunk
-                    if len(data) > LONGEST_JSON:
+                    if len(data) > longest:
                         raise CheckpointError(
-                            f"{file} of {self.repo_id} has more than {LONGEST_JSON} bytes, which "
-                            "no config or index needs. Is it the right repository?"
+                            f"{file} of {self.repo_id} has more than {longest} bytes, which no "
+                            "model's has. Is it the right repository?"
                         )
             return bytes(data)
 

@@ -9,10 +9,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
-from qk_taxonomy.checkpoints.base import LONGEST_JSON, Checkpoint, parse_json
+from qk_taxonomy.checkpoints.base import (
+    LONGEST_JSON,
+    Checkpoint,
+    TokenizerDefinition,
+    parse_json,
+)
 from qk_taxonomy.checkpoints.quantised import refuse_quantised, with_scales
 from qk_taxonomy.checkpoints.safetensors_format import read_header
 from qk_taxonomy.checkpoints.tensor_names import check_names
+from qk_taxonomy.checkpoints.tokenizer_files import read_tokenizer
 from qk_taxonomy.checkpoints.torch_format import read_torch_file
 from qk_taxonomy.errors import CheckpointError
 from qk_taxonomy.records import TensorInfo
@@ -57,8 +63,8 @@ class FolderCheckpoint(Checkpoint):
     left_behind: ClassVar[frozenset[str]] = Checkpoint.left_behind | {"names", "weight_files"}
 
     @abstractmethod
-    def read_file(self, file: str) -> bytes:
-        """The whole of a small file. Raises CheckpointError."""
+    def read_file(self, file: str, longest: int) -> bytes:
+        """The whole of a file of at most ``longest`` bytes. Raises CheckpointError."""
 
     @abstractmethod
     def file_size(self, file: str) -> int | None:
@@ -140,14 +146,20 @@ class FolderCheckpoint(Checkpoint):
         check_names(tensors, f"{file} of {self.place}")
         return tensors
 
+    def tokenizer(self) -> TokenizerDefinition | None:
+        return read_tokenizer(self._whole, self.names, self.place)
+
     def _json(self, file: str) -> dict[str, Any]:
+        return parse_json(self._whole(file, LONGEST_JSON), f"{file} of {self.place}")
+
+    def _whole(self, file: str, longest: int) -> bytes:
         size = self.file_size(file)
-        if size is not None and size > LONGEST_JSON:
+        if size is not None and size > longest:
             raise CheckpointError(
                 f"{file} of {self.place} has {size} bytes; no model's has more than "
-                f"{LONGEST_JSON}. Fetch the file again."
+                f"{longest}. Fetch the file again."
             )
-        return parse_json(self.read_file(file), f"{file} of {self.place}")
+        return self.read_file(file, longest)
 
 
 def _choose(wanted: Sequence[str | re.Pattern[str]], names: Sequence[str]) -> list[str]:

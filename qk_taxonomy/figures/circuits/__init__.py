@@ -1,0 +1,1 @@
+"""Figures of full circuits over the vocabulary, one file a figure."""

@@ -1,0 +1,72 @@
+"""Layer × head maps of full circuits: symmetry and copying, the tail at zero, and rank."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qk_taxonomy.figures.circuits.parts import circuits_of, column, counted, signed
+from qk_taxonomy.figures.style import layer_head_grid
+from qk_taxonomy.records import Circuit
+
+_SIGNED: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -1.0, "vmax": 1.0}
+_SHARE: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0}
+
+
+# The first map of each circuit: the statistic, and what it is called.
+_FIRST: dict[Circuit, tuple[str, str]] = {
+    "qk": ("symmetry", "QK symmetry, (‖sym‖² − ‖anti‖²) / ‖F‖²"),
+    "ov": ("copying", "OV copying score, Σμ / Σ|μ|"),
+}
+
+
+def map_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Layer × head maps, a row a circuit: the symmetry of QK or the copying score of OV (both in
+    [−1, 1], white at 0), the share of σ² below σ₁² / 1000, and the effective rank over its bound.
+
+    ``table``: the heads of one stack and convention, with values of one circuit at least. Cells
+    without a value are grey; the median and the number of heads that have one are in each title.
+    """
+    circuits = circuits_of(table)
+    layers, heads = table["layer"], table["head"]
+    n_layers = int(layers.max() - layers.min()) + 1
+    width = float(np.clip(0.045 * n_layers + 2.8, 4.0, 6.4))
+    height = float(np.clip(0.05 * (int(heads.max()) + 1) + 1.5, 2.1, 6.0))
+    fig = Figure(figsize=(3 * width, height * len(circuits) + 0.4), layout="constrained")
+    fig.suptitle(title)
+    axes = fig.subplots(len(circuits), 3, squeeze=False, sharex=True, sharey=True)
+    near_zero = {circuit: column(table, f"{circuit}_near_zero") for circuit in circuits}
+    # One scale for both circuits, to the next tenth above the largest share.
+    largest = float(np.nan_to_num(max(shares.max() for shares in near_zero.values())))
+    tail = {**_SHARE, "vmax": max(math.ceil(10 * largest), 1) / 10}
+    for row, circuit in zip(axes, circuits, strict=True):
+        first, called = _FIRST[circuit]
+        name = circuit.upper()
+        rank = column(table, f"{circuit}_effective_rank") / column(table, f"{circuit}_rank_bound")
+        _draw(row[0], table, column(table, f"{circuit}_{first}"), called, _SIGNED)
+        _draw(row[1], table, near_zero[circuit], f"{name} share of σ² below σ₁² / 1000", tail)
+        _draw(row[2], table, rank, f"{name} effective rank of σ over its bound", _SHARE)
+        row[0].set_ylabel("head")
+    for ax in axes[-1]:
+        ax.set_xlabel("layer")
+    return fig
+
+
+def _draw(
+    ax: Axes, table: pd.DataFrame, values: pd.Series, title: str, colours: dict[str, Any]
+) -> None:
+    figure = ax.get_figure()
+    assert figure is not None
+    layers = table["layer"]
+    image = layer_head_grid(ax, layers, table["head"], values, **colours)
+    # Where only some layers were asked for, the map begins with the first of them.
+    ax.set_xlim(int(layers.min()) - 0.5, int(layers.max()) + 0.5)
+    figure.colorbar(image, ax=ax)
+    found = values[np.isfinite(values)]
+    median = f"median {signed(found.median())}, " if len(found) else ""
+    ax.set_title(f"{title}\n{median}{counted(len(found))}")

@@ -1,0 +1,79 @@
+"""Token panels: the tokens at both ends of a head's leading directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qk_taxonomy.figures.circuits.glyphs import TOKEN_FONT, token_text
+from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.records import Circuit
+from qk_taxonomy.studies.circuits.records import DirectionKind, Side, TokenEnds
+
+_SIDES: dict[tuple[Circuit, Side], str] = {
+    ("qk", "left"): "tokens that attend (rows)",
+    ("qk", "right"): "tokens attended to (columns)",
+    ("ov", "left"): "tokens written (rows)",
+    ("ov", "right"): "tokens read (columns)",
+}
+_SYMBOLS: dict[DirectionKind, str] = {"eigenvector": "μ", "singular vector": "σ"}
+
+_LONGEST = 22
+# Inches of a row of tokens, and of what stands above and below the rows of a panel.
+_ROW, _AROUND = 0.17, 0.75
+
+
+def token_figure(ends: Sequence[TokenEnds], title: str) -> Figure:
+    """The tokens of highest and of lowest score, a row a direction and a column a side, for one
+    head's circuit: ``ends`` are all of one head, circuit and convention.
+    """
+    directions = sorted({(one.kind, one.number) for one in ends})
+    sides = [side for side in ("left", "right") if any(one.side == side for one in ends)]
+    tallest = max(len(one.top) + len(one.bottom) for one in ends)
+    height = (_ROW * (tallest + 1) + _AROUND) * len(directions) + 0.5
+    fig = Figure(figsize=(max(5.2 * len(sides), 6.0), height), layout="constrained")
+    fig.suptitle(title)
+    axes = fig.subplots(len(directions), len(sides), squeeze=False)
+    for ax in axes.ravel():
+        ax.set_visible(False)
+    for one in ends:
+        ax = axes[directions.index((one.kind, one.number)), sides.index(one.side)]
+        ax.set_visible(True)
+        _draw(ax, one)
+    return fig
+
+
+def _draw(ax: Axes, one: TokenEnds) -> None:
+    """Bars of scores, the highest on top and the lowest at the bottom; each token at the zero line,
+    on the side where its bar is not.
+    """
+    # Ascending scores of the lowest, so that the lowest of all is the last row.
+    shown = [*one.top, *reversed(one.bottom)]
+    rows = np.arange(len(shown), dtype=np.float64)
+    rows[len(one.top) :] += 1.0  # a gap between both ends
+    scores = np.array([score for _, score in shown], dtype=np.float64)
+    drawn = np.nan_to_num(scores, posinf=0.0, neginf=0.0)
+    ax.barh(rows, drawn, height=0.8, color=np.where(drawn < 0, REJECTED, KEPT).tolist())
+    reach = float(np.abs(drawn).max(initial=0.0)) or 1.0
+    for row, (token, _), score in zip(rows, shown, drawn, strict=True):
+        ax.text(
+            -0.03 * reach if score >= 0 else 0.03 * reach, row, token_text(token, _LONGEST),
+            ha="right" if score >= 0 else "left", va="center", fontsize=7.5,
+            fontfamily=TOKEN_FONT, parse_math=False,
+        )  # fmt: skip
+    ax.axvline(0.0, color="0.6", lw=0.8)
+    ax.set(xlim=(-1.05 * reach, 1.05 * reach), ylim=(max(rows, default=0.0) + 0.7, -0.7), yticks=[])
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(f"score over the tokens ({len(one.top)} highest, {len(one.bottom)} lowest)")
+    ax.set_title(f"{one.kind} {one.number}, {_value(one)}\n{_SIDES[one.circuit, one.side]}")
+
+
+def _value(one: TokenEnds) -> str:
+    number = f"{one.value.real:.3g}"
+    if one.value.imag:
+        sign = "+" if one.value.imag > 0 else "-"
+        number += f" {sign} {abs(one.value.imag):.3g}i"
+    return f"{_SYMBOLS[one.kind]} = {number}".replace("-", "−")

@@ -1,0 +1,74 @@
+"""Unusual heads: how far each is from the control, and from the other heads of its model."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qk_taxonomy.figures.circuits.parts import (
+    Head,
+    circuits_of,
+    column,
+    counted,
+    legend_below,
+    names_beside,
+    point_style,
+)
+from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.records import Circuit
+from qk_taxonomy.statistics.findings import LEVEL
+
+_NAMED = 12
+_HEIGHT = 4.6
+
+
+def unusual_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Each head's distance from the control against its distance from its peers, a panel a
+    circuit; the most unusual are named. Without a control: peers alone, by rank.
+
+    ``table``: the heads of one stack and convention, with values of one circuit at least.
+    """
+    circuits = circuits_of(table)
+    fig = Figure(figsize=(6.6 * len(circuits), _HEIGHT + 0.9), layout="constrained")
+    fig.suptitle(title)
+    for ax, circuit in zip(fig.subplots(1, len(circuits), squeeze=False)[0], circuits, strict=True):
+        _draw(ax, table, circuit)
+    return fig
+
+
+def _draw(ax: Axes, table: pd.DataFrame, circuit: Circuit) -> None:
+    peer, rank = column(table, f"{circuit}_peer_z"), column(table, f"{circuit}_unusual")
+    x = column(table, f"{circuit}_distance")
+    controlled = bool(x.notna().any())
+    if not controlled:
+        x = rank
+    shown = (x.notna() & peer.notna()).to_numpy()
+    n = int(shown.sum())
+    rejected = (column(table, f"{circuit}_q") <= LEVEL).to_numpy()
+    groups = [(shown & rejected, REJECTED, f"q ≤ {LEVEL}"), (shown & ~rejected, KEPT, "others")]
+    for chosen, colour, label in groups if controlled else [(shown, KEPT, "")]:
+        if chosen.any():
+            ax.scatter(
+                x[chosen], peer[chosen], color=colour, **point_style(n),
+                label=f"{label} ({int(chosen.sum())})" if label else None,
+            )  # fmt: skip
+    ax.axhline(0.0, color="0.8", lw=0.7, zorder=0)
+    ax.set(
+        xlabel="distance from the control's heads" if controlled
+        else "rank by peers (1: most unusual); there is no control",
+        ylabel="distance from its peers (robust z)",
+    )  # fmt: skip
+    ax.margins(0.05)
+    most = table.assign(x=x, y=peer, rank=rank)[shown].dropna(subset="rank")
+    most = most.sort_values("rank", kind="stable").head(_NAMED)
+    names = [
+        f"{int(row.rank)}: {Head('', int(row.layer), int(row.head))}"
+        for row in most[["rank", "layer", "head"]].itertuples(index=False)
+    ]
+    names_beside(ax, most["x"], most["y"], names, _HEIGHT)
+    ax.set_title(f"{circuit.upper()}: {counted(n)}\nthe most unusual: rank: layer.head")
+    if controlled and n:
+        legend_below(ax, n, "differs from the control")
+    if not n:
+        ax.text(0.5, 0.5, "no head was compared", transform=ax.transAxes, ha="center")

@@ -1,0 +1,194 @@
+"""Figures of the study of full circuits on disk, of one model or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from qk_taxonomy.figures.circuits.densities import density_figure
+from qk_taxonomy.figures.circuits.eigenvalues import ChosenHeads, chosen_heads, eigenvalue_figure
+from qk_taxonomy.figures.circuits.maps import map_figure
+from qk_taxonomy.figures.circuits.parts import Head, circuits_of
+from qk_taxonomy.figures.circuits.scaling import scaling_figure
+from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_figure
+from qk_taxonomy.figures.circuits.tokens import token_figure
+from qk_taxonomy.figures.circuits.unusual import unusual_figure
+from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, write_file
+from qk_taxonomy.records import CONVENTIONS, Convention
+from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Where the study's tables and figures are, below the folder of plots.
+CIRCUIT_FOLDER = "circuits"
+
+
+@dataclass(frozen=True, eq=False)
+class WordSeries:
+    """What word series showed: the table of :func:`scaling_figure`, and a line on all heads."""
+
+    table: pd.DataFrame
+    summary: str = ""
+
+
+def write_circuit_figures(
+    model: ModelCircuits,
+    table: pd.DataFrame,
+    data_root: str | Path = ".",
+    *,
+    control: ModelCircuits | None = None,
+    heads: Sequence[Head] = (),
+    tokens: Sequence[TokenEnds] = (),
+    words: WordSeries | None = None,
+) -> Iterator[Path]:
+    """Write the figures of one model's full circuits, and yield the path of each when it is there.
+
+    table: of the model alone, a row a head and convention. heads: those shown in the complex plane;
+    none: the most unusual and the most copying. Writes, in
+    ``<data_root>/plots/circuits/<family>/``, ``<model>_eigenvalues.png``, ``_maps.png``,
+    ``_densities.png``, ``_symmetry.png`` and ``_unusual.png``; ``_tokens_<layer>.<head>_<circuit>``
+    of every head in ``tokens``; and ``_scaling.png`` of ``words``. ``<model>`` is extended by the
+    stack where a model has several, and by the convention where it is not ``raw``. Figures of
+    circuits that were not computed are left out. Raises SpectraFileError.
+    """
+    name, family = str(table["model"].iloc[0]), str(table["family"].iloc[0])
+    folder = Path(data_root) / PLOT_FOLDER / CIRCUIT_FOLDER / family
+    about = _About(f"{name} ({family})", model.metadata)
+    for convention, stack, rows in _parts(table):
+        stem = _stem(name, stack, convention)
+        title = about.title(stack, convention)
+        spectra = _of_stack(model, stack)
+        beside = _of_stack(control, stack) if control is not None else None
+        if beside is not None and not beside.layers:
+            beside = None
+        chosen = _shown(rows, stack, heads)
+        for kind, draw in _drawings(spectra, rows, beside, chosen, convention):
+            yield _write(folder / f"{stem}_{kind}.png", partial(draw, title))
+    for ends in _by_circuit(tokens):
+        one = ends[0]
+        head = Head(one.stack, one.layer, one.head)
+        stem = _stem(name, one.stack, one.convention)
+        path = folder / f"{stem}_tokens_{one.layer}.{one.head}_{one.circuit}.png"
+        title = f"{about.name}, head {head}, {one.circuit.upper()}, {one.convention} weights"
+        yield _write(path, partial(token_figure, ends, title))
+    if words is not None and len(words.table):
+        title = f"{about.name}: word series by full circuits"
+        path = folder / f"{name}_scaling.png"
+        yield _write(path, partial(scaling_figure, words.table, title, words.summary))
+
+
+def write_circuit_comparison(
+    tables: Sequence[pd.DataFrame],
+    data_root: str | Path = ".",
+    *,
+    kinds: Sequence[str] | None = None,
+    name: str = "comparison",
+) -> Iterator[Path]:
+    """Write the figures that compare several models, and yield the path of each when it is there.
+
+    tables: one a model. kinds: of the models, such as "encoder" and "decoder": those of one kind
+    share a panel; None: all do, but for stacks, each of which has its own. Writes
+    ``<data_root>/plots/circuits/<name>_symmetry.png``; the name is extended by the convention where
+    it is not ``raw``. Raises SpectraFileError.
+    """
+    courses: dict[Convention, list[SymmetryCourse]] = {}
+    for table, kind in zip(tables, kinds or [""] * len(tables), strict=True):
+        for convention, stack, rows in _parts(table):
+            if "qk" in circuits_of(rows):
+                label = f"{rows['model'].iloc[0]} {stack}".strip()
+                course = SymmetryCourse(label, kind or stack, rows)
+                courses.setdefault(convention, []).append(course)
+    folder = Path(data_root) / PLOT_FOLDER / CIRCUIT_FOLDER
+    for convention, found in courses.items():
+        title = f"Symmetry of full QK circuits by depth, {convention} weights"
+        path = folder / f"{_stem(name, '', convention)}_symmetry.png"
+        yield _write(path, partial(symmetry_figure, found, title))
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the titles of a model's figures say."""
+
+    name: str
+    metadata: Mapping[str, str]
+
+    def title(self, stack: str, convention: Convention) -> str:
+        n_tokens = self.metadata.get("n_tokens")
+        parts = (
+            self.name,
+            f"{stack} stack" if stack else "",
+            f"full circuits over {n_tokens} tokens" if n_tokens else "full circuits",
+            f"{convention} weights",
+        )
+        return ", ".join(part for part in parts if part)
+
+
+def _parts(table: pd.DataFrame) -> Iterator[tuple[Convention, str, pd.DataFrame]]:
+    """The rows of each convention and stack."""
+    for convention in CONVENTIONS:
+        rows = table[table["convention"] == convention]
+        # What was read from a file has nan where a model has one stack.
+        stacks = rows["stack"].fillna("").astype(str)
+        for stack in stacks.unique():
+            yield convention, stack, rows[stacks == stack].assign(stack=stack)
+
+
+def _stem(name: str, stack: str, convention: Convention) -> str:
+    parts = (name, stack, "" if convention == CONVENTIONS[0] else convention)
+    return ".".join(part for part in parts if part)
+
+
+def _of_stack(model: ModelCircuits, stack: str) -> ModelCircuits:
+    return replace(model, layers=tuple(one for one in model.layers if one.stack == stack))
+
+
+def _shown(rows: pd.DataFrame, stack: str, heads: Sequence[Head]) -> list[ChosenHeads]:
+    """The heads that are asked for; none: those that the table tells of."""
+    if not heads:
+        return chosen_heads(rows)
+    asked = tuple(head for head in heads if head.stack == stack)
+    return [ChosenHeads("chosen heads", asked)] if asked else []
+
+
+def _drawings(
+    model: ModelCircuits,
+    rows: pd.DataFrame,
+    control: ModelCircuits | None,
+    chosen: Sequence[ChosenHeads],
+    convention: Convention,
+) -> Iterator[tuple[str, Callable[[str], Figure]]]:
+    """The figures of one stack and convention: what each is called, and how to draw it."""
+    circuits = circuits_of(rows)
+    if any(layer.convention == convention for layer in model.layers):
+        if chosen:
+            eigenvalues = partial(eigenvalue_figure, model, chosen)
+            yield "eigenvalues", partial(eigenvalues, convention=convention, control=control)
+        densities = partial(density_figure, model)
+        yield "densities", partial(densities, convention=convention, control=control)
+    if circuits:
+        yield "maps", partial(map_figure, rows)
+        yield "unusual", partial(unusual_figure, rows)
+    if "qk" in circuits:
+        course = SymmetryCourse(str(rows["model"].iloc[0]), "", rows)
+        yield "symmetry", partial(symmetry_figure, [course])
+
+
+def _by_circuit(tokens: Sequence[TokenEnds]) -> list[list[TokenEnds]]:
+    """Tokens of one head, circuit and convention each, in the order they came."""
+    groups: dict[tuple[object, ...], list[TokenEnds]] = {}
+    for one in tokens:
+        key = (one.convention, one.stack, one.layer, one.head, one.circuit)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def _write(path: Path, draw: Callable[[], Figure]) -> Path:
+    with house_style():
+        return write_file(path, png_bytes(draw()))

@@ -1,0 +1,1 @@
+"""Studies: experiments beside the survey, each a package of its own."""
