@@ -246,7 +246,8 @@ def dense_circuits(full: FullModel, model: PreTrainedModel) -> Heads:
         for name in (full.embed_norm, full.final_norm)
         if name is not None
     }
-    scale = float(getattr(embed, "embed_scale", 1.0))
+    # As a number, not as the buffer that takes the dtype of the weights.
+    scale = float(getattr(embed, "scalar_embed_scale", 1.0))
     nothing = np.eye(w_e.shape[1])
     tokens = {
         "raw": (w_e, w_u),
@@ -478,17 +479,19 @@ def antisymmetric(circuits: Array) -> Array:
     return np.linalg.eigvalsh(0.5j * (circuits - circuits.swapaxes(1, 2)))
 
 
-def set_error(found: Array, wanted: Array) -> float:
-    """Largest distance of matched values, head by head, relative to the largest wanted modulus.
+def set_error(found: Array, wanted: Array, largest: Array | None = None) -> float:
+    """Largest distance of matched values, head by head, relative to the largest wanted modulus,
+    or to ``largest`` (n_heads,).
 
     Both (n_heads, any number of values), real or complex, in any order; what one side has more
     must be matched by zeros.
     """
     width = max(found.shape[1], wanted.shape[1])
     found, wanted = (np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in (found, wanted))
+    if largest is None:
+        largest = np.abs(wanted).max(axis=1)
     errors = []
-    for one, other in zip(found, wanted, strict=True):
+    for one, other, scale in zip(found, wanted, largest, strict=True):
         distance = np.abs(one[:, None] - other[None, :])
-        largest = np.abs(other).max()
-        errors.append(distance[linear_sum_assignment(distance)].max() / (largest or 1.0))
+        errors.append(distance[linear_sum_assignment(distance)].max() / (scale or 1.0))
     return float(max(errors))

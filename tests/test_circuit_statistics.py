@@ -81,14 +81,13 @@ def test_distances_and_p_values_by_their_definition() -> None:
     distance = [wasserstein_distance(x, null.mean(0)) for x in own]
     np.testing.assert_allclose(found.distance, distance)
     left_out = [
-        wasserstein_distance(x, null[groups != g].mean(0)) for x, g in zip(null, groups, strict=True)
+        wasserstein_distance(x, null[groups != g].mean(0))
+        for x, g in zip(null, groups, strict=True)
     ]
     shares = np.array([[d >= x for d in left_out] for x in distance])
     of_groups = np.stack([shares[:, groups == g].mean(1) for g in np.unique(groups)], axis=1)
     np.testing.assert_allclose(found.p_values, (1 + of_groups.sum(1)) / 41)
-    peers = [
-        wasserstein_distance(x, np.delete(own, i, axis=0).mean(0)) for i, x in enumerate(own)
-    ]
+    peers = [wasserstein_distance(x, np.delete(own, i, axis=0).mean(0)) for i, x in enumerate(own)]
     logs = np.log(peers)
     mad = np.median(np.abs(logs - np.median(logs)))
     np.testing.assert_allclose(found.peer_z, (logs - np.median(logs)) / (1.4826 * mad))
@@ -193,7 +192,7 @@ def test_matched_effects_by_their_definition() -> None:
         fit = np.linalg.lstsq(design, matrix[others], rcond=None)[0]
         np.testing.assert_allclose(by_object, np.diagonal(matrix) - fit[:5] - fit[5:])
     np.testing.assert_allclose(found.by_object.mean(-1), found.effect)
-    (_, null), = shuffled_effects(matrices, every)
+    ((_, null),) = shuffled_effects(matrices, every)
     np.testing.assert_allclose(null[:, 0], found.effect)
 
 

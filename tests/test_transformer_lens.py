@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention
-from qk_taxonomy.studies.circuits import full_circuits
+from qk_taxonomy.studies.circuits.compute import full_circuits
 from qk_taxonomy.studies.circuits.records import ModelCircuits
 
 pytest.importorskip("transformer_lens", reason='pip install "qk-taxonomy[lens]"')

@@ -227,11 +227,11 @@ def whole_shards(folder: str, output: str) -> Callable[[], dict[str, Any]]:
 def full_circuits(folder: str, output: str, **options: Any) -> Callable[[], dict[str, Any]]:
     """Full circuits of every head of a checkpoint folder, without control."""
     from qk_taxonomy.catalog import model_ref
-    from qk_taxonomy.studies import circuits
+    from qk_taxonomy.studies.circuits import compute
 
     def work() -> dict[str, Any]:
         ref = model_ref(folder, family_name="bench", families=())
-        found = circuits.full_circuits(ref, output_root=output, **options)
+        found = compute.full_circuits(ref, output_root=output, **options)
         return {"spectra": sum(len(layer.singular_values) for layer in found.layers)}
 
     return work
