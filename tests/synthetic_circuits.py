@@ -23,6 +23,7 @@ def _layer(
     a = (alike * b + np.sqrt(1 - alike**2) * own) * decay[:, None]
     f = np.swapaxes(a, -1, -2) @ b
     mu = np.linalg.eigvals(b @ np.swapaxes(a, -1, -2))
+    cores = [np.linalg.qr(np.swapaxes(side, -1, -2), mode="r") for side in (a, b)]
     order = np.argsort(-np.abs(mu), axis=-1)
     symmetric = np.linalg.eigvalsh((f + np.swapaxes(f, -1, -2)) / 2)
     apart = np.abs(np.linalg.eigvalsh(1j * (f - np.swapaxes(f, -1, -2)) / 2))
@@ -32,7 +33,7 @@ def _layer(
         stack=stack,
         circuit=circuit,
         convention=convention,
-        singular_values=np.linalg.svd(f, compute_uv=False)[:, :e],
+        singular_values=np.linalg.svd(cores[0] @ np.swapaxes(cores[1], -1, -2), compute_uv=False),
         eigenvalues=np.take_along_axis(mu, order, -1).astype(np.complex128),
         symmetric=-np.sort(-np.take_along_axis(symmetric, largest, -1), axis=-1),
         antisymmetric=-np.sort(-apart, axis=-1)[:, : 2 * e : 2],

@@ -10,8 +10,8 @@ from qk_taxonomy.errors import CheckpointError
 
 # Gemma 3's tokenizer.json has 33 MB, 515,000 lists (its merges) and 1.3 million commas.
 _LONGEST = 64 << 20
-_MOST_PARTS = 1 << 21
-_MOST_COMMAS = 1 << 22
+_MOST_PARTS = 1 << 20
+_MOST_COMMAS = 3 << 20
 
 _TOKENIZER = "tokenizer.json"
 _WORD_PIECES = "vocab.txt"

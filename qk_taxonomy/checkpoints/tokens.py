@@ -7,9 +7,10 @@ import itertools
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from qk_taxonomy.checkpoints.base import Checkpoint, TokenizerDefinition
 from qk_taxonomy.errors import CheckpointError
@@ -29,8 +30,11 @@ _MOST_GROWTH = 256
 _LONGEST_SETTING = 1 << 14
 _LONGEST_CHARSMAP = 4 << 20
 
-# The largest vocabularies have 262,144 tokens.
-_MOST_TOKENS = 1 << 22
+# The longest tokens of real models are runs of a few hundred spaces or dashes.
+_LONGEST_PIECE = 1 << 12
+
+# XLM-V, of the largest vocabulary, has 901,629 tokens.
+_MOST_TOKENS = 1 << 20
 
 _SPACE = "▁"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -58,11 +62,7 @@ class Tokens:
             self._adds_space = any(step.get("type") == "Prepend" for step in steps)
         self._pieces = {number: piece for piece, number in vocabulary.items()}
         self.n_tokens = max(self._pieces, default=-1) + 1
-        if not 0 < self.n_tokens <= _MOST_TOKENS:
-            raise CheckpointError(
-                f"{self._place} gives ids up to {self.n_tokens - 1}; from 1 to {_MOST_TOKENS} "
-                "tokens are wanted. Fetch the file again."
-            )
+        _check_number(self.n_tokens, self._place)
 
     def text(self, token: int) -> str:
         """What a token stands for in running text, in characters that can be seen.
@@ -91,21 +91,23 @@ class Tokens:
         where it is longer than 256 characters, or the tokenizer fails at it.
         """
         word = word.strip()
-        text = word if self._adds_space else f" {word}"
+        spaced = () if self._adds_space else self._encoded(f" {word}")
+        return spaced or self._encoded(word)
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
         with _damage_named(self._place):
             normalizer = self._tokenizer.normalizer
             normal = text if normalizer is None else normalizer.normalize_str(text)
             if len(normal) > _LONGEST_WORD:
                 raise CheckpointError(
-                    f"{word[:60]!r} has {len(normal)} characters for {self._place}; a word of at "
-                    f"most {_LONGEST_WORD} is wanted."
+                    f"{text.strip()[:60]!r} has {len(normal)} characters for {self._place}; a word "
+                    f"of at most {_LONGEST_WORD} is wanted."
                 )
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
         covered = {place for begin, end in encoding.offsets for place in range(begin, end)}
-        lost = {place for place, character in enumerate(text) if not character.isspace()} - covered
-        if lost or self._unknown in encoding.ids:
-            return ()
-        return tuple(encoding.ids)
+        # Normalisers leave out spaces, control characters and marks, which are no loss.
+        told = {place for place, char in enumerate(text) if unicodedata.category(char)[0] in "LNPS"}
+        return () if told - covered or self._unknown in encoding.ids else tuple(encoding.ids)
 
 
 def open_tokens(checkpoint: Checkpoint) -> Tokens | None:
@@ -149,14 +151,20 @@ def _checked(definition: TokenizerDefinition) -> dict[str, Any]:
     model = given.get("model")
     if not isinstance(model, Mapping):
         raise CheckpointError(f"{definition.place} has no model. Fetch the file again.")
-    settings = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
-    longest = max((len(value) for value in settings.values() if isinstance(value, str)), default=0)
+    _check_number(len(model.get("vocab") or ()), definition.place)
+    settings = (value for key, value in model.items() if key not in ("vocab", "merges"))
+    longest = max(map(len, itertools.chain(_pieces(model), filter(_is_text, settings))), default=0)
+    if longest > _LONGEST_PIECE:
+        raise CheckpointError(
+            f"The model of {definition.place} has a token or setting of {longest} characters; no "
+            f"model's has more than {_LONGEST_PIECE}. Fetch the file again."
+        )
     parts: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": given.get("added_tokens") or [],
         "model": {**model, "dropout": None} if "dropout" in model else model,
     }
-    growth = 1.0
+    growth, longest = 1.0, 0
     for name, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         steps = list(itertools.islice(_steps(given.get(name)), _MOST_STEPS + 1))
         for step in steps:
@@ -171,6 +179,25 @@ def _checked(definition: TokenizerDefinition) -> dict[str, Any]:
         # One level of steps: the library takes long for deep ones.
         parts[name] = {"type": "Sequence", inner: steps} if steps else None
     return parts
+
+
+def _check_number(n_tokens: int, place: str) -> None:
+    if not 0 < n_tokens <= _MOST_TOKENS:
+        raise CheckpointError(
+            f"{place} has {n_tokens} tokens, by their number or their largest id; from 1 to "
+            f"{_MOST_TOKENS} are wanted. Fetch the file again."
+        )
+
+
+def _pieces(model: Mapping[str, Any]) -> Iterator[str]:
+    """The pieces of a vocabulary, which is a table or, in Unigram, a list of pairs."""
+    vocabulary = model["vocab"]
+    rows = vocabulary if isinstance(vocabulary, Mapping) else (row[0] for row in vocabulary)
+    return filter(_is_text, rows)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str)
 
 
 def _steps(part: Any) -> Iterator[Mapping[str, Any]]:

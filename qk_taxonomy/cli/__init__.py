@@ -12,6 +12,7 @@ import click
 from qk_taxonomy import __version__
 from qk_taxonomy.cli.assign import assign
 from qk_taxonomy.cli.boxplots import boxplots
+from qk_taxonomy.cli.circuits import circuits
 from qk_taxonomy.cli.cluster import cluster
 from qk_taxonomy.cli.download import download
 from qk_taxonomy.cli.export import export
@@ -71,6 +72,6 @@ def main() -> None:
 
 for command in (
     *(run, families, plan, download, cluster, assign, boxplots, test),
-    *(show, export, import_),
+    *(circuits, show, export, import_),
 ):
     main.add_command(command)

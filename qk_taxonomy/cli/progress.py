@@ -1,4 +1,4 @@
-"""Progress bars of a survey: bytes, layers and time left, on a terminal only."""
+"""Progress bars: bytes, layers and time left, on a terminal only."""
 
 from __future__ import annotations
 
@@ -66,3 +66,39 @@ class SurveyBars:
 
     def finish(self, result: ModelResult) -> None:
         self._task = None
+
+
+class ByteBars:
+    """A bar for each thing that is read, as a context manager; silent without a terminal."""
+
+    def __init__(self) -> None:
+        out = console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=out,
+            disable=not out.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ByteBars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def start(self, what: str, n_bytes: int) -> None:
+        self._task = self._bars.add_task(what, total=n_bytes)
+
+    def advance(self, n_bytes: int) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, n_bytes)

@@ -135,7 +135,7 @@ def _parts(table: pd.DataFrame) -> Iterator[tuple[Convention, str, pd.DataFrame]
     for convention in CONVENTIONS:
         rows = table[table["convention"] == convention]
         # What was read from a file has nan where a model has one stack.
-        stacks = rows["stack"].fillna("").astype(str)
+        stacks = rows["stack"].map(lambda stack: stack if isinstance(stack, str) else "")
         for stack in stacks.unique():
             yield convention, stack, rows[stacks == stack].assign(stack=stack)
 

@@ -95,7 +95,7 @@ def matched_effects(matrices: Array, dealt: Shuffles) -> MatchedEffects:
     from scipy.stats import t
 
     n = _check(matrices)
-    finite = np.isfinite(matrices).all((1, 2))
+    finite = np.asarray(np.isfinite(matrices).all((1, 2)))
     scores = np.where(finite[:, None, None], matrices, np.nan)
     diagonal = np.diagonal(scores, axis1=1, axis2=2)
     sides = scores.sum(1) + scores.sum(2) - 2 * diagonal

@@ -25,8 +25,11 @@ from qk_taxonomy.statistics.ranks import RANK_STATISTICS, rank_test
 from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS, WILCOXON, paired_shifts
 from qk_taxonomy.statistics.trends import depth_trend
 from qk_taxonomy.statistics.unmatched import unmatched_contrast
+from qk_taxonomy.studies.circuits.unusual import Cohort, unusual_heads
+from qk_taxonomy.studies.circuits.words import head_scores, word_test
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from random_circuits import N_TOKENS, N_WORDS, SERIES, planted_head, random_twin
 from untrained import Shape, untrained_model
 
 REPEATS = 400
@@ -227,8 +230,92 @@ def trends() -> Iterator[Row]:
             )
 
 
+def unusual() -> Iterator[Row]:
+    """Heads of a random twin against another's, and with half of them planted."""
+    shapes = {
+        "a key each": Shape(layers=8, heads=8, kv_heads=8, d_head=16, d_model=64),
+        "3 heads a key": Shape(layers=30, heads=9, kv_heads=3, d_head=16, d_model=64),
+    }
+    for how, shape in shapes.items():
+        for n_tokens in (100, 1000):
+            rng, repeats = np.random.default_rng(5), REPEATS // 4
+            rejected, some, power, false = np.zeros((4, repeats))
+            seconds = 0.0
+            for repeat in range(repeats):
+                control = random_twin(rng, shape, n_tokens)
+                planted = rng.permutation(shape.n) < shape.n // 2
+                sigma, _ = random_twin(rng, shape, n_tokens)
+                start = time.perf_counter()
+                free = unusual_heads([Cohort(sigma, *control)])
+                seconds += time.perf_counter() - start
+                sigma, _ = random_twin(rng, shape, n_tokens, 0.15 * planted)
+                found = unusual_heads([Cohort(sigma, *control)]).q_values <= LEVEL
+                rejected[repeat] = (free.p_values <= LEVEL).mean()
+                some[repeat] = (free.q_values <= LEVEL).any()
+                power[repeat] = found[planted].mean()
+                false[repeat] = found[~planted].sum() / max(found.sum(), 1)
+            yield (
+                f"unusual heads, {n_tokens} tokens; {how}",
+                f"{percent(rejected.mean())}; corrected, any in {percent(some.mean())} of models",
+                percent(power.mean()),
+                percent(false.mean()),
+                f"{1e3 * seconds / repeats:.0f} ms a model",
+            )
+
+
+def words() -> Iterator[Row]:
+    """Word series in random heads that share an embedding, and with a tenth of heads planted."""
+    rng, repeats, n_heads = np.random.default_rng(6), REPEATS // 4, 40
+    parts = ("scaling", "positive", "negative", "ordering")
+    rejected, power, false = np.zeros((3, repeats, len(parts)))
+    by_sign = np.zeros((2, repeats))
+    seconds = 0.0
+    for repeat in range(repeats):
+        embed = rng.standard_normal((48, N_TOKENS))
+        factors = [tuple(rng.standard_normal((2, 16, 48)) @ embed) for _ in range(n_heads)]
+        for planted in (False, True):
+            if planted:
+                factors[:4] = [tuple(planted_head(rng, 1.0, 1.0, noise=0.6)) for _ in range(4)]
+            heads = [
+                head_scores(a[:, :N_WORDS], b[:, :N_WORDS], b @ a.T, SERIES) for a, b in factors
+            ]
+            start = time.perf_counter()
+            test = word_test(heads, SERIES, n_shuffles=1999, seed=repeat)
+            seconds += time.perf_counter() - start
+            by_sign[int(planted), repeat] = test.signs.p_value <= LEVEL
+            for column, part in enumerate(parts):
+                effects = getattr(test, part)
+                hits = effects.q_values <= LEVEL
+                if planted:
+                    power[repeat, column] = hits[:4].mean()
+                    false[repeat, column] = hits[4:].sum() / max(hits.sum(), 1)
+                else:
+                    rejected[repeat, column] = (effects.matched.p_values <= LEVEL).mean()
+    cost = f"{1e6 * seconds / (2 * repeats * n_heads):.0f} µs a head"
+    labels = ("all of F", "positive eigenvalues", "negative eigenvalues", "order of grades")
+    for column, label in enumerate(labels):
+        # Planted heads scale and reverse at once, and have no order: only their parts can be found.
+        found = parts[column] in ("positive", "negative")
+        yield (
+            f"word series: {label}",
+            percent(rejected[:, column].mean()),
+            percent(power[:, column].mean()) if found else "",
+            percent(false[:, column].mean()) if found else "",
+            cost,
+        )
+    yield (
+        "word series: share of heads by sign",
+        percent(by_sign[0].mean()),
+        percent(by_sign[1].mean()),
+        "",
+        cost,
+    )
+
+
 def main() -> None:
-    parts: tuple[Callable[[], Iterator[Any]], ...] = (ranks, shifts, changes, families, trends)
+    parts: tuple[Callable[[], Iterator[Any]], ...] = (
+        ranks, shifts, changes, families, trends, unusual, words,
+    )  # fmt: skip
     print("| test | p ≤ 0.05 where nothing is | planted, found | false discoveries | cost |")
     print("|---|---|---|---|---|")
     for part in parts:

@@ -26,8 +26,8 @@ _SMALLEST = -6.0
 # The zoomed panels' end; a square below 1e-3 of the largest is a value below the dashed line.
 _ZOOMED, _NEAR_ZERO = 0.1, 10**-1.5
 
-# Height of panels over that of their curves.
-_ROOM = 1.35
+# Shares of a panel's height: above the legend and below it, and of a line of it.
+_MARGIN, _LINE = 0.09, 0.055
 
 
 class _Quantity(NamedTuple):
@@ -102,8 +102,15 @@ def density_figure(
     handles = [
         Line2D([], [], color="black", lw=1.5, label="all heads pooled"),
         Line2D([], [], color="black", ls="--", lw=0.9, label="median over heads"),
-        Patch(color="0.8", label="quartiles over heads"),
-        Line2D([], [], color="black", ls=":", lw=0.9, label="near zero: squares below 1/1000"),
+        Patch(color="0.8", label="quartiles over heads (also in brackets)"),
+        Line2D(
+            [],
+            [],
+            color="black",
+            ls=":",
+            lw=0.9,
+            label="near zero: squares below 1/1000",
+        ),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return fig
@@ -163,20 +170,22 @@ def _draw(
     top = max(tops)
     if top == 0:
         ax.text(0.5, 0.4, "no values here", transform=ax.transAxes, ha="center", color="0.4")
-    # Room above the curves and the line for the legend, which may not hide them.
-    ax.set(xlim=(edges[0], edges[-1]), ylim=(0.0, _ROOM * top or 1.0))
+    legend = ax.legend(loc="upper right" if zoomed else "upper left", frameon=False, fontsize=7)
+    n_lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
+    # Curves and line end below the legend, which may not hide them.
+    end = 1.0 - _MARGIN - _LINE * n_lines
+    ax.set(xlim=(edges[0], edges[-1]), ylim=(0.0, top / end or 1.0))
     threshold = _NEAR_ZERO if zoomed else np.log10(_NEAR_ZERO)
-    ax.axvline(threshold, ymax=1 / _ROOM, color="black", ls=":", lw=0.9)
+    ax.axvline(threshold, ymax=end, color="black", ls=":", lw=0.9)
     over = f"{quantity.symbol} / max {quantity.symbol} of the head"
     ax.set_xlabel(over if zoomed else f"log₁₀ {over}")
     ax.set_ylabel("density" if zoomed else "density per decade")
     what = f"{circuit.upper()}: {quantity.name}"
     ax.set_title(f"{what}, near zero" if zoomed else what)
-    ax.legend(loc="upper right" if zoomed else "upper left", frameon=False, fontsize=7)
 
 
 def _label(name: str, values: _Values) -> str:
     low, median, high = np.quantile(values.near_zero(), (0.25, 0.5, 0.75))
     label = f"{name}: {counted(values.n_heads)} × {values.most}, near zero {median:.0%}"
     label += f" [{low:.0%}, {high:.0%}]" if values.n_heads > 1 else ""
-    return f"{label}; {values.left_out} left out" if values.left_out else label
+    return label + (f"\n{values.left_out} zero or not finite" if values.left_out else "")

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
@@ -22,6 +25,9 @@ _FEW_POINTS = 300
 
 # Area of a point of few, in square points.
 _POINT = 18.0
+
+# Between panels that have names beside them, in inches.
+_BETWEEN = 0.1
 
 # Rows of names beside a panel: their height in inches at the size they are written in.
 _NAME_HEIGHT = 0.135
@@ -68,16 +74,22 @@ def point_style(n: int) -> dict[str, Any]:
     return {"s": float(np.clip(4500 / n, 3.0, 12.0)), "alpha": 0.6, "linewidth": 0.0}
 
 
-def legend_below(ax: Axes, n: int, title: str | None = None) -> None:
-    """A legend below a panel of the points of ``n`` heads, its own points of readable size."""
-    scale = (_POINT / float(point_style(n)["s"])) ** 0.5
+def legend_below(ax: Axes, title: str | None = None) -> None:
+    """A legend below a panel of points, its own points of readable size."""
     legend = ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, title=title,
-        markerscale=scale,
+        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, title=title
     )  # fmt: skip
     for handle in legend.legend_handles:
-        if handle is not None:
+        if isinstance(handle, PathCollection):
             handle.set_alpha(1.0)
+            handle.set_sizes([max(_POINT, float(handle.get_sizes()[0]))])
+
+
+def leave_room(figure: Figure) -> None:
+    """Room between panels, where the names beside one would touch the next one's label."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=_BETWEEN)
 
 
 def names_beside(ax: Axes, x: ArrayLike, y: ArrayLike, names: Sequence[str], height: float) -> None:

@@ -13,6 +13,7 @@ from qk_taxonomy.figures.circuits.parts import (
     Head,
     column,
     counted,
+    leave_room,
     legend_below,
     names_beside,
     point_style,
@@ -37,6 +38,7 @@ def scaling_figure(table: pd.DataFrame, title: str, summary: str = "") -> Figure
     """
     circuits = [circuit for circuit in CIRCUITS if (table["circuit"] == circuit).any()]
     fig = Figure(figsize=(15.0, (_HEIGHT + 0.9) * len(circuits) + 0.8), layout="constrained")
+    leave_room(fig)
     fig.suptitle(f"{title}\n{summary}" if summary else title)
     axes = fig.subplots(len(circuits), 3, squeeze=False)
     for row, circuit in zip(axes, circuits, strict=True):
@@ -65,7 +67,7 @@ def _draw_parts(ax: Axes, heads: pd.DataFrame, circuit: Circuit, marked: NDArray
     if shown.any():
         middle = x[shown].median(), y[shown].median()
         ax.scatter(*middle, marker="+", s=90, color="black", lw=1.4, label="median of all heads")
-        legend_below(ax, int(shown.sum()))
+        legend_below(ax)
     ax.margins(0.08)
     most = heads.assign(x=x, y=y, q=column(heads, "q"))[shown & marked].sort_values("q")
     most = most.head(_NAMED)

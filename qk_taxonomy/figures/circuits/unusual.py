@@ -11,6 +11,7 @@ from qk_taxonomy.figures.circuits.parts import (
     circuits_of,
     column,
     counted,
+    leave_room,
     legend_below,
     names_beside,
     point_style,
@@ -31,6 +32,7 @@ def unusual_figure(table: pd.DataFrame, title: str) -> Figure:
     """
     circuits = circuits_of(table)
     fig = Figure(figsize=(6.6 * len(circuits), _HEIGHT + 0.9), layout="constrained")
+    leave_room(fig)
     fig.suptitle(title)
     for ax, circuit in zip(fig.subplots(1, len(circuits), squeeze=False)[0], circuits, strict=True):
         _draw(ax, table, circuit)
@@ -67,8 +69,8 @@ def _draw(ax: Axes, table: pd.DataFrame, circuit: Circuit) -> None:
         for row in most[["rank", "layer", "head"]].itertuples(index=False)
     ]
     names_beside(ax, most["x"], most["y"], names, _HEIGHT)
-    ax.set_title(f"{circuit.upper()}: {counted(n)}\nthe most unusual: rank: layer.head")
+    ax.set_title(f"{circuit.upper()}: {counted(n)}\nringed: the most unusual, as rank: layer.head")
     if controlled and n:
-        legend_below(ax, n, "differs from the control")
+        legend_below(ax, "differs from the control")
     if not n:
         ax.text(0.5, 0.5, "no head was compared", transform=ax.transAxes, ha="center")

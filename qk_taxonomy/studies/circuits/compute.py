@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qk_taxonomy import __version__
+from qk_taxonomy.architectures import restrict
 from qk_taxonomy.cache import exclusive, make_folder
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.circuits.full import full_spectra
-from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
+from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, LayerPlan, ModelRef
+from qk_taxonomy.studies.circuits.chosen import asked_heads
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
-from qk_taxonomy.studies.circuits.source import Advance, CircuitSource, ahead
+from qk_taxonomy.studies.circuits.source import CircuitSource, Progress, ahead
 from qk_taxonomy.studies.circuits.store import (
     FORMAT,
     FORMAT_VERSION,
     circuits_path,
+    layer_table,
     load_circuits,
     same_model,
     save_circuits,
@@ -37,19 +40,18 @@ def full_circuits(
     conventions: Sequence[Convention] = CONVENTIONS,
     force: bool = False,
     api: HfApi | None = None,
-    advance: Advance | None = None,
+    progress: Progress | None = None,
 ) -> ModelCircuits:
     """Spectra of the full QK and OV circuits of every head, kept under ``data/circuits/``.
 
     ref: a hub id, local folder or file, or a reference that names a control. layers: numbers of
     the layers to compute, all unless given; the file keeps those it has, and what is there is not
-    computed again unless ``force``. advance: called with numbers of bytes as they are read.
-    Returns all that the file holds. Raises QKTaxonomyError; layers that are done are kept, on
-    Ctrl-C too.
+    computed again unless ``force``. progress: is told of the bytes that are read. Returns all that
+    the file holds. Raises QKTaxonomyError; layers that are done are kept, on Ctrl-C too.
     """
     ref = model_ref(ref) if isinstance(ref, str) else ref
     return circuits_of(
-        CircuitSource.open(ref, api, advance),
+        CircuitSource.open(ref, api, progress),
         output_root=output_root,
         layers=layers,
         circuits=circuits,
@@ -68,7 +70,7 @@ def circuits_of(
     force: bool = False,
 ) -> ModelCircuits:
     """As :func:`full_circuits`, of a model that is open already."""
-    plans = chosen_layers(source, layers)
+    places = {(head.stack, head.layer) for head in asked_heads(source.layers, layers, None)}
     path = circuits_path(output_root, source.ref)
     metadata = _metadata(source)
     make_folder(path.parent)
@@ -77,8 +79,9 @@ def circuits_of(
         wanted = {(circuit, convention) for circuit in circuits for convention in conventions}
         todo = [
             plan
-            for plan in plans
-            if not wanted <= {key[2:] for key in done if key[:2] == plan.place}
+            for plan in source.layers
+            if plan.place in places
+            and not wanted <= {key[2:] for key in done if key[:2] == plan.place}
         ]
         try:
             for layer in _computed(source, todo, circuits, conventions):
@@ -87,30 +90,6 @@ def circuits_of(
             if todo and done:
                 save_circuits(path, ModelCircuits(metadata, tuple(done.values())))
         return load_circuits(path)
-
-
-def chosen_layers(source: CircuitSource, layers: Sequence[int] | None) -> list[LayerPlan]:
-    """The layers of some numbers, in every stack that has them. Raises QKTaxonomyError."""
-    plans = source.layers
-    numbers = sorted({plan.layer for plan in plans})
-    missing = sorted(set(layers or ()) - set(numbers))
-    if missing:
-        raise QKTaxonomyError(
-            f"{source.ref.ref} has no attention layer {', '.join(map(str, missing))}; it has "
-            f"{_ranges(numbers)}."
-        )
-    return [plan for plan in plans if not layers or plan.layer in layers]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in order, as runs: 0 to 5, 7."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{first} to {last}" if last > first else f"{first}" for first, last in runs)
 
 
 def _key(layer: LayerCircuits) -> tuple[str, int, Circuit, Convention]:
@@ -137,6 +116,10 @@ def _computed(
 ) -> Iterator[LayerCircuits]:
     if not plans:
         return
+    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
+    control = source.ref.control_label
+    name = f"{source.ref.name} ({control})" if control else source.ref.name
+    source.progress.start(name, source.embedding_bytes + n_bytes)
     vocabularies = {convention: source.vocabulary(convention) for convention in conventions}
     read = ahead(lambda plan: source.factors(plan, circuits, conventions), plans)
     for plan, pairs in zip(plans, read, strict=True):
@@ -145,6 +128,7 @@ def _computed(
             yield LayerCircuits(
                 layer=plan.layer,
                 stack=plan.stack,
+                n_kv_heads=plan.geometry.n_kv_heads,
                 circuit=circuit,
                 convention=convention,
                 singular_values=found.singular_values.numpy(),
@@ -162,16 +146,14 @@ def _metadata(source: CircuitSource) -> dict[str, str]:
         "format_version": FORMAT_VERSION,
         "model_id": checkpoint.model_id,
         "family": ref.family,
-        "name": ref.name,
+        "name": f"{ref.name}@{ref.revision}" if ref.revision else ref.name,
         "revision": checkpoint.revision,
         "control": ref.control_label,
         "architecture": layout.architecture,
         "d_model": str(tokens.d_model),
         "n_tokens": str(tokens.n_tokens),
         "tied": str(tokens.unembed is None),
-        "layers": json.dumps(
-            [[plan.stack, plan.layer, plan.geometry.n_heads] for plan in source.layers]
-        ),
+        "layers": layer_table(source.layers),
         "notes": json.dumps([*layout.notes, *tokens.notes]),
         "source": checkpoint.source,
         "tool_version": __version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.circuits.full import Vectors, full_head, leading_vectors
 from qk_taxonomy.circuits.vocabulary import Vocabulary
-from qk_taxonomy.errors import QKTaxonomyError
-from qk_taxonomy.records import Circuit, Convention, LayerPlan
-from qk_taxonomy.studies.circuits.records import TokenEnds
+from qk_taxonomy.records import Circuit, Convention
+from qk_taxonomy.studies.circuits.chosen import Head
+from qk_taxonomy.studies.circuits.records import Side, TokenEnds
 from qk_taxonomy.studies.circuits.source import CircuitSource
+
+_SIDES: tuple[Side, ...] = ("left", "right")
 
 VECTORS: tuple[Vectors, ...] = ("eigenvector", "singular vector")
 
@@ -29,33 +32,10 @@ class _Direction:
     offset: float
 
 
-def chosen_heads(
-    plans: Sequence[LayerPlan], layers: Sequence[int] | None, heads: Sequence[int] | None
-) -> list[tuple[LayerPlan, int]]:
-    """Heads of some numbers in layers of some numbers, all where none is given.
-
-    Raises QKTaxonomyError for a head that no layer has.
-    """
-    of = [plan for plan in plans if not layers or plan.layer in layers]
-    most = max((plan.geometry.n_heads for plan in of), default=0)
-    missing = sorted(head for head in set(heads or ()) if not 0 <= head < most)
-    if missing:
-        raise QKTaxonomyError(
-            f"There is no head {', '.join(map(str, missing))}: the layers have heads 0 to "
-            f"{most - 1}."
-        )
-    return [
-        (plan, head)
-        for plan in of
-        for head in (heads or range(plan.geometry.n_heads))
-        if head < plan.geometry.n_heads
-    ]
-
-
 def token_ends(
     source: CircuitSource,
     text: Callable[[int], str],
-    heads: Iterable[tuple[LayerPlan, int]],
+    heads: Iterable[Head],
     *,
     circuits: Sequence[Circuit],
     convention: Convention,
@@ -70,34 +50,33 @@ def token_ends(
     """
     vocabulary = source.vocabulary(convention)
     raw_mean = source.vocabulary("raw").unembed_mean.numpy()
-    by_layer: dict[tuple[str, int], tuple[LayerPlan, list[int]]] = {}
-    for plan, head in heads:
-        by_layer.setdefault(plan.place, (plan, []))[1].append(head)
+    asked = list(heads)
+    source.progress.start(f"{source.ref.name}: tokens", source.embedding_bytes)
     wanted: list[_Direction] = []
-    for plan, numbers in by_layer.values():
-        pairs = source.factors(plan, circuits, [convention])
-        for head in numbers:
-            for circuit in circuits:
-                one = full_head(pairs[circuit, convention], vocabulary, circuit, head)
-                for kind in kinds:
-                    leading = leading_vectors(one, kind, n_vectors)
-                    for number, value in enumerate(leading.values):
-                        for side in ("left", "right"):
-                            ends = TokenEnds(
-                                layer=plan.layer,
-                                stack=plan.stack,
-                                head=head,
-                                circuit=circuit,
-                                convention=convention,
-                                kind=kind,
-                                number=number + 1,
-                                value=complex(value),
-                                side=side,  # type: ignore[arg-type]
-                                top=(),
-                                bottom=(),
-                            )
-                            direction = (leading.left if side == "left" else leading.right)[number]
-                            wanted.append(_as_stored(ends, direction, vocabulary, raw_mean))
+    for plan in source.layers:
+        numbers = [head.head for head in asked if (head.stack, head.layer) == plan.place]
+        pairs = source.factors(plan, circuits, [convention]) if numbers else {}
+        for head, (circuit, _) in itertools.product(numbers, pairs):
+            one = full_head(pairs[circuit, convention], vocabulary, circuit, head)
+            for kind in kinds:
+                leading = leading_vectors(one, kind, n_vectors)
+                for i, value in enumerate(leading.values):
+                    for side in _SIDES:
+                        ends = TokenEnds(
+                            layer=plan.layer,
+                            stack=plan.stack,
+                            head=head,
+                            circuit=circuit,
+                            convention=convention,
+                            kind=kind,
+                            number=i + 1,
+                            value=complex(value),
+                            side=side,
+                            top=(),
+                            bottom=(),
+                        )
+                        direction = (leading.left if side == "left" else leading.right)[i]
+                        wanted.append(_as_stored(ends, direction, vocabulary, raw_mean))
     return _filled(source, text, wanted, n_tokens)
 
 

@@ -22,11 +22,12 @@ class LayerCircuits:
     singular_values: (n_heads, e), descending. eigenvalues: (n_heads, e), complex, those of F that
     are not zero by its rank, by descending modulus. symmetric: (n_heads, 2e), eigenvalues of
     ½(F + Fᵀ), signed, descending. antisymmetric: (n_heads, e), θ ≥ 0 of the eigenvalues ±iθ of
-    ½(F − Fᵀ), descending.
+    ½(F − Fᵀ), descending. n_kv_heads: that the heads share, in equal, consecutive groups.
     """
 
     layer: int
     stack: str
+    n_kv_heads: int
     circuit: Circuit
     convention: Convention
     singular_values: NDArray[np.float64]

@@ -19,7 +19,8 @@ Array = NDArray[np.float64]
 # Errors of a projector grow with the square of its norm; beyond this fewer than five digits hold.
 _MOST_OBLIQUE = 1e5
 
-# A conjugate pair this near to the imaginary axis, over ‖X‖, has its sign by rounding alone.
+# A conjugate pair this near to the imaginary axis, of a matrix whose largest entry is 1, has its
+# sign by rounding alone.
 _ON_AXIS = 1e-12
 
 
@@ -39,7 +40,7 @@ def positive_projector(x: Array) -> Array:
         raise ShapeError(f"Wanted a square matrix, found {x.shape}.")
     unknown = np.full(x.shape, np.nan)
     # Of unit size, so that no product over- or underflows; the projector does not depend on it.
-    size = np.linalg.norm(x)
+    size = np.abs(x).max()
     if not np.isfinite(size):
         return unknown
     if size == 0:

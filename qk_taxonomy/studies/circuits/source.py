@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
@@ -37,8 +37,23 @@ _Result = TypeVar("_Result")
 #: Bytes of rows of tokens that are read at a time.
 BLOCK = 32 * 1000**2
 
-#: Called with each number of bytes that has come and been computed with.
-Advance = Callable[[int], None]
+
+class Progress(Protocol):
+    """What a study tells while it runs; the command line draws a bar from it."""
+
+    def start(self, what: str, n_bytes: int) -> None:
+        """Something begins that reads so many bytes."""
+
+    def advance(self, n_bytes: int) -> None:
+        """So many more bytes have come."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def start(self, what: str, n_bytes: int) -> None: ...
+
+    def advance(self, n_bytes: int) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +66,11 @@ class CircuitSource:
     checkpoint: Checkpoint
     layout: AttentionLayout
     tokens: VocabularyPlan
-    advance: Advance
+    progress: Progress
 
     @classmethod
     def open(
-        cls, ref: ModelRef, api: HfApi | None = None, advance: Advance | None = None
+        cls, ref: ModelRef, api: HfApi | None = None, progress: Progress | None = None
     ) -> CircuitSource:
         """Open a model, or the control of it that ``ref`` names.
 
@@ -64,7 +79,7 @@ class CircuitSource:
         opened = open_checkpoint(ref.ref, ref.revision, package=ref.package, hub=ref.hub, api=api)
         checkpoint, layout = surveyed(opened, ref.architecture, ref.control)
         tokens = vocabulary_plan(checkpoint.config, checkpoint.tensors, layout)
-        source = cls(ref, checkpoint, layout, tokens, advance or (lambda _: None))
+        source = cls(ref, checkpoint, layout, tokens, progress or Silent())
         if not source.layers:
             raise LayoutError(
                 f"None of the layers of {ref.ref} reads a stream of {tokens.d_model}, which its "
@@ -79,7 +94,8 @@ class CircuitSource:
         return [
             plan
             for plan in self.layout.layers
-            if plan.geometry.d_model == plan.geometry.d_input == width
+            if plan.stack in self.tokens.stacks
+            and plan.geometry.d_model == plan.geometry.d_input == width
         ]
 
     def factors(
@@ -88,7 +104,7 @@ class CircuitSource:
         """Read a layer's heads, under each convention. Raises CheckpointError."""
         wanted = restrict(plan, circuits)
         tensors = self.checkpoint.read_all(wanted.tensors)
-        self.advance(wanted.n_bytes)
+        self.progress.advance(wanted.n_bytes)
         return {
             (circuit, convention): pair
             for circuit in circuits
@@ -96,6 +112,12 @@ class CircuitSource:
                 conventions, circuit_factors(wanted, tensors, circuit, conventions), strict=True
             )
         }
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of W_E, and of W_U unless it is the same."""
+        unembed = self.tokens.unembed
+        return self.tokens.embed.n_bytes + (0 if unembed is None else unembed.n_bytes)
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -143,9 +165,9 @@ class CircuitSource:
         """
         first = 0
         for embed, unembed in ahead(self._read, token_blocks(self.tokens, BLOCK)):
-            self.advance(embed.nbytes + (0 if unembed is None else unembed.nbytes))
             yield first, embed, unembed
             first += len(embed)
+            self.progress.advance(self.embedding_bytes * len(embed) // self.tokens.n_tokens)
 
     def _read(
         self, block: tuple[TensorInfo, TensorInfo | None]

@@ -7,6 +7,7 @@ A safetensors file, float32, of as many layers as have been computed so far:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import safe_open
 
 from qk_taxonomy.cache import DAMAGE, check_header, spectra_path, write_tensors
 from qk_taxonomy.errors import SpectraFileError
-from qk_taxonomy.records import Circuit, Convention, ModelRef
+from qk_taxonomy.records import Circuit, Convention, LayerPlan, ModelRef
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
 
 FORMAT = "qk-taxonomy-full-circuits"
@@ -74,14 +75,28 @@ def load_circuits(path: Path) -> ModelCircuits:
                     f"{path} is no file of full circuits of format {FORMAT_VERSION}, which "
                     "`qk-taxonomy circuits` makes under data/circuits/."
                 )
-            return ModelCircuits(metadata, tuple(_layers(file)))
+            return ModelCircuits(metadata, tuple(_layers(file, metadata)))
     except DAMAGE as err:
         raise SpectraFileError(
             f"{path} is damaged ({err}). Remove it and give `qk-taxonomy circuits` again."
         ) from err
 
 
-def _layers(file: Any) -> Iterable[LayerCircuits]:
+def layer_table(layers: Iterable[LayerPlan]) -> str:
+    """What a file's metadata says of a model's layers, as JSON: stack, number and its heads."""
+    return json.dumps(
+        [
+            [plan.stack, plan.layer, plan.geometry.n_heads, plan.geometry.n_kv_heads]
+            for plan in layers
+        ]
+    )
+
+
+def _layers(file: Any, metadata: Mapping[str, str]) -> Iterable[LayerCircuits]:
+    known = {
+        (str(stack), int(layer)): (int(n_heads), int(n_kv_heads))
+        for stack, layer, n_heads, n_kv_heads in json.loads(metadata["layers"])
+    }
     groups: dict[tuple[str, int, Circuit, Convention], dict[str, Any]] = {}
     for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
         match = _KEY.fullmatch(key)
@@ -90,7 +105,8 @@ def _layers(file: Any) -> Iterable[LayerCircuits]:
         place = (match["stack"] or "", int(match["layer"]), match["circuit"], match["convention"])
         groups.setdefault(place, {})[match["part"]] = file.get_tensor(key)  # type: ignore[arg-type]
     for (stack, layer, circuit, convention), parts in sorted(groups.items()):
-        n_heads, e = parts["singular_values"].shape
+        n_heads, n_kv_heads = known[stack, layer]
+        e = parts["singular_values"].shape[-1]
         shapes = {part: array.shape for part, array in parts.items()}
         wanted = {
             "singular_values": (n_heads, e),
@@ -98,11 +114,13 @@ def _layers(file: Any) -> Iterable[LayerCircuits]:
             "symmetric": (n_heads, 2 * e),
             "antisymmetric": (n_heads, e),
         }
-        if shapes != wanted or not all(np.isfinite(array).all() for array in parts.values()):
+        sound = shapes == wanted and all(np.isfinite(array).all() for array in parts.values())
+        if not sound or n_kv_heads < 1 or n_heads % n_kv_heads:
             raise ValueError(f"layer {layer} {circuit} {convention} has not what it should have")
         yield LayerCircuits(
             layer=layer,
             stack=stack,
+            n_kv_heads=n_kv_heads,
             circuit=circuit,
             convention=convention,
             singular_values=parts["singular_values"].astype(np.float64),

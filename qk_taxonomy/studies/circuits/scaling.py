@@ -1,0 +1,115 @@
+"""Word series on a model's heads: from stored rows of tokens to scores of words, and the test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from qk_taxonomy.architectures import restrict
+from qk_taxonomy.checkpoints.tokens import Tokens
+from qk_taxonomy.circuits.full import full_head
+from qk_taxonomy.errors import HypothesisError
+from qk_taxonomy.records import Circuit, Convention
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.studies.circuits.series import WordSeries, known_series, series_words
+from qk_taxonomy.studies.circuits.source import CircuitSource, ahead
+from qk_taxonomy.studies.circuits.words import HeadScores, WordTest, head_scores, word_test
+
+
+@dataclass(frozen=True, eq=False)
+class WordStudy:
+    """What word series showed of a model's heads in one convention.
+
+    ``table``: one row a head and circuit: stack, layer, head, circuit, and for each of ``scaling``,
+    ``positive_effect``, ``negative_effect`` and ``ordering`` the effect, its interval (``_low``,
+    ``_high``), and p and q (of ``scaling`` without its name before them). ``tests``: by circuit.
+    ``left_out``: words that are several tokens here, or that stand in a series which lacks its
+    base, a stronger word or an opposite so.
+    """
+
+    convention: Convention
+    table: pd.DataFrame
+    tests: dict[Circuit, WordTest]
+    left_out: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """What was found for the whole model, a sentence a circuit."""
+        sentences = []
+        for circuit, test in self.tests.items():
+            q, signs = test.scaling.q_values, test.signs
+            sentences.append(
+                f"{circuit.upper()}: {(q <= LEVEL).sum()} of {len(q)} heads scale or reverse words "
+                f"(q ≤ {LEVEL}); positive μ scale and negative reverse in {signs.share:.0%} of "
+                f"heads, {signs.shuffled:.0%} under shuffled words (p = {signs.p_value:.2g})"
+            )
+        return "\n".join(sentences)
+
+
+def word_study(
+    source: CircuitSource,
+    tokens: Tokens,
+    series: Sequence[WordSeries],
+    *,
+    circuits: Sequence[Circuit],
+    convention: Convention,
+    seed: int = 0,
+) -> WordStudy:
+    """Score the words that are single tokens by every head, and test the scores.
+
+    Raises CheckpointError, and HypothesisError where too few series are single tokens.
+    """
+    ids = {word: tokens.ids(word) for word in series_words(series)}
+    single = {
+        word: found[0]
+        for word, found in ids.items()
+        if len(found) == 1 and found[0] < source.tokens.n_tokens
+    }
+    known, left_out = known_series(series, single)
+    if not known:
+        raise HypothesisError(
+            f"None of the {len(series)} word series has a base, a stronger word and an opposite "
+            f"that are single tokens of {source.ref.ref}. Give others with --words."
+        )
+    vocabulary = source.vocabulary(convention)
+    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in source.layers)
+    source.progress.start(f"{source.ref.name}: words", n_bytes)
+    embed, unembed = source.rows_of([single[word] for word in series_words(known)])
+    columns = vocabulary.embed_reading.rows(embed).mT
+    written = vocabulary.unembed_reading.rows(unembed)
+    if convention == "folded":
+        mean = source.vocabulary("raw").unembed_mean
+        written = written - vocabulary.unembed_reading.rows(mean)
+    places: dict[Circuit, list[tuple[str, int, int]]] = {circuit: [] for circuit in circuits}
+    scores: dict[Circuit, list[HeadScores]] = {circuit: [] for circuit in circuits}
+    read = ahead(lambda plan: source.factors(plan, circuits, [convention]), source.layers)
+    for plan, pairs in zip(source.layers, read, strict=True):
+        for circuit in circuits:
+            rows = written.mT if circuit == "ov" else columns
+            for head in range(plan.geometry.n_heads):
+                one = full_head(pairs[circuit, convention], vocabulary, circuit, head)
+                a, b = one.left @ rows.numpy(), one.right @ columns.numpy()
+                scores[circuit].append(head_scores(a, b, one.b @ one.a.T, known))
+                places[circuit].append((*plan.place, head))
+    tests = {circuit: word_test(scores[circuit], known, seed=seed) for circuit in circuits}
+    table = pd.concat([_rows(circuit, places[circuit], tests[circuit]) for circuit in circuits])
+    return WordStudy(convention, table.reset_index(drop=True), tests, left_out)
+
+
+def _rows(circuit: Circuit, places: Sequence[tuple[str, int, int]], test: WordTest) -> pd.DataFrame:
+    table = pd.DataFrame(places, columns=["stack", "layer", "head"])
+    table.insert(3, "circuit", circuit)
+    for name, effects in (
+        ("scaling", test.scaling),
+        ("positive_effect", test.positive),
+        ("negative_effect", test.negative),
+        ("ordering", test.ordering),
+    ):
+        matched, prefix = effects.matched, "" if name == "scaling" else f"{name}_"
+        table[name], table[f"{name}_low"], table[f"{name}_high"] = (
+            matched.effect, matched.low, matched.high,
+        )  # fmt: skip
+        table[f"{prefix}p"], table[f"{prefix}q"] = matched.p_values, effects.q_values
+    return table
