@@ -224,6 +224,65 @@ def whole_shards(folder: str, output: str) -> Callable[[], dict[str, Any]]:
     return work
 
 
+def full_circuits(folder: str, output: str, **options: Any) -> Callable[[], dict[str, Any]]:
+    """Full circuits of every head of a checkpoint folder, without control."""
+    from qk_taxonomy.catalog import model_ref
+    from qk_taxonomy.studies.circuits import compute
+
+    def work() -> dict[str, Any]:
+        ref = model_ref(folder, family_name="bench", families=())
+        found = compute.full_circuits(ref, output_root=output, **options)
+        return {"spectra": sum(len(layer.singular_values) for layer in found.layers)}
+
+    return work
+
+
+def factored(
+    folder: str, output: str, of: str, dtype: str, times: int
+) -> Callable[[], dict[str, Any]]:
+    """Eigenvalues and singular values of a GPT-Neo's first head, both circuits, as stored.
+
+    of: "lens" for TransformerLens' FactoredMatrix, "torch" for the same steps without it: an e×e
+    eigenvalue problem, and thin SVDs of both V×e factors and of what is between them. What is
+    computed is timed alone, ``times`` times.
+    """
+    import torch
+    from safetensors import safe_open
+
+    if of == "lens":
+        from transformer_lens import FactoredMatrix
+    with safe_open(Path(folder) / "model.safetensors", "pt") as file:
+        layer = "transformer.h.0.attn.attention."
+        tokens = file.get_tensor("transformer.wte.weight").to(getattr(torch, dtype))
+        q, k, v = (
+            file.get_slice(f"{layer}{role}_proj.weight")[:48, :].to(tokens.dtype) for role in "qkv"
+        )
+        o = file.get_slice(f"{layer}out_proj.weight")[:, :48].to(tokens.dtype)
+
+    def spectra(left: torch.Tensor, right: torch.Tensor) -> None:
+        """Of ``tokens @ left @ right @ tokens.T``."""
+        if of == "lens":
+            matrix = tokens @ FactoredMatrix(left, right) @ tokens.T
+            assert len(matrix.eigenvalues) == len(matrix.S)
+            return
+        a, b = tokens @ left, right @ tokens.T
+        torch.linalg.eig(b @ a)
+        _, s_a, vh_a = torch.linalg.svd(a, full_matrices=False)
+        u_b, s_b, _ = torch.linalg.svd(b, full_matrices=False)
+        torch.linalg.svd(s_a[:, None] * (vh_a @ u_b) * s_b)
+
+    def work() -> dict[str, Any]:
+        seconds = []
+        for _ in range(times):
+            start = time.perf_counter()
+            spectra(q.mT, k)
+            spectra(v.mT, o.mT)
+            seconds.append(time.perf_counter() - start)
+        return {"seconds": seconds}
+
+    return work
+
+
 def idle(output: str, modules: str = "torch") -> Callable[[], dict[str, Any]]:
     """Import modules, named with spaces between, and say what is resident then."""
     import importlib
@@ -233,7 +292,10 @@ def idle(output: str, modules: str = "torch") -> Callable[[], dict[str, Any]]:
     return lambda: {"resident": memory()}
 
 
-SIDES = {side.__name__: side for side in (survey, plain, compute, grams, whole_shards, idle)}
+SIDES = {
+    side.__name__: side
+    for side in (survey, plain, compute, grams, whole_shards, full_circuits, factored, idle)
+}
 
 
 def main() -> None:
