@@ -176,6 +176,7 @@ class _Vocabulary:
             gains=gains,
             embed_scale=self._embed_scale(),
             notes=tuple(self.notes),
+            is_encoder=self._is_encoder,
             stacks=stacks,
             init_std=self._deviations(unembed is not None) if untrained else {},
         )
