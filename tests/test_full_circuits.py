@@ -18,11 +18,14 @@ from full_circuit_oracle import (
     antisymmetric,
     dense_circuits,
     eigenvalues,
+    ends,
+    observed,
     set_error,
     singular_values,
     symmetric,
 )
 from oracle import PAIRS
+from tiny_models import TINY_MODELS
 from transformers import PreTrainedModel
 
 from qk_taxonomy.catalog import model_ref
@@ -36,6 +39,8 @@ from qk_taxonomy.studies.circuits.source import CircuitSource
 #: Of the largest value of a head; and what a file of float32 keeps of it.
 TOLERANCE = 1e-8
 FILE_TOLERANCE = 1e-7
+#: Part of what models compute is float32.
+OBSERVED_TOLERANCE = 2e-6
 
 Place = tuple[int, Circuit, Convention]
 
@@ -130,6 +135,42 @@ def test_what_a_model_is_said_to_be(computed: Computed) -> None:
     assert metadata["n_tokens"] == str(n_tokens)
     assert metadata["d_model"] == "32"
     assert metadata["control"] == ""
+
+
+#: Each with ends unlike the others': multipliers and logit scales; norms of other kinds, or none;
+#: values of another length than keys; layers without attention.
+OTHER_ENDS = (
+    "cohere",
+    "deepseek_v3",
+    "falcon",
+    "gpt_neox",
+    "granite",
+    "jamba",
+    "lfm2",
+    "megatron-bert",
+    "mpt",
+    "nemotron",
+    "nomic_bert",
+    "openai-gpt",
+    "opt",
+)
+
+
+@pytest.mark.parametrize("model_type", OTHER_ENDS)
+def test_circuits_are_those_that_models_compute_on_tokens(model_type: str, tmp_path: Path) -> None:
+    tiny = TINY_MODELS[model_type]
+    model, folder = tiny.build(tmp_path / "model")
+    place, number = ends(tiny, model), tiny.stacks[0].numbers(model)[0]
+    tokens = np.arange(model.get_input_embeddings().weight.shape[0])
+    found = exact(folder)
+    for convention in CONVENTIONS:
+        computed = observed(tiny, model, place, number, convention, tokens)
+        for circuit in CIRCUITS:
+            spectra = found[number, circuit, convention]
+            sigma, mu = singular_values(computed[circuit]), eigenvalues(computed[circuit])
+            assert set_error(spectra.singular_values.numpy(), sigma) < OBSERVED_TOLERANCE
+            error = set_error(spectra.eigenvalues.numpy(), mu, sigma[:, 0])
+            assert error < OBSERVED_TOLERANCE
 
 
 def rebuilt(
