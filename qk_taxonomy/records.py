@@ -373,7 +373,8 @@ class VocabularyPlan:
     the embedding and the first layer, and ``final_norm``, between the last layer and the
     unembedding, as far as the model has them; ``gains``: their stored gains by the same roles,
     which a norm may lack. ``embed_scale`` multiplies embeddings. ``stacks``: those that read these
-    tokens, whose queries, keys and values all do. ``init_std``: standard deviations of ``embed``
+    tokens, whose queries, keys and values all do; ``is_encoder``: whether the last of them predicts
+    no next token. ``init_std``: standard deviations of ``embed``
     and ``unembed`` before training, by these names; empty where nobody asked for them.
     """
 
@@ -384,6 +385,7 @@ class VocabularyPlan:
     embed_scale: float
     notes: tuple[str, ...]
     stacks: tuple[str, ...] = ("",)
+    is_encoder: bool = False
     init_std: Mapping[str, float] = field(default_factory=dict)
 
     @property

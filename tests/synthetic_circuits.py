@@ -31,6 +31,7 @@ def _layer(
     return LayerCircuits(
         layer=layer,
         stack=stack,
+        n_kv_heads=n_kv,
         circuit=circuit,
         convention=convention,
         singular_values=np.linalg.svd(cores[0] @ np.swapaxes(cores[1], -1, -2), compute_uv=False),

@@ -20,7 +20,7 @@ from tiny_models import TINY_MODELS
 
 from qk_taxonomy import open_checkpoint
 from qk_taxonomy.architectures import attention_layout, parts, restrict
-from qk_taxonomy.architectures.parts import memory_bytes
+from qk_taxonomy.architectures.parts import memory_bytes, rows_of
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.fetched import Fetched, spans
 from qk_taxonomy.circuits.conventions import circuit_factors
@@ -314,20 +314,19 @@ def test_tensors_between_machine_words_are_read(tmp_path: Path, dtype: str) -> N
 
 
 def test_scales_of_blocks_are_cut_with_their_rows() -> None:
-    from qk_taxonomy.architectures.parts import _rows
     from qk_taxonomy.records import BlockScale
 
     scale = BlockScale(TensorInfo("s", "F32", (2, 3), "a", 1000, 1024), (4, 4))
     weights = TensorInfo("w", "F8_E4M3", (8, 12), "a", 0, 96, scale=scale)
-    cut = _rows(weights, 4, 8)
+    cut = rows_of(weights, 4, 8)
     assert cut is not None
     assert cut.scale is not None
     assert (cut.start, cut.end, cut.scale.tensor.start) == (48, 96, 1012)
-    assert _rows(weights, 2, 6) is None
+    assert rows_of(weights, 2, 6) is None
     whole = dataclasses.replace(
         weights, scale=BlockScale(TensorInfo("s", "F32", (1,), "a", 1000, 1004), (8, 12))
     )
-    one = _rows(whole, 2, 6)
+    one = rows_of(whole, 2, 6)
     assert one is not None
     assert one.scale == whole.scale
 

@@ -62,9 +62,10 @@ class TestTheDraw:
         assert {n: t.shape for n, t in twin.tensors.items()} == {
             n: t.shape for n, t in original.tensors.items()
         }
-        assert sum(t.n_bytes for t in twin.tensors.values()) == 0
+        tokens = "embeddings.word_embeddings.weight"  # alone can be read by rows
+        assert sum(t.n_bytes for n, t in twin.tensors.items() if n != tokens) == 0
         assert twin.n_bytes == original.n_bytes
-        embedding = "embeddings.word_embeddings.weight"
+        embedding = "embeddings.position_embeddings.weight"
         with pytest.raises(CheckpointError, match=f"How {embedding} .* is drawn is not known"):
             twin.read(twin.tensors[embedding])
         with pytest.raises(CheckpointError, match="in no file"):

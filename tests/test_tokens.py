@@ -110,7 +110,8 @@ class TestRealModels:
         for word in WORDS:
             ids = oracle(f" {word}", add_special_tokens=False).input_ids
             assert tokens.ids(word) == tuple(ids), word
-        assert tokens.ids("terrible") == (13321,)
+        assert tokens.ids("terrible") == tokens.ids(" terrible\n") == (13321,)
+        assert tokens.ids(" ") == ()
         assert tokens.text(13321) == "␣terrible"
         broken = 0
         for token in range(tokens.n_tokens):

@@ -26,7 +26,7 @@ def attention_scale(
         "d_query": geometry.d_head + geometry.d_rotary,
         "layer_number": layer + 1,
     }
-    return _product(f"The attention scale of {name}", stack.scale, config, known)
+    return product_of_powers(f"The attention scale of {name}", stack.scale, config, known)
 
 
 def initial_deviations(
@@ -55,26 +55,13 @@ def initial_deviations(
         }
         what = f"The initialiser of {name}"
         deviations[role] = math.prod(
-            _product(what, stack.init.get(part, {}), config, known) for part in ("all", role)
+            product_of_powers(what, stack.init.get(part, {}), config, known)
+            for part in ("all", role)
         )
     return deviations
 
 
-def embedding_factor(
-    what: str,
-    powers: Mapping[str, float],
-    config: Mapping[str, Any],
-    d_model: int,
-    n_layers: int,
-) -> float:
-    """A product of ``powers`` about embeddings: what multiplies them, or their deviation untrained.
-
-    Raises LayoutError, beginning with ``what``, where the config lacks what it takes.
-    """
-    return _product(what, powers, config, {"d_model": d_model, "n_layers": n_layers})
-
-
-def _product(
+def product_of_powers(
     what: str,
     powers: Mapping[str, float],
     config: Mapping[str, Any],

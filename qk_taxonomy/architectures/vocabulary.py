@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from qk_taxonomy.architectures.factors import embedding_factor
+from qk_taxonomy.architectures.factors import product_of_powers
 from qk_taxonomy.architectures.parts import row_blocks, rows_of
 from qk_taxonomy.architectures.table import architecture_table
 from qk_taxonomy.architectures.vocabulary_table import VocabularyRow, vocabulary_table
@@ -98,8 +98,10 @@ def _first(tensors: Tensors, names: Iterable[str]) -> TensorInfo | None:
 
 
 def _place(info: TensorInfo | None) -> tuple[str, int, int] | None:
-    """Where a tensor's bytes are, which tensors stored once under several names share."""
-    return None if info is None else (info.file, info.start, info.end)
+    """Where a tensor's bytes are, which tensors stored once under several names share; by its name
+    where none are stored (a twin's).
+    """
+    return None if info is None else (info.file or info.name, info.start, info.end)
 
 
 class _StackVocabulary:
@@ -160,14 +162,7 @@ class _Vocabulary:
         self.notes = [self.row.note] if self.row.note else []
 
     def plan(self, untrained: bool) -> VocabularyPlan:
-        g = self.stack.layer.geometry
-        if g.d_input != g.d_model:
-            raise LayoutError(
-                f"Attention of a {self.layout.model_type} model reads {g.d_input} numbers, the "
-                f"embeddings beside the residual stream of {g.d_model}, so that its circuits are "
-                "no forms of tokens alone. Their spectra are there all the same: qk-taxonomy "
-                "download."
-            )
+        self._refuse()
         embed = self._matrix(self.stack.embed)
         unembed = self._unembedding(embed)
         if unembed is not None:
@@ -181,9 +176,25 @@ class _Vocabulary:
             gains=gains,
             embed_scale=self._embed_scale(),
             notes=tuple(self.notes),
+            is_encoder=self._is_encoder,
             stacks=stacks,
             init_std=self._deviations(unembed is not None) if untrained else {},
         )
+
+    def _refuse(self) -> None:
+        """Raises LayoutError where tokens are no vectors that the layers read."""
+        g = self.stack.layer.geometry
+        why = [why for key, why in self.row.refuse.items() if self.own_config.get(key) is True]
+        if g.d_input != g.d_model:
+            why.append(
+                f"attention reads {g.d_input} numbers, the embeddings beside the residual stream "
+                f"of {g.d_model}"
+            )
+        if why:
+            raise LayoutError(
+                f"Circuits of a {self.layout.model_type} model are no forms of its tokens alone: "
+                f"{why[0]}. The spectra of its heads are there all the same: qk-taxonomy download."
+            )
 
     def _matrix(self, info: TensorInfo | None) -> TensorInfo:
         """A matrix of tokens. Raises LayoutError where these are no vectors of the stream."""
@@ -294,6 +305,11 @@ class _Vocabulary:
         cross = {plan.stack for plan in self.layout.layers if plan.cross}
         all_read = len(reading) == len(self.stacks)
         found = tuple(n for n in self.layout.stacks if n in reading or (n in cross and all_read))
+        if "encoder" in found[:-1]:
+            self.notes.append(
+                "what the encoder writes reaches the unembedding through the decoder alone; its OV "
+                "is read as if it did so at once"
+            )
         others = [name for name in self.layout.stacks if name not in found]
         if others:
             self.notes.append(
@@ -325,11 +341,10 @@ class _Vocabulary:
         return {"embed": embed} | ({"unembed": embed * further} if untied else {})
 
     def _factor(self, what: str, powers: Mapping[str, float]) -> float:
-        n_layers = max(plan.layer for plan in self.layers) + 1
-        return embedding_factor(
-            f"{what} of {self.layout.architecture}",
-            powers,
-            self.own_config,
-            self.d_model,
-            n_layers,
-        )
+        known = {
+            "d_model": self.d_model,
+            "n_layers": max(plan.layer for plan in self.layers) + 1,
+            "n_tokens": self._matrix(self.stack.embed).shape[0],
+        }
+        what = f"{what} of {self.layout.architecture}"
+        return product_of_powers(what, powers, self.own_config, known)

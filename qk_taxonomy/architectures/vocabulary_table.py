@@ -22,7 +22,14 @@ _NAMES = (
     "head_transform",
     "encoders",
 )
-_ROW_KEYS = {"embedding_norm": str, "final_norm": str, "init": dict, "unembed": dict, "note": str}
+_ROW_KEYS = {
+    "embedding_norm": str,
+    "final_norm": str,
+    "init": dict,
+    "unembed": dict,
+    "refuse": dict,
+    "note": str,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class VocabularyRow:
     final_norm: Kind | None = None
     init: Powers | None = None
     unembed: Powers = field(default_factory=dict)
+    refuse: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
 
 
@@ -121,4 +129,7 @@ def _row(file: TomlFile, table: Any, *place: str) -> VocabularyRow:
             raise file.error("wanted 'rms' or 'layer'.", *place, role)
     for key in ("init", "unembed"):
         _powers(file, table.get(key, {}), *place, key)
+    for key, reason in table.get("refuse", {}).items():
+        if not isinstance(reason, str):
+            raise file.error("wanted a reason, a string.", *place, "refuse", key)
     return VocabularyRow(**table)

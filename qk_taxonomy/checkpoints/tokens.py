@@ -87,10 +87,12 @@ class Tokens:
     def ids(self, word: str) -> tuple[int, ...]:
         """The tokens of a word in running text: with its leading space, where tokens have one.
 
-        () where the tokenizer has no tokens for some of its characters. Raises CheckpointError
-        where it is longer than 256 characters, or the tokenizer fails at it.
+        () where it is empty, or where the tokenizer has no tokens for some of its characters.
+        Raises CheckpointError where it is longer than 256 characters, or the tokenizer fails at it.
         """
         word = word.strip()
+        if not word:
+            return ()
         spaced = () if self._adds_space else self._encoded(f" {word}")
         return spaced or self._encoded(word)
 

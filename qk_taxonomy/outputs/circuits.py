@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from qk_taxonomy.figures.circuits.densities import density_figure
-from qk_taxonomy.figures.circuits.eigenvalues import ChosenHeads, chosen_heads, eigenvalue_figure
+from qk_taxonomy.figures.circuits.eigenvalues import eigenvalue_figure
 from qk_taxonomy.figures.circuits.maps import map_figure
-from qk_taxonomy.figures.circuits.parts import Head, circuits_of
+from qk_taxonomy.figures.circuits.parts import circuits_of
 from qk_taxonomy.figures.circuits.scaling import scaling_figure
 from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_figure
 from qk_taxonomy.figures.circuits.tokens import token_figure
@@ -21,7 +21,10 @@ from qk_taxonomy.figures.circuits.unusual import unusual_figure
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, write_file
 from qk_taxonomy.records import CONVENTIONS, Convention
+from qk_taxonomy.studies.circuits.chosen import ChosenHeads, Head, chosen_heads
 from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
+from qk_taxonomy.studies.circuits.scaling import WordStudy
+from qk_taxonomy.studies.circuits.study import CircuitStudy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,12 +33,70 @@ if TYPE_CHECKING:
 CIRCUIT_FOLDER = "circuits"
 
 
-@dataclass(frozen=True, eq=False)
-class WordSeries:
-    """What word series showed: the table of :func:`scaling_figure`, and a line on all heads."""
+def write_circuit_study(study: CircuitStudy, data_root: str | Path = ".") -> Iterator[Path]:
+    """Write the tables and figures of a study, and yield the path of each when it is there.
 
-    table: pd.DataFrame
-    summary: str = ""
+    In ``<data_root>/plots/circuits/<family>/``: ``<model>.csv``, one row a head and convention;
+    ``<model>_tokens.csv``, one row a token at an end of a vector; ``<model>_words.csv``, one row a
+    head and circuit; and the figures of :func:`write_circuit_figures`. Raises SpectraFileError.
+    """
+    name, family = (str(study.table[column].iloc[0]) for column in ("model", "family"))
+    folder = Path(data_root) / PLOT_FOLDER / CIRCUIT_FOLDER / family
+    tables = {"": study.table, "_tokens": _token_table(study.ends)}
+    if study.words is not None:
+        tables["_words"] = study.words.table
+    for suffix, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        yield write_file(folder / f"{name}{suffix}.csv", text.encode())
+    yield from write_circuit_figures(
+        study.model,
+        study.table,
+        data_root,
+        control=study.control,
+        heads=study.heads,
+        tokens=study.ends,
+        words=study.words,
+    )
+
+
+def _token_table(ends: Sequence[TokenEnds]) -> pd.DataFrame:
+    """One row a token at an end of a vector, by head, vector, side and end."""
+    rows = [
+        {
+            "stack": one.stack,
+            "layer": one.layer,
+            "head": one.head,
+            "circuit": one.circuit,
+            "convention": one.convention,
+            "vector": one.kind,
+            "number": one.number,
+            "value_real": one.value.real,
+            "value_imag": one.value.imag,
+            "side": one.side,
+            "end": end,
+            "place": place,
+            "token": token,
+            "score": score,
+        }
+        for one in ends
+        for end, tokens in (("highest", one.top), ("lowest", one.bottom))
+        for place, (token, score) in enumerate(tokens, start=1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def compare_circuits(
+    studies: Sequence[CircuitStudy], data_root: str | Path = "."
+) -> Iterator[Path]:
+    """Write the figures that compare several models, encoders beside decoders, and yield each.
+
+    Raises SpectraFileError.
+    """
+    yield from write_circuit_comparison(
+        [study.table for study in studies],
+        data_root,
+        kinds=[study.model.metadata["kind"] for study in studies],
+    )
 
 
 def write_circuit_figures(
@@ -46,7 +107,7 @@ def write_circuit_figures(
     control: ModelCircuits | None = None,
     heads: Sequence[Head] = (),
     tokens: Sequence[TokenEnds] = (),
-    words: WordSeries | None = None,
+    words: WordStudy | None = None,
 ) -> Iterator[Path]:
     """Write the figures of one model's full circuits, and yield the path of each when it is there.
 

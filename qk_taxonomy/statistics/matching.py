@@ -66,25 +66,21 @@ def _check(matrices: Array) -> int:
     return n
 
 
-def _effects(matrices: Array, dealt: Shuffles) -> Array:
-    """The effect of each matching in each matrix: (m, shuffles)."""
-    n = dealt.shape[1]
-    # Mean of n matched cells less that of the n(n − 1) others, as weights of all n² cells.
-    weights = np.full((len(dealt), n * n), -1.0 / (n * (n - 1)))
-    np.put_along_axis(weights, n * np.arange(n) + dealt, 1.0 / n, axis=1)
-    return matrices.reshape(len(matrices), n * n) @ weights.T
-
-
 def shuffled_effects(matrices: Array, dealt: Shuffles) -> Iterator[tuple[slice, Array]]:
     """The effect after each shuffle, block by block of matrices: (which ones, (m, shuffles)).
 
     matrices: (m, n, n); ``dealt``: of :func:`shuffles`, (shuffles, n). Raises ShapeError.
     """
-    if _check(matrices) != dealt.shape[1]:
-        raise ShapeError(f"Wanted shuffles of {matrices.shape[1]}, found {dealt.shape}.")
+    n = _check(matrices)
+    if dealt.shape[1] != n:
+        raise ShapeError(f"Wanted shuffles of {n}, found {dealt.shape}.")
+    # Mean of n matched cells less that of the n(n − 1) others, as weights of all n² cells.
+    weights = np.full((len(dealt), n * n), -1.0 / (n * (n - 1)))
+    np.put_along_axis(weights, n * np.arange(n) + dealt, 1.0 / n, axis=1)
+    cells = matrices.reshape(len(matrices), n * n)
     for start in range(0, len(matrices), _BLOCK):
         block = slice(start, start + _BLOCK)
-        yield block, _effects(matrices[block], dealt)
+        yield block, cells[block] @ weights.T
 
 
 def matched_effects(matrices: Array, dealt: Shuffles) -> MatchedEffects:

@@ -85,7 +85,8 @@ def density_figure(
     on zero over the values themselves; trained heads beside the control's.
 
     Lines: all heads pooled (the mean of their densities); dashed: the median over heads; bands:
-    quartiles over heads. Legends say the median and the quartiles of the near-zero share.
+    quartiles over heads. Legends say the near-zero share: of all heads pooled, the median and
+    the quartiles over heads.
     """
     circuits = [circuit for circuit in CIRCUITS if model.select(circuit, convention)]
     fig = Figure(figsize=(15.5, 3.5 * len(circuits) + 0.9), layout="constrained")
@@ -185,7 +186,9 @@ def _draw(
 
 
 def _label(name: str, values: _Values) -> str:
-    low, median, high = np.quantile(values.near_zero(), (0.25, 0.5, 0.75))
-    label = f"{name}: {counted(values.n_heads)} × {values.most}, near zero {median:.0%}"
-    label += f" [{low:.0%}, {high:.0%}]" if values.n_heads > 1 else ""
-    return label + (f"\n{values.left_out} zero or not finite" if values.left_out else "")
+    shares = values.near_zero()
+    label = f"{name}: {counted(values.n_heads)} × {values.most}, near zero {shares.mean():.1%}"
+    if values.n_heads > 1:
+        low, median, high = np.quantile(shares, (0.25, 0.5, 0.75))
+        label += f",\nmedian {median:.0%} [{low:.0%}, {high:.0%}]"
+    return label + (f"; {values.left_out} zero or not finite" if values.left_out else "")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 
-from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED, Head, circuits_of, column
+from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED
 from qk_taxonomy.records import CIRCUITS, Circuit, Convention
+from qk_taxonomy.studies.circuits.chosen import N_SHOWN, ChosenHeads, Head
 from qk_taxonomy.studies.circuits.records import ModelCircuits
-
-_COLUMNS = 4
 
 # The control's eigenvalues drawn behind each head: more would only be a darker grey.
 _MOST_BEHIND = 1500
@@ -25,39 +22,6 @@ _MOST_BEHIND = 1500
 _LIMIT = 1.08
 
 _ROLES: dict[Circuit, str] = {"qk": "where it looks", "ov": "what it writes"}
-
-
-@dataclass(frozen=True)
-class ChosenHeads:
-    """Heads that are shown together, and why."""
-
-    reason: str
-    heads: tuple[Head, ...]
-
-
-def chosen_heads(table: pd.DataFrame, n: int = _COLUMNS) -> list[ChosenHeads]:
-    """The most unusual heads, and of the others the most copying; what the table can tell of.
-
-    ``table``: the heads of one stack and convention.
-    """
-    ranks = [column(table, f"{circuit}_unusual") for circuit in circuits_of(table)]
-    # Ranks are 1 for the most unusual; a head counts by the circuit in which it is more so.
-    best = pd.concat(ranks, axis=1).min(axis=1) if ranks else pd.Series(np.nan, table.index)
-    unusual = best.dropna().sort_values(kind="stable").index[:n]
-    copying = column(table, "ov_copying").drop(unusual).dropna()
-    most = copying.sort_values(ascending=False, kind="stable").index[:n]
-    chosen = [
-        ChosenHeads("most unusual heads", _heads(table, unusual)),
-        ChosenHeads("most copying heads", _heads(table, most)),
-    ]
-    return [group for group in chosen if group.heads] or [
-        ChosenHeads("first heads", _heads(table, table.index[:n]))
-    ]
-
-
-def _heads(table: pd.DataFrame, index: pd.Index) -> tuple[Head, ...]:
-    rows = table.loc[index, ["stack", "layer", "head"]].itertuples(index=False)
-    return tuple(Head(str(row.stack), int(row.layer), int(row.head)) for row in rows)
 
 
 def eigenvalue_figure(
@@ -73,9 +37,9 @@ def eigenvalue_figure(
     """
     circuits = [circuit for circuit in CIRCUITS if model.select(circuit, convention)]
     blocks = [
-        (group.reason, group.heads[start : start + _COLUMNS])
+        (group.reason, group.heads[start : start + N_SHOWN])
         for group in chosen
-        for start in range(0, len(group.heads), _COLUMNS)
+        for start in range(0, len(group.heads), N_SHOWN)
     ]
     n_columns = max(len(heads) for _, heads in blocks)
     height = (2.6 * len(circuits) + 0.35) * len(blocks) + 0.9

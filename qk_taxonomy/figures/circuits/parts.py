@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,17 +31,6 @@ _BETWEEN = 0.1
 
 # Rows of names beside a panel: their height in inches at the size they are written in.
 _NAME_HEIGHT = 0.135
-
-
-class Head(NamedTuple):
-    """A head of a model; ``stack`` is empty where the model has one."""
-
-    stack: str
-    layer: int
-    head: int
-
-    def __str__(self) -> str:
-        return f"{self.stack} {self.layer}.{self.head}".strip()
 
 
 def circuits_of(table: pd.DataFrame) -> tuple[Circuit, ...]:

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.circuits.parts import (
-    Head,
     column,
     counted,
     leave_room,
@@ -22,6 +21,7 @@ from qk_taxonomy.figures.circuits.parts import (
 from qk_taxonomy.figures.style import KEPT, REJECTED
 from qk_taxonomy.records import CIRCUITS, Circuit
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.studies.circuits.chosen import Head
 
 _NAMED = 8
 _HEIGHT = 3.8

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.circuits.parts import (
-    Head,
     circuits_of,
     column,
     counted,
@@ -19,6 +18,7 @@ from qk_taxonomy.figures.circuits.parts import (
 from qk_taxonomy.figures.style import KEPT, REJECTED
 from qk_taxonomy.records import Circuit
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.studies.circuits.chosen import Head
 
 _NAMED = 12
 _HEIGHT = 4.6

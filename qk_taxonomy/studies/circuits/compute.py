@@ -153,8 +153,16 @@ def _metadata(source: CircuitSource) -> dict[str, str]:
         "d_model": str(tokens.d_model),
         "n_tokens": str(tokens.n_tokens),
         "tied": str(tokens.unembed is None),
+        "kind": _kind(source),
         "layers": layer_table(source.layers),
         "notes": json.dumps([*layout.notes, *tokens.notes]),
         "source": checkpoint.source,
         "tool_version": __version__,
     }
+
+
+def _kind(source: CircuitSource) -> str:
+    """ "encoder" or "decoder"; "" for a model whose stacks tell."""
+    if len(source.tokens.stacks) > 1:
+        return ""
+    return "encoder" if source.tokens.is_encoder else "decoder"

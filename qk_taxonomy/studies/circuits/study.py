@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
+# Heads of each kind whose tokens are told unless some are asked for.
+_N_TOLD = 2
+
+
 @dataclass(frozen=True, eq=False)
 class CircuitStudy:
     """What a study of full circuits found of one model.
@@ -81,7 +85,7 @@ def study_circuits(
     convention = conventions[-1]
     shown = asked or tuple(
         head
-        for group in chosen_heads(table[table["convention"] == convention])
+        for group in chosen_heads(table[table["convention"] == convention], _N_TOLD)
         for head in group.heads
     )
     notes = [*source.tokens.notes]

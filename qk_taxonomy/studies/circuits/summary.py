@@ -35,7 +35,7 @@ def summary(study: CircuitStudy) -> Iterator[str]:
         bound = table[f"{circuit}_rank_bound"].max()
         yield (
             f"rank, {circuit.upper()}: effective rank {_middle(table, f'{circuit}_effective_rank')}"
-            f", at most {bound:.0f} of {study.model.metadata['n_tokens']}"
+            f", of at most {bound:.0f}, with {int(study.model.metadata['n_tokens']):,} tokens"
         )
     for circuit in CIRCUITS:
         yield _unusual(table, circuit)
@@ -44,13 +44,19 @@ def summary(study: CircuitStudy) -> Iterator[str]:
 
 
 def _middle(table: pd.DataFrame, column: str) -> str:
-    return f"{table[column].median():.2f}{_beside(table, column, '.2f')}"
+    return f"{_number(table[column].median(), '.2f')}{_beside(table, column, '.2f')}"
+
+
+def _number(value: float, form: str) -> str:
+    """A number without the sign of a zero that it is rounded to."""
+    text = f"{value:{form}}"
+    return text.removeprefix("-") if float(text.rstrip("%")) == 0 else text
 
 
 def _beside(table: pd.DataFrame, column: str, form: str) -> str:
     """The control's mean over the model's stacks, where there is one."""
     name = f"{column}_control"
-    return f", control {table[name].mean():{form}}" if name in table else ""
+    return f", control {_number(table[name].mean(), form)}" if name in table else ""
 
 
 def _most(table: pd.DataFrame, column: str) -> str:
