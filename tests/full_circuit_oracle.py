@@ -364,7 +364,8 @@ def observed(
     "qk" (n_heads, tokens, tokens), "ov" (n_heads, n_tokens, tokens). Biases are zeroed, norms lose
     their division (``raw``: are taken out), the layer reads the embedded tokens themselves, as
     stored or as they reach the first layer, and what one head writes is what the final norm and,
-    next to it, the unembedding read. Tokens are so loud that terms of position are lost in their scores.
+    next to it, the unembedding read. Tokens are so loud that terms of position are lost in their
+    scores.
     """
     (stack,) = tiny.stacks
     n = len(tokens)
