@@ -25,6 +25,7 @@ from full_circuit_oracle import (
     symmetric,
 )
 from oracle import PAIRS
+from safetensors.numpy import load_file, save_file
 from tiny_models import TINY_MODELS
 from transformers import PreTrainedModel
 
@@ -173,6 +174,35 @@ def test_circuits_are_those_that_models_compute_on_tokens(model_type: str, tmp_p
             assert error < OBSERVED_TOLERANCE
 
 
+def test_real_weights(minilm: Path) -> None:
+    """All tokens of MiniLM, by factors that keep a row for each of them."""
+    stored = load_file(minilm / "model.safetensors")
+    tensors = {name.removeprefix("bert."): array for name, array in stored.items()}
+    words = tensors["embeddings.word_embeddings.weight"].astype(np.float64)
+    embed = (words - words.mean(1, keepdims=True)) * tensors["embeddings.LayerNorm.weight"]
+    unembed = words - words.mean(0)
+    found = exact(minilm)
+    layer = "encoder.layer.4.attention."
+    q, k, v = (
+        tensors[f"{layer}self.{role}.weight"].astype(np.float64).reshape(12, 32, 384)
+        for role in ("query", "key", "value")
+    )
+    o = tensors[f"{layer}output.dense.weight"].astype(np.float64).reshape(384, 12, 32)
+    for head in (0, 7):
+        factors = {
+            "qk": (embed @ q[head].T * 32**-0.5, embed @ k[head].T),
+            "ov": (unembed @ o[:, head], embed @ v[head].T),
+        }
+        for circuit, (a, b) in factors.items():
+            cores = [np.linalg.qr(side, mode="r") for side in (a, b)]
+            sigma = np.linalg.svd(cores[0] @ cores[1].T, compute_uv=False)
+            spectra = found[4, circuit, "folded"]  # type: ignore[index]
+            one = slice(head, head + 1)
+            assert set_error(spectra.singular_values.numpy()[one], sigma[None]) < TOLERANCE
+            mu = np.linalg.eigvals(b.T @ a)[None]
+            assert set_error(spectra.eigenvalues.numpy()[one], mu) < TOLERANCE
+
+
 def rebuilt(
     full: FullModel,
     folder: Path,
@@ -301,12 +331,10 @@ def test_weights_that_are_no_numbers(name: str, tmp_path: Path) -> None:
 
 def test_more_embeddings_than_unembeddings(tmp_path: Path) -> None:
     """Tokens are those of both; the file says so."""
-    from safetensors.torch import load_file, save_file
-
     model = LLAMA.build(tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
-    tensors["lm_head.weight"] = tensors["lm_head.weight"][:70].clone()
+    tensors["lm_head.weight"] = tensors["lm_head.weight"][:70].copy()
     save_file(tensors, path)
     with torch.no_grad():
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
