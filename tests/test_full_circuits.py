@@ -37,9 +37,8 @@ from qk_taxonomy.studies.circuits.compute import full_circuits
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
 from qk_taxonomy.studies.circuits.source import CircuitSource
 
-#: Of the largest value of a head; and what a file of float32 keeps of it.
+#: Of the largest value of a head.
 TOLERANCE = 1e-8
-FILE_TOLERANCE = 1e-7
 #: Part of what models compute is float32.
 OBSERVED_TOLERANCE = 2e-6
 
@@ -115,7 +114,7 @@ def test_a_file_holds_them(computed: Computed, circuit: Circuit, convention: Con
     assert [layer.layer for layer in layers] == sorted({place[0] for place in computed.dense})
     for layer in layers:
         found = errors(layer, computed.dense[layer.layer, circuit, convention])
-        assert max(found.values()) < FILE_TOLERANCE, f"layer {layer.layer}: {found}"
+        assert max(found.values()) < TOLERANCE, f"layer {layer.layer}: {found}"
 
 
 def test_values_come_in_their_order(computed: Computed) -> None:
@@ -123,7 +122,7 @@ def test_values_come_in_their_order(computed: Computed) -> None:
         e = layer.singular_values.shape[1]
         moduli = np.abs(layer.eigenvalues)
         for values in (layer.singular_values, moduli, layer.symmetric, layer.antisymmetric):
-            assert (np.diff(values, axis=1) <= FILE_TOLERANCE * np.abs(values).max()).all()
+            assert (np.diff(values, axis=1) <= TOLERANCE * np.abs(values).max()).all()
         assert layer.eigenvalues.shape == layer.antisymmetric.shape == layer.singular_values.shape
         assert layer.symmetric.shape[1] == 2 * e
         assert (layer.singular_values >= 0).all()
@@ -344,4 +343,4 @@ def test_more_embeddings_than_unembeddings(tmp_path: Path) -> None:
     assert "first 70" in json.loads(found.metadata["notes"])[-1]
     for layer in found.layers:
         error = errors(layer, dense[layer.layer, layer.circuit, layer.convention])
-        assert max(error.values()) < FILE_TOLERANCE
+        assert max(error.values()) < TOLERANCE
