@@ -22,5 +22,4 @@ def head_singular_vectors(pair: FactorPair, head: int) -> SingularVectors:
     kv_head = head // pair.group
     left = dense(pair.left.part(slice(head, head + 1)))[0]
     right = dense(pair.right.part(slice(kv_head, kv_head + 1)))[0]
-    vectors = singular_vectors(left.numpy() * pair.scale, right.numpy())
-    return vectors
+    return singular_vectors(left.numpy() * pair.scale, right.numpy())

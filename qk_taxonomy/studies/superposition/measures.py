@@ -54,7 +54,7 @@ def represented(w: ArrayLike, norm_bound: float = NORM_BOUND) -> Mask:
 
 
 def gram(w: ArrayLike) -> Array:
-    """WᵀW, (..., n, n): what the model gives back of each feature for each, before bias and ReLU."""
+    """WᵀW, (..., n, n): what is given back of each feature for each, before bias and ReLU."""
     x = as_dictionary(w)
     return x.mT @ x
 
@@ -225,7 +225,7 @@ def target_subspaces(
 
 
 def as_pairs(pairs: ArrayLike, n_features: int) -> NDArray[np.intp]:
-    """``pairs`` as integers (targets, 2). Raises ShapeError where they are not pairs of features."""
+    """``pairs`` as integers (targets, 2). Raises ShapeError where they are no pairs of features."""
     found = np.asarray(pairs)
     whole = found.ndim == 2 and found.shape[1] == 2 and len(found) and found.dtype.kind in "iu"
     if not whole or found.min() < 0 or found.max() >= n_features:

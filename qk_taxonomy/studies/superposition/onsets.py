@@ -93,12 +93,11 @@ def compare_onsets(first: ArrayLike, second: ArrayLike) -> Finding:
 
 
 def _median(x: Array) -> float:
-    """The median, of values of which some may be infinite; the lower middle one if they are."""
+    """The median, of values of which some may be infinite; nan between −inf and inf."""
     ordered = np.sort(x)
     if not len(x):
         return nan
-    low, high = float(ordered[(len(x) - 1) // 2]), float(ordered[len(x) // 2])
-    return low if low == high or np.isinf([low, high]).any() else (low + high) / 2
+    return (float(ordered[(len(x) - 1) // 2]) + float(ordered[len(x) // 2])) / 2
 
 
 def _median_interval(x: Array) -> tuple[float, float, str]:

@@ -60,7 +60,7 @@ class PairSharing:
 
 
 def pair_sharing(w: ArrayLike, vectors: SingularVectors, pairs: ArrayLike) -> PairSharing:
-    """Whether pairs share singular vectors; w (..., m, n), pairs (targets, 2). Raises ShapeError."""
+    """How pairs share singular vectors: w (..., m, n), pairs (targets, 2). Raises ShapeError."""
     unit = directions(w)
     targets = as_pairs(pairs, unit.shape[-1])
     left, right = (unit[..., side].mT for side in targets.T)
