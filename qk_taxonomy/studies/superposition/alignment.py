@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qk_taxonomy.statistics.decomposition import SingularVectors
-from qk_taxonomy.studies.superposition.measures import as_dictionary, as_pairs, directions
+from qk_taxonomy.studies.superposition.measures import (
+    as_dictionary,
+    as_pairs,
+    columns,
+    directions,
+)
 
 Array = NDArray[np.float64]
 
@@ -61,17 +66,18 @@ def align(
 ) -> Alignment:
     """Match target pairs (i, j) with singular vectors by |cos|, left and right of the same k.
 
-    w (..., m, n), vectors of the same leading axes, pairs (targets, 2). The matching is that of the
-    largest sum of the lesser cosines (Kuhn 1955; ``scipy``'s assignment), so that targets beyond
-    the rank stay without. The p-value of a pair compares with the best of all singular vectors
-    under rotation: exact for one target, and on the safe side for several, of which each may have
-    to leave its best one to another. Not corrected for the number of targets. Raises ShapeError.
+    w (..., m, n), vectors of the same leading axes, pairs (targets, 2), or each instance's own in
+    (..., targets, 2). The matching is that of the largest sum of the lesser cosines (the assignment
+    problem, Kuhn 1955), so that targets beyond the rank stay without. The p-value of a pair
+    compares with the best of all singular vectors under rotation: exact for one target, and on the
+    safe side for several, of which each may have to leave its best one to another. Not corrected
+    for the number of targets. Raises ShapeError.
     """
     x = as_dictionary(w)
-    targets = as_pairs(pairs, x.shape[-1])
+    targets = as_pairs(pairs, x)
     unit = directions(x)
-    left = unit[..., targets[:, 0]].mT @ vectors.u
-    right = unit[..., targets[:, 1]].mT @ vectors.v
+    left = columns(unit, targets[..., 0]).mT @ vectors.u
+    right = columns(unit, targets[..., 1]).mT @ vectors.v
     there = vectors.sigma > _RANK * vectors.sigma[..., :1]
     lesser = np.minimum(np.abs(left), np.abs(right)) * there[..., None, :]
     singular = _assignment(lesser)

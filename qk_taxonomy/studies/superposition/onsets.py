@@ -36,6 +36,17 @@ def onset(values: ArrayLike, steps: ArrayLike, threshold: float) -> Array:
     return np.append(when, np.inf)[first]
 
 
+def progress(values: ArrayLike) -> Array:
+    """How far a measure has come from its first to its last value: 0 to 1, (snapshots, ...).
+
+    Thresholds of measures on scales of their own (a cosine of .95, a dimensionality of .95) do not
+    say which comes first; the same share of its own way does. nan where it ends as it began.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    way = np.broadcast_to(x[-1] - x[0], x.shape)
+    return np.divide(x - x[0], way, out=np.full_like(x, np.nan), where=way != 0)
+
+
 def median_onset(onsets: ArrayLike) -> Finding:
     """Median onset over seeds (seeds,), with the exact 95 % interval of order statistics.
 

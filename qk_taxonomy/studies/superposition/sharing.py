@@ -12,6 +12,7 @@ from qk_taxonomy.statistics.decomposition import SingularVectors, attention_term
 from qk_taxonomy.studies.superposition.measures import (
     as_dictionary,
     as_pairs,
+    columns,
     directions,
     orthonormal_basis,
 )
@@ -60,10 +61,13 @@ class PairSharing:
 
 
 def pair_sharing(w: ArrayLike, vectors: SingularVectors, pairs: ArrayLike) -> PairSharing:
-    """How pairs share singular vectors: w (..., m, n), pairs (targets, 2). Raises ShapeError."""
+    """How pairs share singular vectors: w (..., m, n), pairs (targets, 2) or (..., targets, 2).
+
+    Raises ShapeError.
+    """
     unit = directions(w)
-    targets = as_pairs(pairs, unit.shape[-1])
-    left, right = (unit[..., side].mT for side in targets.T)
+    targets = as_pairs(pairs, unit)
+    left, right = (columns(unit, targets[..., side]).mT for side in (0, 1))
     terms = attention_terms(vectors, left, right)
     size = np.abs(terms)
     length = np.linalg.norm(size, axis=-1, keepdims=True)

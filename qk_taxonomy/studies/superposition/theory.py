@@ -16,17 +16,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qk_taxonomy.errors import HypothesisError, ShapeError
+from qk_taxonomy.errors import ShapeError, StudyError
 from qk_taxonomy.statistics.decomposition import SingularVectors
-from qk_taxonomy.studies.superposition.measures import as_dictionary, as_pairs
+from qk_taxonomy.studies.superposition.measures import as_dictionary, as_pairs, pair_matrix
 
 Array = NDArray[np.float64]
 
 #: Targets whose pair loss is quadratic in Ω.
 QuadraticForm = Literal["indicator", "product"]
 
-# Eigenvalues of Σ below this share of the largest are directions in which h never goes.
-_RANK = 1e-12
+# Eigenvalues of Σ below this share of the largest are rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +52,16 @@ def input_moments(
     Features are independent, but those of one group occur together: all or none of them, each with
     a value of its own. With E x = 1/2 and E x² = 1/3 of a value, and q_ij the probability that i
     and j both occur: E[x_i x_j] = q_ij/4, E[x_i²] = p/3, E[x_i 1[x_j > 0]] = q_ij/2,
-    E[1[x_i > 0] 1[x_j > 0]] = q_ij. Raises HypothesisError.
+    E[1[x_i > 0] 1[x_j > 0]] = q_ij. Raises StudyError.
     """
     if form not in ("indicator", "product"):
-        raise HypothesisError(
+        raise StudyError(
             f"There is a closed form for indicator and product targets, not for {form!r} ones: "
             "train with one of those to compare with theory."
         )
     p = np.asarray(probability, dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all():
-        raise HypothesisError(f"Wanted probabilities of a feature in [0, 1], found {p}.")
+        raise StudyError(f"Wanted probabilities of a feature in [0, 1], found {p}.")
     together = np.eye(n_features, dtype=bool)
     for group in groups:
         together[np.ix_(list(group), list(group))] = True
@@ -102,19 +102,20 @@ def pair_problem(
 ) -> PairProblem:
     """The pair loss of dictionaries w (..., m, n) at probabilities (...), for any targets.
 
-    pairs (targets, 2), weights (targets,). Pairs that are named twice add up. Raises ShapeError,
-    and HypothesisError for targets without a closed form.
+    pairs (targets, 2) and weights (targets,), or each instance's own in (..., targets, 2) and
+    (..., targets). Pairs that are named twice add up, weights of 0 do nothing. Raises ShapeError,
+    and StudyError for targets without a closed form.
     """
     x = as_dictionary(w)
-    n = x.shape[-1]
-    targets, sizes = as_pairs(pairs, n), np.asarray(weights, dtype=np.float64)
-    if sizes.shape != (len(targets),):
-        raise ShapeError(f"Wanted a weight for each of {len(targets)} pairs, found {sizes.shape}.")
-    wanted = np.zeros((n, n))
-    np.add.at(wanted, tuple(targets.T), sizes)
-    moments = input_moments(n, probability, form, groups)
+    targets, sizes = as_pairs(pairs, x), np.asarray(weights, dtype=np.float64)
+    if sizes.shape not in (targets.shape[:-1], targets.shape[-2:-1]):
+        raise ShapeError(
+            f"Wanted a weight for each pair of {targets.shape[:-1]}, found {sizes.shape}."
+        )
+    wanted = pair_matrix(targets, sizes, x.shape[-1])
+    moments = input_moments(x.shape[-1], probability, form, groups)
     reads = x @ moments.cross
-    constant = np.einsum("...ij,ij->...", moments.taken @ wanted @ moments.taken, wanted)
+    constant = np.einsum("...ij,...ij->...", moments.taken @ wanted @ moments.taken, wanted)
     return PairProblem(x @ moments.inputs @ x.mT, reads @ wanted @ reads.mT, constant)
 
 
@@ -127,21 +128,23 @@ class Optimum:
     loss: Array
 
 
-def optimum(problem: PairProblem, rank: int | None = None) -> Optimum:
+def optimum(problem: PairProblem, rank: int | None = None, least_variance: float = 1e-4) -> Optimum:
     """The head of least pair loss, of rank at most ``rank`` (a head's r), by default any.
 
     Up to a constant the loss is ‖Σ^½ (Ω − Ω*) Σ^½‖_F², so the best head of rank r is
     Σ^−½ [Σ^½ Ω* Σ^½]_r Σ^−½, [·]_r the truncated singular value decomposition (Eckart & Young
-    1936): not the truncation of Ω* itself. Where h leaves directions out, pseudo-inverses give the
-    smallest of the best heads. ``vectors`` has ``rank`` of them, beyond the optimum's own rank
-    arbitrary ones of σ = 0. Raises ShapeError.
+    1936): not the truncation of Ω* itself. Directions of h with less than ``least_variance`` of the
+    largest eigenvalue of Σ are left out: a dictionary may have a hidden dimension that it all but
+    leaves empty, through which the very best head gains next to nothing by enormous weights, and
+    no training gets there. At 0 only those that h never takes are left out. ``vectors`` has
+    ``rank`` of them, beyond the optimum's own rank arbitrary ones of σ = 0. Raises ShapeError.
     """
     m = problem.sigma.shape[-1]
     r = m if rank is None else rank
     if not 1 <= r <= m:
         raise ShapeError(f"Wanted a rank from 1 to d_hidden = {m}, found {rank}.")
     values, basis = np.linalg.eigh(problem.sigma)
-    there = values > _RANK * values[..., -1:]
+    there = values > max(least_variance, _ROUNDING) * values[..., -1:]
     inverse_roots = np.where(there, 1 / np.sqrt(np.where(there, values, 1)), 0)
     inverse_root = (basis * inverse_roots[..., None, :]) @ basis.mT
     # Σ^½ Ω* Σ^½ = Σ^−½ K Σ^−½.
@@ -160,7 +163,8 @@ class Agreement:
     ``distance``: ‖Ω − Ω*‖_F / ‖Ω*‖_F. ``cosine``: of both as vectors, in [−1, 1].
     ``excess_loss``: (loss of Ω − loss of Ω*) / E s², 0 at the optimum. ``sigma_ratio``: σ₁ over
     that of the optimum. ``left``, ``right`` (..., k): |cos(u_k, u_k*)| and |cos(v_k, v_k*)| of the
-    first k; vectors of equal σ are free to mix. nan where the optimum is zero.
+    first k; vectors of equal σ are free to mix. nan where the optimum is zero. A trained head keeps
+    what it began with in directions that h hardly takes: all but ``excess_loss`` see that.
     """
 
     distance: Array
