@@ -61,6 +61,10 @@ class HypothesisError(QKTaxonomyError, ValueError):
     """Heads cannot be tested or compared as asked."""
 
 
+class StudyError(QKTaxonomyError, ValueError):
+    """A study cannot be made as it is configured, or its training diverges."""
+
+
 class PartialFailureError(QKTaxonomyError):
     """Some models failed; the others, if any, are done. ``failures`` maps model to error."""
 

@@ -1,0 +1,1 @@
+"""The superposition study: do singular vectors find the features a head attends to?"""
