@@ -51,6 +51,12 @@ SUPERPOSITION_FOLDER = "superposition"
 # Of the orthogonality that columns have at the end: from here on they count as orthogonal.
 _SETTLED = 0.95
 
+# Targets of an instance that a heading names.
+_MOST_NAMED = 3
+
+# Leading singular vectors that are held against tegum factors.
+_MOST_VECTORS = 6
+
 
 def write_superposition(
     run: SuperpositionRun,
@@ -111,12 +117,12 @@ def write_phase_diagram(
             lesser,
         ),
         PhaseMap(
-            f"targets recovered: share of all seeds'\nwith both |cos| ≥ {ALIGNED:g}", recovered
+            f"targets recovered, both |cos| ≥ {ALIGNED:g}:\nshare of the targets of all seeds",
+            recovered,
         ),
     ]
-    draw = partial(
-        phase_figure, ratios, probabilities, maps, name, n_seeds=ordered[0].config.n_seeds
-    )
+    title, n_seeds = f"{name}: phase diagram", ordered[0].config.n_seeds
+    draw = partial(phase_figure, ratios, probabilities, maps, title, n_seeds=n_seeds)
     return _write(superposition_folder(name, data_root) / "phases.png", draw)
 
 
@@ -139,7 +145,7 @@ def _drawings(
     run, last = measured.run, measured.last
     w = last.w.astype(np.float64)
     targets = [run.targets[number] for number in shown]
-    headings = [sparsity_label(run.instances.probability[number]) for number in shown]
+    headings = [_heading(run, number) for number in shown]
     u, sigma, v = (one[-1] for one in measured.vectors)
     seed = f"seed {run.instances.seed[shown[0]]} of {run.config.n_seeds}"
     title = partial(_title, run)
@@ -183,6 +189,16 @@ def _drawings(
         start += n_steps
 
 
+def _heading(run: SuperpositionRun, instance: int) -> str:
+    """The sparsity of an instance, and its targets where others have other ones."""
+    label = sparsity_label(run.instances.probability[instance])
+    if len(set(run.targets)) == 1:
+        return label
+    own = [f"{target.i} → {target.j}" for target in run.targets[instance]]
+    named = own if len(own) <= _MOST_NAMED else [*own[:_MOST_NAMED], "…"]
+    return f"{label}\n{', '.join(named) if named else 'no such targets'}"
+
+
 def _planes(
     heading: str, w: Array, u: Array, v: Array, targets: Sequence[Target]
 ) -> Iterator[Plane]:
@@ -201,10 +217,12 @@ def _planes(
 def _factor_shares(
     heading: str, w: Array, vectors: SingularVectors, targets: Sequence[Target]
 ) -> FactorShares:
-    """Shares of as many leading singular vectors as there are targets, and of one more."""
+    """Shares of as many leading singular vectors as there are targets, and of one more, if that is
+    not too many to be seen.
+    """
     labels = tegum_factors(w)
     n_factors = int(labels.max()) + 1
-    k = min(len(targets) + 1, vectors.sigma.shape[-1])
+    k = min(len(targets) + 1, vectors.sigma.shape[-1], _MOST_VECTORS)
     left, right, axes = (
         factor_spread(w, labels, one).mass for one in (vectors.u[:, :k], vectors.v[:, :k],
                                                        np.eye(len(w)))
@@ -255,7 +273,7 @@ def _of_phase(
         course("norm of a target's i", targets.left_norm[kept])
         course("norm of its j", targets.right_norm[kept])
     name = "training" if phase == "joint" else f"training_{phase}"
-    of = f"{seeds_text(run.config.n_seeds)} and their targets"
+    of = f"the targets of {seeds_text(run.config.n_seeds)}"
     headings = [sparsity_label(p) for p in np.unique(run.instances.probability)[::-1]]
     what = "alignment over training" if phase == "joint" else f"training of {phase}"
     yield name, partial(alignment_figure, headings, steps, courses, _title(run, what), of=of)
@@ -264,7 +282,9 @@ def _of_phase(
 def _title(run: SuperpositionRun, what: str, of: str = "") -> str:
     config = run.config
     shape = f"n = {config.n_features}, m = {config.d_hidden}, r = {config.d_head}"
-    return ", ".join(part for part in (f"{config.name}: {what}", shape, of) if part)
+    # Numbers are not to be parted from what they are of.
+    parts = [f"{config.name}: {what}", *(one.replace(" ", "\u00a0") for one in (shape, of) if one)]
+    return ", ".join(parts)
 
 
 def _write(path: Path, draw: Callable[[], Figure]) -> Path:

@@ -53,7 +53,10 @@ def arrow_figure(planes: Sequence[Plane], title: str) -> Figure:
     A feature outside the plane is drawn by its projection, and is short.
     """
     n_rows, n_columns = grid_shape(len(planes))
-    fig = Figure(figsize=(max(2.8 * n_columns, 5.0), 2.75 * n_rows + 1.1), layout="constrained")
+    # Panels are square: a heading's second line is room that they cannot give.
+    lines = max(plane.heading.count("\n") for plane in planes)
+    height = (2.75 + 0.2 * lines) * n_rows + 1.1
+    fig = Figure(figsize=(max(2.8 * n_columns, 5.0), height), layout="constrained")
     put_title(fig, title)
     for ax, plane in zip(panel_grid(fig, len(planes)), planes, strict=True):
         _draw(ax, plane)

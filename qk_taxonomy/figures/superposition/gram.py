@@ -63,6 +63,8 @@ def gram_figure(
         ax.set_ylabel("feature i")
     for ax in at_the_bottom(axes):
         ax.set_xlabel("feature j; b: bias")
-    fig.colorbar(ScalarMappable(scale, colours), ax=axes, label=r"$W_i \cdot W_j$, and $b_i$")
+    fig.colorbar(
+        ScalarMappable(scale, colours), ax=axes, aspect=30, label=r"$W_i \cdot W_j$, and $b_i$"
+    )
     legend_under(fig, target_handles(targets))
     return fig

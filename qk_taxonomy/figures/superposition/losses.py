@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.superposition.parts import (
+    Array,
     band,
     drawn_steps,
     legend_under,
@@ -20,10 +21,14 @@ from qk_taxonomy.figures.superposition.parts import (
 )
 from qk_taxonomy.studies.superposition.records import SuperpositionRun
 
+# Points of a curve in a decade of steps.
+_A_DECADE = 40
+
 
 def loss_figure(run: SuperpositionRun, title: str) -> Figure:
     """Reconstruction loss L₁ and pair loss L₂ by step on logarithmic axes, a line a sparsity:
-    medians over seeds, bands to their quartiles.
+    medians over seeds, bands to their quartiles. Losses of steps nearer to each other than a line
+    can show are averaged.
 
     In frozen training, L₂ is drawn by the steps of the heads' training alone.
     """
@@ -55,15 +60,15 @@ def loss_figure(run: SuperpositionRun, title: str) -> Figure:
 def _draw(
     ax: Axes,
     run: SuperpositionRun,
-    losses: NDArray[np.floating],
-    probabilities: NDArray[np.floating],
+    losses: Array,
+    probabilities: Array,
     *,
     since: int,
 ) -> None:
     shown = run.steps >= since
-    steps = run.steps[shown] - since
+    steps, values = _averaged(run.steps[shown] - since, losses[shown])
     # What is not positive has no logarithm.
-    values = np.where(losses > 0, losses, np.nan)[shown]
+    values = np.where(values > 0, values, np.nan)
     for colour, one in zip(sparsity_colours(len(probabilities)), probabilities, strict=True):
         chosen = values[:, run.instances.probability == one]
         band(ax, drawn_steps(steps), chosen, colour, lw=1.4, marker="o" if len(steps) == 1 else "")
@@ -73,3 +78,11 @@ def _draw(
         ax.text(0.5, 0.5, "no loss was kept", transform=ax.transAxes, ha="center", color="0.4")
     step_axis(ax, steps)
     ax.set_xlabel("step of training")
+
+
+def _averaged(steps: NDArray[np.int64], losses: Array) -> tuple[NDArray[np.int64], Array]:
+    """The last step, and the mean loss, of all steps that share a point of a curve."""
+    place = np.floor(_A_DECADE * np.log10(1.0 + steps))
+    first = np.flatnonzero(np.diff(place, prepend=-1.0))
+    last = np.append(first[1:], len(steps)) - 1
+    return steps[last], np.add.reduceat(losses, first) / (last - first + 1)[:, None]

@@ -62,6 +62,7 @@ def norm_figure(
         ax.set_ylabel(r"norm $‖W_i‖$")
     for ax in at_the_bottom(axes):
         ax.set_xlabel("feature i")
-    fig.colorbar(scale, ax=axes, label="polysemanticity\n" + _SHARED, extend="max")
+    fig.colorbar(scale, ax=axes, label="polysemanticity\n" + _SHARED, extend="max",
+                 aspect=10 + 8 * n_rows)  # fmt: skip
     legend_under(fig, target_handles(targets))
     return fig

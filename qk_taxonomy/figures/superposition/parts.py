@@ -28,7 +28,7 @@ MISSING = "0.85"
 _MOST_COLUMNS = 4
 
 # Beyond these targets colours are not told apart, and all have one.
-_MOST_COLOURED = 6
+_MOST_COLOURED = 8
 
 # Inches of a character of a title and of a legend, about.
 _CHARACTER, _SMALL_CHARACTER = 0.087, 0.066
@@ -163,7 +163,8 @@ def probability_axis(ax: Axes, probabilities: ArrayLike) -> None:
     reach = float(np.log10(found.max() / found.min())) or 0.3
     margin = 10 ** (0.06 * reach)
     ax.set_xlim(found.min() / margin, found.max() * margin)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    # Over more decades than two, numbers between powers of ten would touch.
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if reach < 2 else (1.0,)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("1/(1 − S) = 1/p")
@@ -220,14 +221,16 @@ def target_handles(targets: Sequence[Sequence[Target]], marker: str = "v") -> li
     Where panels have targets of their own, colours say which of a panel's targets it is.
     """
     several = max(targets, key=len, default=())
-    handles = [
-        Line2D([], [], label=label, **mark_style(_BLACK, filled, marker))
-        for label, filled in (("i of a target (query side)", True), ("j (key side)", False))
-    ]
     if not several:
         return []
-    if len(several) > _MOST_COLOURED:
-        return [*handles, Line2D([], [], ls="", label=f"{len(several)} targets")]
+    many = len(several) > _MOST_COLOURED
+    first = f"i of one of {len(several)} targets" if many else "i of a target"
+    handles = [
+        Line2D([], [], label=label, **mark_style(_BLACK, filled, marker))
+        for label, filled in ((f"{first} (query side)", True), ("j (key side)", False))
+    ]
+    if many:
+        return handles
     alike = all(tuple(one) == tuple(several) for one in targets)
     labels = [
         f"target {target.i} → {target.j}, weight {target.weight:g}" if alike
