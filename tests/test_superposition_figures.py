@@ -487,6 +487,9 @@ class TestFiles:
         lesser = MeasuredRun(runs[1]).targets.lesser[-1]
         # Two of four targets have a singular vector.
         np.testing.assert_array_equal((lesser == 0).sum(axis=-1), 2)
+        other = superposition_run((0.1,), n=12, m=6, r=4, name="other")
+        with pytest.raises(StudyError, match=r"found 2 kinds of them in planted, planted, other\."):
+            write_phase_diagram([*runs, other], "heads", "root")
         path = write_phase_diagram(runs, "heads", "root")
         assert path == Path("root/plots/superposition/heads/phases.png")
         with Image.open(path) as image:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from qk_taxonomy.errors import StudyError
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
 from qk_taxonomy.figures.superposition.answers import Answer, answer_figure
@@ -95,9 +96,15 @@ def write_phase_diagram(
 ) -> Path:
     """Write the phase diagram of runs that differ in d_head, ``<name>/phases.png``.
 
-    The runs have the same probabilities and seeds. A target without a singular vector of its own
-    counts as not aligned at all. Raises SpectraFileError.
+    A target without a singular vector of its own counts as not aligned at all. Raises StudyError
+    for runs of other probabilities or seeds than the first, and SpectraFileError.
     """
+    alike = {(run.config.probabilities, run.config.n_seeds) for run in runs}
+    if len(alike) != 1:
+        raise StudyError(
+            f"Wanted runs of the same probabilities and as many seeds for a phase diagram, found "
+            f"{len(alike)} kinds of them in {', '.join(run.config.name for run in runs) or 'none'}."
+        )
     ordered = sorted(runs, key=lambda run: run.config.d_head / run.config.d_hidden)
     ratios = [run.config.d_head / run.config.d_hidden for run in ordered]
     probabilities = np.sort(np.array(ordered[0].config.probabilities))[::-1]
