@@ -95,7 +95,7 @@ def prepared(
     """Parameters with some bias, gradients of nothing, a batch, and targets."""
     n = len(config.probabilities)
     parameters, gradients = Parameters.zeros(config, n), Parameters.zeros(config, n)
-    initialise(parameters, 0)
+    initialise(parameters, 1.0, 0)
     noise = torch.randn(parameters.bias.shape, generator=torch.Generator().manual_seed(7))
     parameters.bias.copy_(0.1 * noise)
     x = Batches(config, list(config.probabilities), 0).draw()
@@ -193,13 +193,13 @@ def test_features_of_a_group_occur_together() -> None:
 def test_initial_parameters_have_the_stated_spread() -> None:
     config = dataclasses.replace(SMALL, n_features=400, d_hidden=200, d_head=100)
     parameters = Parameters.zeros(config, 2)
-    initialise(parameters, 5)
+    initialise(parameters, 0.5, 5)
     assert parameters.w.std().item() == pytest.approx((2 / 600) ** 0.5, rel=0.02)
-    assert parameters.a.std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+    assert parameters.a.std().item() == pytest.approx(0.5 * (2 / 300) ** 0.5, rel=0.02)
     assert not torch.equal(parameters.a, parameters.b)
     assert not parameters.bias.any()
     other = Parameters.zeros(dataclasses.replace(config, d_head=50), 1)
-    initialise(other, 5)
+    initialise(other, 0.5, 5)
     assert torch.equal(other.w[0], parameters.w[1])
 
 
@@ -282,7 +282,7 @@ def test_what_is_told_and_kept() -> None:
     assert not first.bias.any()
     trained = run.steps <= 60
     assert run.reconstruction_loss[trained][-9:].mean() < run.reconstruction_loss[0].mean() / 2
-    assert run.pair_loss[-50:].mean() < run.pair_loss[trained].mean() / 2
+    assert run.pair_loss[-50:].mean() < run.pair_loss[trained].mean() * 0.7
 
 
 def test_divergence_says_where_and_what_to_try(tmp_path: Path) -> None:
@@ -522,12 +522,27 @@ def singular_values(run: SuperpositionRun, instance: int) -> np.ndarray[Any, Any
 
 def test_singular_vectors_find_the_features_of_product_targets() -> None:
     config = dataclasses.replace(
-        load_config("basic")[0], probabilities=(0.1,), steps=2500, learning_rate=3e-3
+        load_config("basic")[0], probabilities=(1.0, 0.1), steps=1800, learning_rate=3e-3
     )
     run = train(config)
-    assert cosines(run, 0).min() > 0.97
-    np.testing.assert_allclose(singular_values(run, 0)[:2], [2.0, 1.0], rtol=0.05)
-    assert singular_values(run, 0)[2] < 0.3
+    for instance in range(2):
+        assert cosines(run, instance).min() > 0.99
+        np.testing.assert_allclose(singular_values(run, instance)[:2], [2.0, 1.0], rtol=0.04)
+        assert singular_values(run, instance)[2] < 0.1
+
+
+def test_a_head_that_starts_large_keeps_what_no_feature_sees() -> None:
+    config = dataclasses.replace(
+        load_config("basic")[0],
+        probabilities=(0.27,),
+        steps=1800,
+        learning_rate=3e-3,
+        head_scale=1.0,
+    )
+    run = train(config)
+    assert np.linalg.svd(run.snapshots[-1].w[0], compute_uv=False)[-1] < 0.1
+    assert run.pair_loss[-20:].mean() < 1e-3
+    assert singular_values(run, 0)[2] > 0.2
 
 
 def test_a_constant_target_aligns_nothing() -> None:

@@ -62,17 +62,19 @@ class Parameters:
         )
 
 
-def initialise(parameters: Parameters, seed: int) -> None:
+def initialise(parameters: Parameters, head_scale: float, seed: int) -> None:
     """Fill parameters in place as training starts, alike for all instances.
 
-    W, A and B are normal with variance 2 / (rows + columns) (Glorot & Bengio 2010, for each
-    instance's own matrix), b is 0. W is that of the seed whatever the size of the head.
+    W is normal with variance 2 / (rows + columns) (Glorot & Bengio 2010, for each instance's own
+    matrix), A and B likewise and then times ``head_scale``, b is 0. W is that of the seed whatever
+    the size of the head.
     """
     generator = torch.Generator().manual_seed(2 * seed)
-    for matrix in (parameters.w, parameters.a, parameters.b):
+    scales = (1.0, head_scale, head_scale)
+    for matrix, scale in zip((parameters.w, parameters.a, parameters.b), scales, strict=True):
         rows, columns = matrix.shape[1:]
         drawn = torch.randn(rows, columns, generator=generator)
-        matrix.copy_(drawn * (2 / (rows + columns)) ** 0.5)
+        matrix.copy_(drawn * (scale * (2 / (rows + columns)) ** 0.5))
     parameters.bias.zero_()
 
 

@@ -114,7 +114,7 @@ class _Block:
         self.n_instances = len(probabilities)
         self.batches = Batches(config, probabilities, seed)
         self.parameters = Parameters.zeros(config, self.n_instances)
-        initialise(self.parameters, seed)
+        initialise(self.parameters, config.head_scale, seed)
         self._gradients = Parameters.zeros(config, self.n_instances)
         self._objective = Objective(config)
         self.targets: tuple[tuple[Target, ...], ...] | None = None
