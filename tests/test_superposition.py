@@ -107,7 +107,7 @@ def prepared(
 def test_losses_are_those_of_one_pair_after_the_other(form: str) -> None:
     config = dataclasses.replace(SMALL, **FORMS[form])
     parameters, gradients, x, pairs = prepared(config)
-    losses = Objective(config)(parameters, gradients, x, pairs, "joint")
+    losses = Objective(config, len(x))(parameters, gradients, x, pairs, "joint")
     for k in range(len(config.probabilities)):
         w, bias, a, b = (
             getattr(parameters, part)[k].double().numpy() for part in ("w", "bias", "a", "b")
@@ -122,7 +122,7 @@ def test_losses_are_those_of_one_pair_after_the_other(form: str) -> None:
 def test_gradients_are_those_of_autograd(form: str, phase: Any) -> None:
     config = dataclasses.replace(SMALL, **FORMS[form], pair_weight=0.7)
     parameters, gradients, x, pairs = prepared(config)
-    Objective(config)(parameters, gradients, x, pairs, phase)
+    Objective(config, len(x))(parameters, gradients, x, pairs, phase)
     w, bias, a, b = (
         getattr(parameters, part).double().requires_grad_() for part in ("w", "bias", "a", "b")
     )

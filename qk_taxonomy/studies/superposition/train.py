@@ -116,7 +116,7 @@ class _Block:
         self.parameters = Parameters.zeros(config, self.n_instances)
         initialise(self.parameters, config.head_scale, seed)
         self._gradients = Parameters.zeros(config, self.n_instances)
-        self._objective = Objective(config)
+        self._objective = Objective(config, self.n_instances)
         self.targets: tuple[tuple[Target, ...], ...] | None = None
         self._pairs: TargetPairs | None = None
 
