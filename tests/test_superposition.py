@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +29,7 @@ from qk_taxonomy.studies.superposition.model import (
 )
 from qk_taxonomy.studies.superposition.presets import load_config, presets
 from qk_taxonomy.studies.superposition.records import SuperpositionRun
-from qk_taxonomy.studies.superposition.store import load_run, run_path
+from qk_taxonomy.studies.superposition.store import load_run, load_unfinished, run_path
 from qk_taxonomy.studies.superposition.train import train
 
 SMALL = SuperpositionConfig(
@@ -239,6 +242,56 @@ def test_a_stopped_training_goes_on_to_the_same_end(tmp_path: Path, kind: Any, s
     untouched = Watcher(0, interrupt)
     assert same(train(config, checkpoint=path, progress=untouched), whole)
     assert [file.name for file in path.parent.iterdir()] == ["small.safetensors"]
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from qk_taxonomy.studies.superposition.config import SuperpositionConfig, Target
+from qk_taxonomy.studies.superposition.train import Silent, train
+
+class Told(Silent):
+    def tell(self, line):
+        print(line, flush=True)
+
+config = SuperpositionConfig(
+    "long", "?", (0.5, 0.1), (Target(0, 1),), n_features=6, d_hidden=4, d_head=2, steps=100_000
+)
+train(config, checkpoint=Path(sys.argv[1]), progress=Told())
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "long.safetensors"
+    command = [sys.executable, "-c", INTERRUPTED, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        for _ in range(30):
+            assert it.stdout.readline().startswith("reconstruction loss")
+        it.send_signal(signal.SIGINT)
+        _, said = it.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    with pytest.raises(SpectraFileError, match="stopped at step") as caught:
+        load_run(path)
+    stopped = int(str(caught.value).split("step ")[1].split(" ")[0])
+    config = SuperpositionConfig(
+        "long", "?", (0.5, 0.1), (Target(0, 1),), n_features=6, d_hidden=4, d_head=2, steps=100_000
+    )
+    # Both are stopped again soon: from the checkpoint, and after a run without any pause.
+    ends = []
+    for place in (path, tmp_path / "whole.safetensors"):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, checkpoint=place, progress=Watcher(stopped + 200, interrupt))
+        ends.append(load_unfinished(place, config))
+    resumed, whole = ends
+    assert resumed is not None
+    assert whole is not None
+    assert resumed.step == whole.step >= stopped + 200
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    for one, other in zip(resumed.blocks, whole.blocks, strict=True):
+        assert torch.equal(one.representation, other.representation)
+        assert torch.equal(one.head, other.head)
+        assert torch.equal(one.generator, other.generator)
 
 
 def test_checkpoints_are_written_as_it_goes(
