@@ -45,10 +45,13 @@ class SuperpositionConfig:
     importance_decay: feature i has the importance ``importance_decay``ⁱ. targets: pairs; or, in
     frozen training, two pairs that each instance chooses from its own W
     (:func:`~qk_taxonomy.studies.superposition.choice.choose_targets`). n_keys: against which a
-    query is held, "softmax" only. training: "joint", or "frozen": W and b first, by L₁ alone, then
-    A and B with W and b as they are, for ``head_steps`` (``steps`` unless given). batch_size: rows,
-    the even ones queries and the odd ones keys. learning_rate, weight_decay: of AdamW. groups:
-    features that are 0, or not, together. snapshots: about so many points of the training are kept.
+    query is held, "softmax" only. head_scale: of A and B as training starts; about 1 makes Ω so
+    large that W gives up a dimension to escape it, where Ω then stays as it was drawn, and
+    alignment is lost though both losses are small. training: "joint", or "frozen": W and b first,
+    by L₁ alone, then A and B with W and b as they are, for ``head_steps`` (``steps`` unless given).
+    batch_size: rows, the even ones queries and the odd ones keys. learning_rate, weight_decay: of
+    AdamW. groups: features that are 0, or not, together. snapshots: about so many points of the
+    training are kept.
 
     Raises StudyError where it cannot be trained.
     """
@@ -65,6 +68,7 @@ class SuperpositionConfig:
     importance_decay: float = 0.9
     n_keys: int = 1
     pair_weight: float = 0.5
+    head_scale: float = 0.1
     training: Training = "joint"
     steps: int = 10_000
     head_steps: int | None = None
@@ -102,7 +106,7 @@ class SuperpositionConfig:
                 )
         if len(set(self.probabilities)) < len(self.probabilities):
             yield f"Wanted each probability once, found {list(self.probabilities)}."
-        for key in ("importance_decay", "pair_weight", "learning_rate"):
+        for key in ("importance_decay", "pair_weight", "head_scale", "learning_rate"):
             value = getattr(self, key)
             if not (0 < value < math.inf):
                 yield f"Wanted a finite {key} above 0, found {value}."

@@ -216,7 +216,7 @@ def target_subspaces(
     x = as_dictionary(w)
     targets = as_pairs(pairs, x)
     wanted = pair_matrix(targets, np.ones(targets.shape[:-1]), x.shape[-1])
-    rank = np.linalg.matrix_rank(np.minimum(wanted, 1))
+    rank = np.linalg.matrix_rank(wanted)
     leading = np.arange(vectors.sigma.shape[-1]) < np.asarray(rank)[..., None]
     return (
         principal_angles(columns(x, targets[..., 0]), vectors.u * leading[..., None, :]),

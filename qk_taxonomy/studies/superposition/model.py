@@ -62,17 +62,19 @@ class Parameters:
         )
 
 
-def initialise(parameters: Parameters, seed: int) -> None:
+def initialise(parameters: Parameters, head_scale: float, seed: int) -> None:
     """Fill parameters in place as training starts, alike for all instances.
 
-    W, A and B are normal with variance 2 / (rows + columns) (Glorot & Bengio 2010, for each
-    instance's own matrix), b is 0. W is that of the seed whatever the size of the head.
+    W is normal with variance 2 / (rows + columns) (Glorot & Bengio 2010, for each instance's own
+    matrix), A and B likewise and then times ``head_scale``, b is 0. W is that of the seed whatever
+    the size of the head.
     """
     generator = torch.Generator().manual_seed(2 * seed)
-    for matrix in (parameters.w, parameters.a, parameters.b):
+    scales = (1.0, head_scale, head_scale)
+    for matrix, scale in zip((parameters.w, parameters.a, parameters.b), scales, strict=True):
         rows, columns = matrix.shape[1:]
         drawn = torch.randn(rows, columns, generator=generator)
-        matrix.copy_(drawn * (2 / (rows + columns)) ** 0.5)
+        matrix.copy_(drawn * (scale * (2 / (rows + columns)) ** 0.5))
     parameters.bias.zero_()
 
 
@@ -85,16 +87,16 @@ class Batches:
 
     def __init__(self, config: SuperpositionConfig, probabilities: list[float], seed: int) -> None:
         self.generator = torch.Generator().manual_seed(2 * seed + 1)
-        self._slope = -1 / torch.tensor(probabilities)[:, None, None]
         self._p = torch.tensor(probabilities)[:, None, None]
-        self._one = torch.ones(())
+        self._slope = -1 / self._p
         self._groups = config.groups
-        self._shape = (config.n_features, config.batch_size)
+        self._u = torch.empty(config.n_features, config.batch_size)
+        self._x = torch.empty(len(probabilities), config.n_features, config.batch_size)
 
     def draw(self) -> Tensor:
-        """The next batch, (probabilities, n, batch), queries before keys."""
-        u = torch.rand(self._shape, generator=self.generator)
-        x = torch.addcmul(self._one, u, self._slope).relu_()
+        """The next batch, (probabilities, n, batch), queries before keys; until the next draw."""
+        u = torch.rand(self._u.shape, generator=self.generator, out=self._u)
+        x = torch.mul(u, self._slope, out=self._x).add_(1).relu_()
         for first, *others in self._groups:
             # Whether they occur is the first one's draw; how strong they are is their own.
             x[:, others] = torch.where(u[first] < self._p, u[others], 0.0)
@@ -133,13 +135,18 @@ class Objective:
     pair_weight · L₂ by A and B.
     """
 
-    def __init__(self, config: SuperpositionConfig) -> None:
+    def __init__(self, config: SuperpositionConfig, n_instances: int) -> None:
         self._form = config.target_form
         self._n_keys = config.n_keys
         self._pair_weight = config.pair_weight
         importance = config.importance_decay ** torch.arange(config.n_features)
         n_entries = config.n_features * config.batch_size
         self._scale = (2 * importance / n_entries).view(-1, 1)
+        # Kept from batch to batch: threads that allocate this much anew wait for the system.
+        self._h, self._dh = torch.empty(2, n_instances, config.d_hidden, config.batch_size)
+        self._found, self._error, self._slope = torch.empty(
+            3, n_instances, config.n_features, config.batch_size
+        )
 
     def __call__(
         self,
@@ -153,11 +160,14 @@ class Objective:
 
         x: (I, n, batch). L₂ is nan without targets, as it is in the phase "representations" only.
         """
-        h = torch.bmm(parameters.w, x)
-        found = torch.baddbmm(parameters.bias[..., None], parameters.w.mT, h).relu_()
-        error = found - x
-        slope = error * self._scale
-        reconstruction = torch.linalg.vecdot(error.flatten(1), slope.flatten(1)) / 2
+        h = torch.bmm(parameters.w, x, out=self._h)
+        bias = parameters.bias[..., None]
+        found = torch.baddbmm(bias, parameters.w.mT, h, out=self._found).relu_()
+        error = torch.sub(found, x, out=self._error)
+        slope = torch.mul(error, self._scale, out=self._slope)
+        # The sum of products of each instance, as products of a row with a column: the fastest.
+        squares = torch.bmm(error.flatten(1)[:, None], slope.flatten(1)[..., None])
+        reconstruction = squares.flatten() / 2
         pairs = torch.full_like(reconstruction, torch.nan)
         if targets is not None:
             queries, keys = h.tensor_split(2, dim=-1)
@@ -169,7 +179,7 @@ class Objective:
         if phase != "heads":
             slope *= found.sign_()
             torch.sum(slope, dim=-1, out=gradients.bias)
-            dh = torch.bmm(parameters.w, slope)
+            dh = torch.bmm(parameters.w, slope, out=self._dh)
             if phase == "joint":
                 of_queries, of_keys = dh.tensor_split(2, dim=-1)
                 of_queries.baddbmm_(parameters.a.mT, da)

@@ -116,9 +116,9 @@ def _median_interval(x: Array) -> tuple[float, float, str]:
     from scipy.stats import binom
 
     n = len(x)
-    # The largest count c with P(at most c of n values below the median) ≤ .025.
-    c = int(binom.ppf(_TAIL, n, 0.5)) if n else 0
-    c -= binom.cdf(c, n, 0.5) > _TAIL * (1 + 1e-9)
+    # The largest count c with P(at most c of n values below the median) ≤ .025: one less than the
+    # quantile, whose own probability is above it, as no multiple of 2⁻ⁿ is .025.
+    c = int(binom.ppf(_TAIL, n, 0.5)) - 1 if n else -1
     if c < 0:
         return nan, nan, f"{n} seeds give no 95 % interval; needs 6"
     ordered = np.sort(x)

@@ -14,7 +14,8 @@ from qk_taxonomy.studies.superposition.config import SuperpositionConfig, Target
 _REQUIRED = {"question": str, "probabilities": object, "targets": object}
 _OPTIONAL = {
     **dict.fromkeys(("target_form", "training"), str),
-    **dict.fromkeys(("importance_decay", "pair_weight", "learning_rate", "weight_decay"), float),
+    **dict.fromkeys(("importance_decay", "pair_weight", "head_scale"), float),
+    **dict.fromkeys(("learning_rate", "weight_decay"), float),
     **dict.fromkeys(("n_features", "d_hidden", "n_seeds", "n_keys", "steps", "head_steps"), int),
     **dict.fromkeys(("batch_size", "snapshots"), int),
     "d_head": object,

@@ -114,9 +114,9 @@ class _Block:
         self.n_instances = len(probabilities)
         self.batches = Batches(config, probabilities, seed)
         self.parameters = Parameters.zeros(config, self.n_instances)
-        initialise(self.parameters, seed)
+        initialise(self.parameters, config.head_scale, seed)
         self._gradients = Parameters.zeros(config, self.n_instances)
-        self._objective = Objective(config)
+        self._objective = Objective(config, self.n_instances)
         self.targets: tuple[tuple[Target, ...], ...] | None = None
         self._pairs: TargetPairs | None = None
 
