@@ -6,7 +6,6 @@ Warnings are errors here: a glyph that the font lacks, or a layout that collapse
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 from PIL import Image
+from readable import assert_readable
 from synthetic_circuits import circuit_table, model_circuits
 
 from qk_taxonomy.figures.circuits.densities import density_figure
@@ -30,7 +26,6 @@ from qk_taxonomy.figures.circuits.scaling import scaling_figure
 from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_figure
 from qk_taxonomy.figures.circuits.tokens import token_figure
 from qk_taxonomy.figures.circuits.unusual import unusual_figure
-from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.circuits import (
     write_circuit_comparison,
     write_circuit_figures,
@@ -102,38 +97,6 @@ def ends(numbers: int = 2, n: int = 10) -> list[TokenEnds]:
         for number in range(1, numbers + 1)
         for side in ("left", "right")
     ]  # fmt: skip
-
-
-def drawn_texts(draw: Callable[[], Figure]) -> tuple[Figure, list[tuple[str, Bbox]]]:
-    """A figure, drawn, and every text that was put on it, with its place in pixels."""
-    found: list[tuple[str, Bbox]] = []
-    original = Text.draw
-
-    @functools.wraps(original)
-    def record(self: Text, renderer: object) -> None:
-        if self.get_visible() and self.get_text().strip():
-            found.append((self.get_text(), Text.get_window_extent(self, renderer)))
-        original(self, renderer)
-
-    with pytest.MonkeyPatch.context() as patch, house_style():
-        patch.setattr(Text, "draw", record)
-        fig = draw()
-        FigureCanvasAgg(fig).draw()
-    return fig, found
-
-
-def assert_readable(draw: Callable[[], Figure]) -> Figure:
-    """Every text is inside the figure, and none covers another."""
-    fig, texts = drawn_texts(draw)
-    names = [text for text, _ in texts]
-    low, high = (np.array([getattr(box, end) for _, box in texts]) for end in ("min", "max"))
-    outside = ((low < -1) | (high > fig.bbox.max + 1)).any(axis=1)
-    assert [names[i] for i in np.flatnonzero(outside)] == []
-    common = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    # Boxes are those of lines, taller than their letters.
-    covered = np.triu((common > (1.0, 2.5)).all(axis=2), k=1)
-    assert [(names[i], names[j]) for i, j in np.argwhere(covered)] == []
-    return fig
 
 
 def pooled_density(ax: Axes) -> tuple[np.ndarray, np.ndarray]:

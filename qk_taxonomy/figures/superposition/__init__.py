@@ -1,0 +1,1 @@
+"""Figures of the superposition study, one file a figure."""

@@ -1,0 +1,299 @@
+"""Figures and tables of the superposition study on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qk_taxonomy.errors import StudyError
+from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
+from qk_taxonomy.figures.superposition.answers import Answer, answer_figure
+from qk_taxonomy.figures.superposition.arrows import Plane, arrow_figure
+from qk_taxonomy.figures.superposition.decomposition import DecomposedLogits, decomposition_figure
+from qk_taxonomy.figures.superposition.dimensionality import dimensionality_figure
+from qk_taxonomy.figures.superposition.gram import gram_figure
+from qk_taxonomy.figures.superposition.losses import loss_figure
+from qk_taxonomy.figures.superposition.norms import norm_figure
+from qk_taxonomy.figures.superposition.parts import Array, seeds_text, sparsity_label
+from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_figure
+from qk_taxonomy.figures.superposition.singular import singular_figure
+from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, write_file
+from qk_taxonomy.statistics.decomposition import SingularVectors
+from qk_taxonomy.studies.superposition.alignment import ALIGNED
+from qk_taxonomy.studies.superposition.config import Phase, Target
+from qk_taxonomy.studies.superposition.measured import MeasuredRun
+from qk_taxonomy.studies.superposition.measures import (
+    dimensions_per_feature,
+    feature_dimensionality,
+    feature_norms,
+    gram,
+    interference,
+    orthogonality,
+    represented,
+    tegum_factors,
+)
+from qk_taxonomy.studies.superposition.onsets import onset
+from qk_taxonomy.studies.superposition.records import SuperpositionRun
+from qk_taxonomy.studies.superposition.sharing import factor_spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Where the study's tables and figures are, below the folder of plots.
+SUPERPOSITION_FOLDER = "superposition"
+
+# Of the orthogonality that columns have at the end: from here on they count as orthogonal.
+_SETTLED = 0.95
+
+# Targets of an instance that a heading names.
+_MOST_NAMED = 3
+
+# Leading singular vectors that are held against tegum factors.
+_MOST_VECTORS = 6
+
+
+def write_superposition(
+    run: SuperpositionRun,
+    data_root: str | Path = ".",
+    *,
+    seed: int = 0,
+    decompositions: Sequence[DecomposedLogits] = (),
+    share: float = 0.9,
+) -> Iterator[Path]:
+    """Write the tables and figures of a run, and yield the path of each when it is there.
+
+    In ``<data_root>/plots/superposition/<name>/``: ``instances.csv``, ``features.csv``,
+    ``targets.csv`` and ``singular_values.csv``, of all instances at the end of training;
+    ``losses.png``, ``dimensionality.png`` and ``training.png`` (in frozen training one a phase),
+    over all seeds; ``norms.png``, ``gram.png``, ``singular.png``, ``arrows.png`` (but for a head of
+    one dimension, whose vectors have no plane) and ``tegum.png``, of the instances of ``seed``; and
+    ``decomposition.png`` of ``decompositions``, if there are any, whose N_recon reach ``share``.
+    Raises StudyError for a seed the run has not, and SpectraFileError.
+    """
+    measured = MeasuredRun(run)
+    shown = measured.of_seed(seed)
+    folder = superposition_folder(run.config.name, data_root)
+    for name, table in measured.tables().items():
+        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        yield write_file(folder / f"{name}.csv", text.encode())
+    for name, draw in _drawings(measured, shown):
+        yield _write(folder / f"{name}.png", draw)
+    if decompositions:
+        title = _title(run, "sparse attention decomposition")
+        draw = partial(decomposition_figure, decompositions, title, share=share)
+        yield _write(folder / "decomposition.png", draw)
+
+
+def write_phase_diagram(
+    runs: Sequence[SuperpositionRun], name: str, data_root: str | Path = "."
+) -> Path:
+    """Write the phase diagram of runs that differ in d_head, ``<name>/phases.png``.
+
+    A target without a singular vector of its own counts as not aligned at all. Raises StudyError
+    for runs of other probabilities or seeds than the first, and SpectraFileError.
+    """
+    alike = {(run.config.probabilities, run.config.n_seeds) for run in runs}
+    if len(alike) != 1:
+        raise StudyError(
+            f"Wanted runs of the same probabilities and as many seeds for a phase diagram, found "
+            f"{len(alike)} kinds of them in {', '.join(run.config.name for run in runs) or 'none'}."
+        )
+    ordered = sorted(runs, key=lambda run: run.config.d_head / run.config.d_hidden)
+    ratios = [run.config.d_head / run.config.d_hidden for run in ordered]
+    probabilities = np.sort(np.array(ordered[0].config.probabilities))[::-1]
+    lesser, recovered = (np.full((len(ratios), len(probabilities)), np.nan) for _ in range(2))
+    for row, run in enumerate(ordered):
+        cosines = MeasuredRun(run).targets.lesser[-1]
+        for column, p in enumerate(probabilities):
+            of_seeds = cosines[run.instances.probability == p]
+            # Instances without targets have nothing to recover.
+            known = of_seeds[np.isfinite(of_seeds).any(axis=-1)]
+            if len(known):
+                lesser[row, column] = np.median(np.nanmean(known, axis=-1))
+                recovered[row, column] = np.mean(known[np.isfinite(known)] >= ALIGNED)
+    maps = [
+        PhaseMap(
+            "alignment: the lesser |cos| of both sides,\nmean over targets, median over seeds",
+            lesser,
+        ),
+        PhaseMap(
+            f"targets recovered, both |cos| ≥ {ALIGNED:g}:\nshare of the targets of all seeds",
+            recovered,
+        ),
+    ]
+    title, n_seeds = f"{name}: phase diagram", ordered[0].config.n_seeds
+    draw = partial(phase_figure, ratios, probabilities, maps, title, n_seeds=n_seeds)
+    return _write(superposition_folder(name, data_root) / "phases.png", draw)
+
+
+def write_answers(answers: Sequence[Answer], data_root: str | Path = ".") -> Path:
+    """Write the figure of the study's questions, ``answers.png``. Raises SpectraFileError."""
+    folder = Path(data_root) / PLOT_FOLDER / SUPERPOSITION_FOLDER
+    title = "Do singular vectors find the features a head attends to?"
+    return _write(folder / "answers.png", partial(answer_figure, answers, title))
+
+
+def superposition_folder(name: str, data_root: str | Path = ".") -> Path:
+    """Where the tables and figures of a run are."""
+    return Path(data_root) / PLOT_FOLDER / SUPERPOSITION_FOLDER / name
+
+
+def _drawings(
+    measured: MeasuredRun, shown: NDArray[np.intp]
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """The figures of a run: what each is called, and how to draw it."""
+    run, last = measured.run, measured.last
+    w = last.w.astype(np.float64)
+    targets = [run.targets[number] for number in shown]
+    headings = [_heading(run, number) for number in shown]
+    u, sigma, v = (one[-1] for one in measured.vectors)
+    seed = f"seed {run.instances.seed[shown[0]]} of {run.config.n_seeds}"
+    title = partial(_title, run)
+    yield "losses", partial(loss_figure, run, title("losses"))
+    yield "norms", partial(
+        norm_figure, headings, feature_norms(w)[shown], interference(w)[shown], targets,
+        title("norms of features", seed),
+    )  # fmt: skip
+    yield "gram", partial(
+        gram_figure, headings, gram(w)[shown], last.bias[shown], targets,
+        title("products of features", seed),
+    )  # fmt: skip
+    yield "singular", partial(
+        singular_figure, headings, (w.mT @ u)[shown], (w.mT @ v)[shown], sigma[shown], targets,
+        title("singular vectors by features", seed),
+    )  # fmt: skip
+    planes = [
+        plane
+        for number, heading in zip(shown, headings, strict=True)
+        for plane in _planes(heading, w[number], u[number], v[number], run.targets[number])
+    ]
+    if planes:
+        yield "arrows", partial(arrow_figure, planes, title("features and singular vectors", seed))
+    yield "dimensionality", partial(
+        dimensionality_figure, run.instances, feature_dimensionality(w), dimensions_per_feature(w),
+        run.targets, title("dimensionality of features"),
+    )  # fmt: skip
+    shares = [
+        _factor_shares(heading, w[number], SingularVectors(u[number], sigma[number], v[number]),
+                       run.targets[number])
+        for number, heading in zip(shown, headings, strict=True)
+    ]  # fmt: skip
+    if any(one.factors for one in shares):
+        yield "tegum", partial(
+            tegum_figure, [one for one in shares if one.factors],
+            title("singular vectors in tegum factors", seed),
+        )  # fmt: skip
+    start = 0
+    for phase, n_steps in run.config.phases:
+        yield from _of_phase(measured, phase, start, start + n_steps)
+        start += n_steps
+
+
+def _heading(run: SuperpositionRun, instance: int) -> str:
+    """The sparsity of an instance, and its targets where others have other ones."""
+    label = sparsity_label(run.instances.probability[instance])
+    if len(set(run.targets)) == 1:
+        return label
+    own = [f"{target.i} → {target.j}" for target in run.targets[instance]]
+    named = own if len(own) <= _MOST_NAMED else [*own[:_MOST_NAMED], "…"]
+    return f"{label}\n{', '.join(named) if named else 'no such targets'}"
+
+
+def _planes(
+    heading: str, w: Array, u: Array, v: Array, targets: Sequence[Target]
+) -> Iterator[Plane]:
+    """The hidden space itself if it is a plane; else that of u₁ and u₂, and that of v₁ and v₂."""
+    names = [f"{side}{index}" for index in "₁₂"[: u.shape[-1]] for side in "uv"]
+    if len(w) == 2:
+        vectors = np.stack([u, v], axis=-1).reshape(2, -1).T
+        yield Plane(heading, w.T, dict(zip(names, vectors, strict=True)), ("h₁", "h₂"), targets)
+    elif u.shape[-1] > 1:
+        for side, vectors, sides in (("u", u, (True, False)), ("v", v, (False, True))):
+            axes = {f"{side}₁": np.array([1.0, 0.0]), f"{side}₂": np.array([0.0, 1.0])}
+            along = (f"along {side}₁", f"along {side}₂")
+            yield Plane(heading, w.T @ vectors[:, :2], axes, along, targets, sides)
+
+
+def _factor_shares(
+    heading: str, w: Array, vectors: SingularVectors, targets: Sequence[Target]
+) -> FactorShares:
+    """Shares of as many leading singular vectors as there are targets, and of one more, if that is
+    not too many to be seen.
+    """
+    labels = tegum_factors(w)
+    n_factors = int(labels.max()) + 1
+    k = min(len(targets) + 1, vectors.sigma.shape[-1], _MOST_VECTORS)
+    left, right, axes = (
+        factor_spread(w, labels, one).mass for one in (vectors.u[:, :k], vectors.v[:, :k],
+                                                       np.eye(len(w)))
+    )  # fmt: skip
+    return FactorShares(
+        heading,
+        tuple(tuple(np.flatnonzero(labels == label).tolist()) for label in range(n_factors)),
+        # The trace of a projector is the dimension of what it projects on.
+        tuple(round(trace) for trace in axes.sum(axis=0)),
+        left,
+        right,
+        vectors.sigma[:k],
+        targets,
+    )
+
+
+def _of_phase(
+    measured: MeasuredRun, phase: Phase, start: int, end: int
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """The course of a phase of training: of what is trained in it."""
+    run = measured.run
+    kept = [place for place, one in enumerate(run.snapshots) if start <= one.step <= end]
+    steps = np.array([run.snapshots[place].step - start for place in kept])
+    targets = measured.targets
+    courses = []
+
+    def course(label: str, values: Array, level: float | Array = np.nan, what: str = "") -> None:
+        shown = measured.by_probability(values)
+        if not what:
+            courses.append(TrainingCourse(label, shown))
+            return
+        # By snapshot and instance, as the values are, but for one snapshot: from then on.
+        found = np.where(np.isnan(values).all(axis=0), np.nan, onset(values / level, steps, 1.0))
+        reached = measured.by_probability(found[None])[:, 0]
+        courses.append(TrainingCourse(label, shown, reached, what))
+
+    if phase != "representations":
+        what = f"at {ALIGNED:g}, to stay"
+        course("|cos| of a target's i with its u", targets.left[kept], ALIGNED, what)
+        course("|cos| of its j with its v", targets.right[kept], ALIGNED, what)
+    if phase != "heads":
+        w = np.stack([run.snapshots[place].w for place in kept])
+        values = orthogonality(w, represented(w[-1]))[..., None]
+        # Features in superposition are orthogonal in part only, and settle at that.
+        end_level = _SETTLED * np.where(values[-1] > 0, values[-1], np.nan)
+        what = f"at {_SETTLED:.0%} of its end, to stay"
+        course("orthogonality of the features learned", values, end_level, what)
+        course("norm of a target's i", targets.left_norm[kept])
+        course("norm of its j", targets.right_norm[kept])
+    name = "training" if phase == "joint" else f"training_{phase}"
+    of = f"the targets of {seeds_text(run.config.n_seeds)}"
+    headings = [sparsity_label(p) for p in np.unique(run.instances.probability)[::-1]]
+    what = "alignment over training" if phase == "joint" else f"training of {phase}"
+    yield name, partial(alignment_figure, headings, steps, courses, _title(run, what), of=of)
+
+
+def _title(run: SuperpositionRun, what: str, of: str = "") -> str:
+    config = run.config
+    shape = f"n = {config.n_features}, m = {config.d_hidden}, r = {config.d_head}"
+    # Numbers are not to be parted from what they are of.
+    parts = [f"{config.name}: {what}", *(one.replace(" ", "\u00a0") for one in (shape, of) if one)]
+    return ", ".join(parts)
+
+
+def _write(path: Path, draw: Callable[[], Figure]) -> Path:
+    with house_style():
+        return write_file(path, png_bytes(draw()))

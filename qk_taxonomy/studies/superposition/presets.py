@@ -1,0 +1,127 @@
+"""Configurations of the superposition study in TOML: the built-in ones, and one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qk_taxonomy.errors import CatalogError, StudyError
+from qk_taxonomy.resources import TomlFile, builtin_catalog, read_toml
+from qk_taxonomy.studies.superposition.config import SuperpositionConfig, Target
+
+_REQUIRED = {"question": str, "probabilities": object, "targets": object}
+_OPTIONAL = {
+    **dict.fromkeys(("target_form", "training"), str),
+    **dict.fromkeys(("importance_decay", "pair_weight", "head_scale"), float),
+    **dict.fromkeys(("learning_rate", "weight_decay"), float),
+    **dict.fromkeys(("n_features", "d_hidden", "n_seeds", "n_keys", "steps", "head_steps"), int),
+    **dict.fromkeys(("batch_size", "snapshots"), int),
+    "d_head": object,
+    "groups": list,
+}
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the built-in configurations, those of ``catalog/superposition.toml``."""
+    return tuple(_presets().data)
+
+
+def load_config(name_or_path: str | Path) -> tuple[SuperpositionConfig, ...]:
+    """The configurations of a preset, or of all tables of a TOML file of the same form.
+
+    Several of a table whose d_head is an array: one each, named ``<table>-r<d_head>``. Raises
+    CatalogError, with file, line and key, and StudyError for what cannot be trained.
+    """
+    name = str(name_or_path)
+    if name in presets():
+        return _configs(_presets(), name)
+    path = Path(name_or_path)
+    if path.suffix != ".toml" and not path.exists():
+        raise StudyError(
+            f"There is no preset {name!r}. Presets are {', '.join(presets())}; a file of one's own "
+            "ends in .toml and has the form of catalog/superposition.toml."
+        )
+    file = read_toml(path)
+    if not file.data:
+        raise CatalogError(f"{path} has no configuration: wanted a table [name] for each.")
+    return tuple(config for table in file.data for config in _configs(file, table))
+
+
+def _presets() -> TomlFile:
+    return read_toml(builtin_catalog() / "superposition.toml")
+
+
+def _configs(file: TomlFile, name: str) -> tuple[SuperpositionConfig, ...]:
+    table = file.data[name]
+    if not isinstance(table, dict):
+        raise file.error(f"wanted a table of a configuration, found {table!r}.", name)
+    file.check(table, (name,), _REQUIRED, _OPTIONAL)
+    values = dict(table)
+    values["probabilities"] = _probabilities(file, name)
+    values["targets"] = _targets(file, name)
+    values["groups"] = tuple(
+        _whole_numbers(file, group, name, "groups") for group in table.get("groups", ())
+    )
+    heads: tuple[int, ...] = ()
+    if isinstance(table.get("d_head"), list):
+        heads = _whole_numbers(file, table["d_head"], name, "d_head")
+    elif "d_head" in table:
+        file.check({"d_head": table["d_head"]}, (name,), {"d_head": int}, {})
+    try:
+        if not heads:
+            return (SuperpositionConfig(name=name, **values),)
+        return tuple(
+            SuperpositionConfig(name=f"{name}-r{head}", **{**values, "d_head": head})
+            for head in heads
+        )
+    except StudyError as err:
+        raise StudyError(f"{file.path}, {name}: {err}") from err
+
+
+def _whole_numbers(file: TomlFile, found: Any, *keys: str) -> tuple[int, ...]:
+    if not isinstance(found, list) or not found or any(type(number) is not int for number in found):
+        raise file.error(f"wanted an array of whole numbers, found {found!r}.", *keys)
+    return tuple(found)
+
+
+def _probabilities(file: TomlFile, name: str) -> tuple[float, ...]:
+    """An array, or a table of the highest and lowest of so many that are evenly spaced in log p."""
+    found, key = file.data[name]["probabilities"], "probabilities"
+    if isinstance(found, dict):
+        file.check(found, (name, key), {"highest": float, "lowest": float, "count": int}, {})
+        if not (0 < found["lowest"] < found["highest"] <= 1 and found["count"] > 1):
+            raise file.error(
+                f"wanted 0 < lowest < highest ≤ 1 and a count above 1, found {found!r}.", name, key
+            )
+        ratio = found["lowest"] / found["highest"]
+        steps = np.linspace(0, 1, found["count"])
+        return tuple(float(found["highest"] * ratio**step) for step in steps)
+    if not isinstance(found, list) or any(type(p) not in (int, float) for p in found):
+        raise file.error(
+            f"wanted numbers, or a table of highest, lowest, count, found {found!r}.",
+            *(name, key),
+        )
+    return tuple(float(p) for p in found)
+
+
+def _targets(file: TomlFile, name: str) -> tuple[Target, ...] | Any:
+    found = file.data[name]["targets"]
+    if isinstance(found, str):
+        return found
+    targets = []
+    for row in found if isinstance(found, list) else [found]:
+        numbers = isinstance(row, list) and [type(value) for value in row]
+        if (
+            not numbers
+            or len(numbers) != 3
+            or numbers[:2] != [int, int]
+            or (numbers[2] not in (int, float))
+        ):
+            raise file.error(
+                f'wanted targets as arrays [i, j, weight], or "apart" or "within", found {row!r}.',
+                *(name, "targets"),
+            )
+        targets.append(Target(row[0], row[1], float(row[2])))
+    return tuple(targets)
