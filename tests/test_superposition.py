@@ -608,20 +608,29 @@ def test_a_constant_target_aligns_nothing() -> None:
 
 
 def test_a_rare_indicator_pair_of_orthonormal_features_has_nine_quarters() -> None:
-    """Frozen orthonormal representation, one pair: u = W_i, v = W_j, σ → (E x / E x²)² = 9/4."""
+    """Frozen orthonormal representation, one pair: u = W_i, v = W_j, σ → (E x / E x²)² = 9/4.
+
+    σ keeps moving by a few per cent, as long as the learning rate stays: it is averaged over seeds.
+    """
     config = dataclasses.replace(
         load_config("sparse-limit")[0],
         probabilities=(0.1,),
         steps=800,
         head_steps=2500,
-        learning_rate=3e-3,
+        batch_size=1024,
+        learning_rate=2e-3,
         weight_decay=0.0,
+        n_seeds=4,
     )
     run = train(config)
-    w = run.snapshots[-1].w[0]
-    np.testing.assert_allclose(w.T @ w, np.eye(15), atol=0.05)
-    assert cosines(run, 0).min() > 0.98
-    assert singular_values(run, 0)[0] == pytest.approx(9 / 4, rel=0.1)
+    sigma = []
+    for instance, w in enumerate(run.snapshots[-1].w):
+        np.testing.assert_allclose(w.T @ w, np.eye(15), atol=0.05)
+        assert cosines(run, instance).min() > 0.98
+        sigma.append(singular_values(run, instance)[:2])
+    first, second = np.mean(sigma, axis=0)
+    assert first == pytest.approx(9 / 4, rel=0.12)
+    assert second < 0.05
 
 
 def test_softmax_attention_finds_the_features_too() -> None:
