@@ -75,13 +75,13 @@ def circuits_of(
     metadata = _metadata(source)
     make_folder(path.parent)
     with exclusive(path):
-        done = {} if force else _present(path, metadata)
+        done = _present(path, metadata)
         wanted = {(circuit, convention) for circuit in circuits for convention in conventions}
         todo = [
             plan
             for plan in source.layers
             if plan.place in places
-            and not wanted <= {key[2:] for key in done if key[:2] == plan.place}
+            and (force or not wanted <= {key[2:] for key in done if key[:2] == plan.place})
         ]
         try:
             for layer in _computed(source, todo, circuits, conventions):

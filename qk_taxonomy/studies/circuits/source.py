@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from qk_taxonomy.architectures import restrict, rows_of, token_blocks, vocabulary_plan
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.open import open_checkpoint
+from qk_taxonomy.checkpoints.stopping import stoppable_threads
 from qk_taxonomy.circuits.conventions import circuit_factors
 from qk_taxonomy.circuits.factors import FactorPair
 from qk_taxonomy.circuits.vocabulary import Reading, Vocabulary, VocabularyGram
@@ -196,9 +198,14 @@ class CircuitSource:
 
 
 def ahead(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """``map(read, items)``, with the next item being read while one is worked with."""
-    with ThreadPoolExecutor(1, "qk-reading") as reader:
-        coming: Future[_Result] | None = None
+    """``map(read, items)``, with the next item being read while one is worked with.
+
+    What is being read when nobody wants more, as after an error or Ctrl-C, is not waited for.
+    """
+    stop = threading.Event()
+    reader = stoppable_threads(1, "qk-reading", stop)
+    coming: Future[_Result] | None = None
+    try:
         for item in items:
             following = reader.submit(read, item)
             if coming is not None:
@@ -206,3 +213,6 @@ def ahead(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[
             coming = following
         if coming is not None:
             yield coming.result()
+    finally:
+        stop.set()
+        reader.shutdown(wait=False, cancel_futures=True)
