@@ -19,7 +19,7 @@ from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
 from qk_taxonomy.studies.circuits.scaling import WordStudy, word_study
 from qk_taxonomy.studies.circuits.series import WordSeries, read_word_series
 from qk_taxonomy.studies.circuits.source import CircuitSource, Progress
-from qk_taxonomy.studies.circuits.table import circuit_table
+from qk_taxonomy.studies.circuits.table import circuit_table, control_limits
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -67,8 +67,8 @@ def study_circuits(
 ) -> CircuitStudy:
     """Study the full circuits of a model, beside those of its ``control``.
 
-    layers: to compute and to score words by, all unless given; heads: to show, of those. n_tokens: tokens at each
-    end of a vector. series: words whose scaling and reversal is tested, the built-in ones unless
+    layers: to compute and to score words by, all unless given; heads: to show, of those. n_tokens:
+    tokens at each end of a vector. series: words whose scaling and reversal is tested, the built-in ones unless
     given. Tokens and words are told under the last of ``conventions``. What was computed before is
     taken from its file under ``output_root`` unless ``force``. progress: is told of the bytes that
     are read. Raises QKTaxonomyError.
@@ -89,6 +89,9 @@ def study_circuits(
         for head in group.heads
     )
     notes = [*source.layout.notes, *source.tokens.notes]
+    if beside is not None:
+        limits = dict.fromkeys(control_limits(model, beside, convention))
+        notes.extend(f"unusual heads: {limit}" for limit in limits)
     tokens = _tokens(source, notes)
     ends = token_ends(
         source,
