@@ -44,7 +44,7 @@ from qk_taxonomy.tables import head_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-N_TOKENS = 300
+N_TOKENS = 200
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = series_words(read_word_series())
 SPECTRA = Path("data/circuits/unlisted/tiny.safetensors")
@@ -162,19 +162,18 @@ def table_of(name: str = "tiny") -> pd.DataFrame:
     return pd.read_csv(PLOTS / f"{name}.csv", keep_default_na=False, na_values=[""])
 
 
-class TestFiles:
-    @pytest.fixture(scope="class")
-    def studied(self, minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-        """What the command makes of MiniLM in an empty folder, and what it prints."""
-        root = tmp_path_factory.mktemp("minilm")
-        raw = ["--convention", "raw"]
-        shown = ["--layer", 2, "--head", 7, "--top-tokens", 3]
-        result = qk(
-            "circuits", minilm, "--family-name", "mini", "--output-root", root, *shown, *raw
-        )
-        assert result.exit_code == 0, result.output
-        return root, result.output
+@pytest.fixture(scope="module")
+def studied(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What the command makes of MiniLM in an empty folder, and what it prints."""
+    root = tmp_path_factory.mktemp("minilm")
+    raw = ["--convention", "raw"]
+    shown = ["--layer", 2, "--head", 7, "--top-tokens", 3]
+    result = qk("circuits", minilm, "--family-name", "mini", "--output-root", root, *shown, *raw)
+    assert result.exit_code == 0, result.output
+    return root, result.output
 
+
+class TestFiles:
     def test_what_is_written(self, studied: tuple[Path, str]) -> None:
         root, output = studied
         kinds = ["eigenvalues", "densities", "maps", "unusual", "symmetry"]
@@ -334,6 +333,33 @@ class TestRuns:
             np.testing.assert_array_equal(before.eigenvalues, now.eigenvalues)
         assert [path.name for path in SPECTRA.parent.iterdir()] == [SPECTRA.name]
 
+    def test_a_process_that_is_killed_loses_a_minute(
+        self, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("qk_taxonomy.studies.circuits.compute._SAVED_EVERY", 0)
+        seen = []
+
+        class Watcher(Recorder):
+            def advance(self, n_bytes: int) -> None:
+                seen.append(keys() if SPECTRA.exists() else set())
+
+        config = LLAMA_CONFIG | {"num_hidden_layers": 3}
+        full_circuits(
+            ref_of(make(tensors=tiny_tensors(n_layers=3), config=config)), progress=Watcher()
+        )
+        # The embeddings, two layers, of which one is read ahead, and the last.
+        assert len(seen) == 4
+        assert not seen[0]
+        assert seen[3] >= whole(1)
+
+    def test_progress_tells_all_that_is_read(self, make: Callable[..., Path]) -> None:
+        ref = ref_of(make())
+        for names in (["tiny", "tiny: tokens", "tiny: words"], ["tiny: tokens", "tiny: words"]):
+            progress = Recorder()
+            study_circuits(ref, heads=[0], progress=progress)
+            assert [name for name, _ in progress.started] == names
+            assert sum(progress.advances) == sum(n_bytes for _, n_bytes in progress.started)
+
     def test_two_processes_on_one_file(self, make: Callable[..., Path]) -> None:
         folder = make()
         path = circuits_path(".", ref_of(folder))
@@ -487,9 +513,9 @@ class TestWhatIsTold:
 
     def test_a_tokenizer_of_fewer_and_of_more_tokens(self, make: Callable[..., Path]) -> None:
         tokens = vocabulary()
-        assert qk("circuits", make(tokens=tokens[:200]), "--top-tokens", 100).exit_code == 0
+        assert qk("circuits", make(tokens=tokens[:150]), "--top-tokens", 100).exit_code == 0
         shown = set(pd.read_csv(PLOTS / "tiny_tokens.csv")["token"])
-        assert "<299>" in shown
+        assert "<199>" in shown
         more = [*tokens[:57], *(f"[more{i}]" for i in range(N_TOKENS)), *tokens[57:]]
         result = qk("circuits", make("more", tokens=more))
         assert result.exit_code == 0
@@ -590,6 +616,27 @@ class TestErrors:
         if ".layers.1." in name:
             assert keys() == whole(1)
 
+    def test_weights_beyond_what_a_file_holds(self, make: Callable[..., Path]) -> None:
+        tensors = tiny_tensors()
+        for name in tensors:
+            if "norm" not in name:
+                tensors[name] *= np.float32(1e12)
+        folder = make(tensors=tensors)
+        result = qk("circuits", folder)
+        assert result.exit_code == 1
+        assert f"layer 0 of {folder}: the full qk circuit has σ up to " in result.stderr
+        assert "which no file of spectra holds" in result.stderr
+
+    def test_weights_of_nothing(self, make: Callable[..., Path]) -> None:
+        tensors = tiny_tensors()
+        tensors["model.embed_tokens.weight"][:] = 0
+        folder = make(tensors=tensors)
+        result = qk("circuits", folder, "--json")
+        assert result.exit_code == 0
+        heads = json.loads(result.stdout)[0]["heads"]
+        assert {row["qk_peer_z"] for row in heads} == {None}
+        assert "least like their peers: none" in qk("circuits", folder).stdout
+
     def test_one_of_several_models(self, make: Callable[..., Path], tmp_path: Path) -> None:
         good = [make(name) for name in ("one", "two")]
         arguments = ["circuits", good[0], tmp_path / "nowhere", good[1], "--control", "none"]
@@ -598,7 +645,7 @@ class TestErrors:
         assert "1 failed; what could be done is saved" in result.stderr
         assert f"{tmp_path / 'nowhere'}: There is no folder or file" in result.stderr
         for name in ("one", "two"):
-            assert f"{name}, 300 tokens, folded" in result.stdout
+            assert f"{name}, 200 tokens, folded" in result.stdout
             assert len(table_of(name)) == 16
         result = qk(*arguments, "--json")
         assert result.exit_code == 1
@@ -609,8 +656,13 @@ class TestHub:
     @pytest.fixture
     def folder(self, make: Callable[..., Path]) -> Path:
         sizes = {"n_layers": 3, "n_heads": 8, "n_kv_heads": 4, "d_head": 16, "d_model": 64}
-        config = LLAMA_CONFIG | {"num_hidden_layers": 3, "num_attention_heads": 8,
-                                 "num_key_value_heads": 4, "head_dim": 16, "hidden_size": 64}  # fmt: skip
+        config = LLAMA_CONFIG | {
+            "num_hidden_layers": 3,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 16,
+            "hidden_size": 64,
+        }
         tensors = tiny_tensors(**sizes)
         rng = np.random.default_rng(2)
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -750,7 +802,7 @@ def real_vector(x: Array) -> Array:
 class TestNumbers:
     """Of a study, by ways of their own."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def scored(self) -> list[tuple[Array, Array, Array]]:
         return []
 
@@ -761,8 +813,6 @@ class TestNumbers:
         scored: list[tuple[Array, Array, Array]],
         monkeypatch: pytest.MonkeyPatch,
     ) -> CircuitStudy:
-        scored.clear()
-
         def recorded(a: Array, b: Array, x: Array, series: Any) -> HeadScores:
             scored.append((a, b, x))
             return head_scores(a, b, x, series)

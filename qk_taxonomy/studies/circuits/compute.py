@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from qk_taxonomy import __version__
 from qk_taxonomy.architectures import restrict
 from qk_taxonomy.cache import exclusive, make_folder
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.circuits.full import full_spectra
-from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.errors import SpectraFileError, SpectrumError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, LayerPlan, ModelRef
 from qk_taxonomy.studies.circuits.chosen import asked_heads
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
@@ -29,6 +32,12 @@ from qk_taxonomy.studies.circuits.store import (
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+# What a file of float32 holds.
+_LARGEST = float(np.finfo(np.float32).max)
+
+# Seconds of work that a process which is killed may lose.
+_SAVED_EVERY = 60.0
 
 
 def full_circuits(
@@ -83,9 +92,13 @@ def circuits_of(
             if plan.place in places
             and (force or not wanted <= {key[2:] for key in done if key[:2] == plan.place})
         ]
+        saved = time.monotonic()
         try:
             for layer in _computed(source, todo, circuits, conventions):
                 done[_key(layer)] = layer
+                if time.monotonic() - saved >= _SAVED_EVERY:
+                    save_circuits(path, ModelCircuits(metadata, tuple(done.values())))
+                    saved = time.monotonic()
         finally:
             if todo and done:
                 save_circuits(path, ModelCircuits(metadata, tuple(done.values())))
@@ -119,12 +132,20 @@ def _computed(
     n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
     control = source.ref.control_label
     name = f"{source.ref.name} ({control})" if control else source.ref.name
-    source.progress.start(name, source.embedding_bytes + n_bytes)
+    source.progress.start(name, source.vocabulary_bytes + n_bytes)
     vocabularies = {convention: source.vocabulary(convention) for convention in conventions}
     read = ahead(lambda plan: source.factors(plan, circuits, conventions), plans)
     for plan, pairs in zip(plans, read, strict=True):
         for (circuit, convention), pair in pairs.items():
             found = full_spectra(pair, vocabularies[convention], circuit)
+            largest = float(found.singular_values.max())
+            if not largest < _LARGEST:
+                raise SpectrumError(
+                    f"{plan.stack} layer {plan.layer} of {source.ref.ref}: the full {circuit} "
+                    f"circuit has σ up to {largest:.3g}, which no file of spectra holds. The "
+                    "weights may be damaged: compare the file with the original.".lstrip(),
+                    "left",
+                )
             yield LayerCircuits(
                 layer=plan.layer,
                 stack=plan.stack,

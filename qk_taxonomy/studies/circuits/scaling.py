@@ -75,10 +75,10 @@ def word_study(
             f"None of the {len(series)} word series has a base, a stronger word and an opposite "
             f"that are single tokens of {source.ref.ref}. Give others with --words."
         )
-    vocabulary = source.vocabulary(convention)
     plans = [plan for plan in source.layers if not layers or plan.layer in layers]
     n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
-    source.progress.start(f"{source.ref.name}: words", n_bytes)
+    source.progress.start(f"{source.ref.name}: words", source.vocabulary_bytes + n_bytes)
+    vocabulary = source.vocabulary(convention)
     embed, unembed = source.rows_of([single[word] for word in series_words(known)])
     columns = vocabulary.embed_reading.rows(embed).mT
     written = vocabulary.unembed_reading.rows(unembed)

@@ -137,6 +137,11 @@ class CircuitSource:
         unembed = self.tokens.unembed
         return self.tokens.embed.n_bytes + (0 if unembed is None else unembed.n_bytes)
 
+    @property
+    def vocabulary_bytes(self) -> int:
+        """Bytes that :meth:`vocabulary` reads at its next call: none once it was called."""
+        return 0 if "_vocabulary" in self.__dict__ else self.embedding_bytes
+
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
         gram = VocabularyGram(self.tokens.d_model, tied=self.tokens.unembed is None)

@@ -68,10 +68,10 @@ def study_circuits(
     """Study the full circuits of a model, beside those of its ``control``.
 
     layers: to compute and to score words by, all unless given; heads: to show, of those. n_tokens:
-    tokens at each end of a vector. series: words whose scaling and reversal is tested, the built-in ones unless
-    given. Tokens and words are told under the last of ``conventions``. What was computed before is
-    taken from its file under ``output_root`` unless ``force``. progress: is told of the bytes that
-    are read. Raises QKTaxonomyError.
+    tokens at each end of a vector. series: words whose scaling and reversal is tested, the built-in
+    ones unless given. Tokens and words are told under the last of ``conventions``. What was
+    computed before is taken from its file under ``output_root`` unless ``force``. progress: is told
+    of the bytes that are read. Raises QKTaxonomyError.
     """
     source = CircuitSource.open(ref, api, progress)
     asked = asked_heads(source.layers, layers, heads) if layers or heads else ()
