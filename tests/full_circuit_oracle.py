@@ -308,36 +308,27 @@ class Ends:
 
 
 def ends(tiny: TinyModel, model: PreTrainedModel) -> Ends:
-    """A model's ends as it is seen to run: its final norm is the one whose output the unembedding
-    reads, of those of the base model that are in no layer.
+    """A model's ends as it is seen to run: its final norm, if it has one, is the one in no layer
+    whose output is that of the base model.
     """
     names = {module: name for name, module in model.named_modules()}
     (stack,) = tiny.stacks
+    base = model.base_model
     inside = set(stack.layers_of(model).modules())
-    norms = [m for m in model.base_model.modules() if _is_norm(m) and m not in inside]
+    norms = [module for module in base.modules() if _is_norm(module) and module not in inside]
     seen: dict[nn.Module, torch.Tensor] = {}
-    head = model.get_output_embeddings()
 
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:
-        seen[module] = output if module is not head else (*args, *kwargs.values())[0]
+    def keep(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        seen[module] = output
 
     with ExitStack() as hooks, torch.no_grad():
-        for module in (*norms, head):
-            hooks.enter_context(module.register_forward_hook(keep, with_kwargs=True))
-        inputs = tiny.inputs(1, 5)
-        inputs["input_ids"] = torch.arange(3, 8)[None]
-        model(**inputs)
-    read = seen[head]
-    final = [names[m] for m in norms if m in seen and _proportional(seen[m], read)]
+        for module in norms:
+            hooks.enter_context(module.register_forward_hook(keep))
+        last = base(**{**tiny.inputs(1, 5), "input_ids": torch.arange(3, 8)[None]})[0]
+    final = [module for module in norms if module in seen and torch.equal(seen[module], last)]
     assert len(final) <= 1
-    return Ends(names[model.get_input_embeddings()], names[head], next(iter(final), None))
-
-
-def _proportional(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)
-    return bool(cosine > 1 - 1e-9)
+    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return Ends(names[embed], names[head], names[final[0]] if final else None)
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -372,8 +363,9 @@ def observed(
 
     "qk" (n_heads, tokens, tokens), "ov" (n_heads, n_tokens, tokens). Biases are zeroed, norms lose
     their division (``raw``: are taken out), the layer reads the embedded tokens themselves, as
-    stored or as they reach the first layer, and what one head writes is what the unembedding
-    reads. Tokens are so loud that terms of position are lost in their scores.
+    stored or as they reach the first layer, and what one head writes is what the final norm and,
+    next to it, the unembedding read. Tokens are so loud that terms of position are lost in their
+    scores.
     """
     (stack,) = tiny.stacks
     n = len(tokens)
@@ -438,9 +430,15 @@ def observed(
     entrance.register_forward_pre_hook(partial(feed, stream), with_kwargs=True)
     writer = layers[index].get_submodule(stack.writer or stack.attention)
     writer.register_forward_hook(partial(keep, written))
-    way_out = model.get_submodule(places.final_norm or places.head)
-    way_out.register_forward_pre_hook(partial(feed, written), with_kwargs=True)
-    model.get_submodule(places.head).register_forward_hook(partial(keep, logits))
+    head = model.get_submodule(places.head)
+    leaving = written
+    if places.final_norm is not None:
+        leaving = []
+        final_norm = model.get_submodule(places.final_norm)
+        final_norm.register_forward_pre_hook(partial(feed, written), with_kwargs=True)
+        final_norm.register_forward_hook(partial(keep, leaving))
+    head.register_forward_pre_hook(partial(feed, leaving), with_kwargs=True)
+    head.register_forward_hook(partial(keep, logits))
 
     with ExitStack() as patches:
         patches.enter_context(patch.object(attention, "forward", watched))

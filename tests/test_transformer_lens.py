@@ -22,7 +22,7 @@ from qk_taxonomy.studies.circuits.records import ModelCircuits
 
 pytest.importorskip("transformer_lens", reason='pip install "qk-taxonomy[lens]"')
 
-# It folds norms in float32, whatever the dtype of the model.
+# What a file of float32 keeps; and it folds norms in float32, whatever the dtype of the model.
 TOLERANCE = {"raw": 1e-8, "folded": 1e-6}
 
 

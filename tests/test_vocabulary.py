@@ -136,8 +136,19 @@ def test_a_head_of_nothing_has_no_vectors() -> None:
     head = full_head(FactorPair(nothing, nothing), vocabulary(embed, None), "qk", 0)
     for kind in ("eigenvector", "singular vector"):
         leading = leading_vectors(head, kind, 2)  # type: ignore[arg-type]
-        assert not leading.values.any()
-        assert not leading.left.any()
+        assert leading.values.shape == (0,)
+        assert leading.left.shape == (0, D_MODEL)
+
+
+def test_vectors_of_zeros_are_left_out() -> None:
+    embed, _ = embeddings("tied")
+    left, right = random(1, D_HEAD, D_MODEL, seed=5), random(1, D_HEAD, D_MODEL, seed=6)
+    left[0, 3:] = 0.0
+    pair = FactorPair(Factor(left), Factor(right))
+    head = full_head(pair, vocabulary(embed, None), "qk", 0)
+    assert len(leading_vectors(head, "singular vector", D_HEAD).values) == 3
+    eigen = leading_vectors(head, "eigenvector", D_HEAD)
+    assert sum(2 if value.imag else 1 for value in eigen.values) == 3
 
 
 def test_blocks_and_threads_of_the_vocabulary_change_no_more_than_rounding() -> None:

@@ -247,6 +247,13 @@ class TestTied:
         assert plan.unembed is None
         assert said(plan) == "the unembedding is the embedding (tied)"
 
+    def test_a_nested_config_says_so(self, tensors: dict[str, TensorInfo]) -> None:
+        held = LLAMA_CONFIG | {"tie_word_embeddings": True}
+        for outer, tied in (({}, True), ({"tie_word_embeddings": False}, False)):
+            config = {"model_type": "llava", "text_config": held} | outer
+            plan = vocabulary_plan(config, tensors, attention_layout(config, tensors))
+            assert (plan.unembed is None) == tied
+
     def test_stored_once_under_two_names(self, tensors: dict[str, TensorInfo]) -> None:
         place = {"file": "a", "start": 0}
         plan = self.plan(tensors | {"lm_head.weight": replace(tensors["lm_head.weight"], **place)})

@@ -14,7 +14,9 @@ import pytest
 import torch
 from conftest import MakeFolder, llama_tensors, package_folder
 from gguf_models import finish
-from safetensors.torch import save_file
+from huggingface_hub import HfApi
+from loopback_hub import LoopbackHub
+from safetensors.torch import load_file, save_file
 from test_gguf import by_the_book, gemma_3_270m
 from test_initialisers import ERRORS, told_nothing, with_settings
 from test_vocabulary_plan import MODELS, OTHERS, PLANNED, REFUSED, plan_of
@@ -71,6 +73,19 @@ def test_blocks_of_real_embeddings(tmp_path: Path) -> None:
             first = last
         assert first == plan.n_tokens
         assert compared > 4000
+
+
+def test_a_block_alone_crosses_the_network(hub: LoopbackHub, minilm: Path) -> None:
+    hub.add("sentence-transformers/mini", minilm)
+    checkpoint = open_checkpoint("sentence-transformers/mini", api=HfApi(endpoint=hub.endpoint))
+    plan = plan_of(checkpoint)
+    block = row_blocks(plan.embed, 500_000)[7]
+    before = hub.bytes_served("model.safetensors")
+    found = checkpoint.read(block)
+    assert hub.bytes_served("model.safetensors") - before == block.n_bytes <= 500_000
+    weights = load_file(minilm / "model.safetensors")["embeddings.word_embeddings.weight"]
+    first = 7 * block.shape[0]
+    assert torch.equal(found, weights[first : first + block.shape[0]])
 
 
 class TestTokenBlocks:
@@ -205,6 +220,14 @@ class TestTwin:
         assert twin.read(layout.layers[0].tensors["q"]).shape == (32, 32)
         with pytest.raises(CheckpointError, match="nor of the vocabulary's"):
             twin.read(twin.tensors["albert.embeddings.word_embeddings.weight"])
+
+
+@pytest.mark.parametrize("name", ["modernbert", "olmo2", "t5", "jamba"])
+def test_a_one_layer_twin_has_the_vocabulary_of_its_original(name: str, tmp_path: Path) -> None:
+    _, path = TINY_MODELS[name].build(tmp_path / "model")
+    original = open_checkpoint(str(path))
+    twin, layout = surveyed(original, None, Control("one-layer"))
+    assert vocabulary_plan(twin.config, twin.tensors, layout) == plan_of(original)
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,12 @@ def vocabulary_plan(
     model reads no tokens, the checkpoint lacks their embedding, tokens are no vectors of the
     residual stream, or a shape or the config contradicts the table.
     """
-    stacks = {
-        plan.stack: _StackVocabulary(plan, tensors)
-        for plan in reversed(layout.layers)
-        if not plan.cross
-    }
-    reading = [name for name in layout.stacks if name in stacks and stacks[name].embed is not None]
+    first: dict[str, LayerPlan] = {}
+    for plan in layout.layers:
+        if not plan.cross:
+            first.setdefault(plan.stack, plan)
+    stacks = {name: _StackVocabulary(plan, tensors) for name, plan in first.items()}
+    reading = [name for name, stack in stacks.items() if stack.embed is not None]
     if not reading:
         raise _nothing(tensors, layout, next(iter(stacks.values())))
     return _Vocabulary(config, layout, stacks, stacks[reading[-1]]).plan(untrained)

@@ -72,7 +72,7 @@ class FullHead:
 class Leading:
     """Leading eigen- or singular vectors of a full circuit, as directions of the residual stream.
 
-    ``values`` (n,), by descending modulus, one of each conjugate pair. ``left``, ``right``
+    ``values`` (n,), complex, by descending modulus, one of each conjugate pair. ``left``, ``right``
     (n, d_model): ``W_left · left[i]`` and ``W_right · right[i]``, of length 1 over the tokens, are
     the left and right singular vector, or the right and left eigenvector: the tokens on the rows,
     and on the columns, of F. Of complex ones the real part, turned to be as long as can be.
@@ -92,9 +92,11 @@ def full_spectra(pair: FactorPair, vocabulary: Vocabulary, circuit: Circuit) -> 
     """Spectra of the full circuits of a layer's heads.
 
     pair: the heads as of :func:`~qk_taxonomy.circuits.conventions.circuit_factors`, under the
-    convention that ``vocabulary`` is read under. Values are within 1e-8 of the largest: a Gram
-    matrix of the tokens loses what lies below the square root of rounding. Raises ShapeError where
-    a head reads another stream than the tokens', and SpectrumError where weights are not finite.
+    convention that ``vocabulary`` is read under. Values are within 1e-8 of the largest, unless the
+    tokens have, besides what they all share, a direction some 10⁴ times as long as those that the
+    head reads: a Gram matrix loses what lies below the square root of rounding. Raises ShapeError
+    where a head reads another stream than the tokens', and SpectrumError where weights are not
+    finite.
     """
     pair.check()
     if pair.left.d_model != vocabulary.d_model:
@@ -130,18 +132,24 @@ def full_head(pair: FactorPair, vocabulary: Vocabulary, circuit: Circuit, head: 
 
 
 def leading_vectors(head: FullHead, kind: Vectors, n: int) -> Leading:
-    """The ``n`` leading eigen- or singular vectors of a head's full circuit, or all of d_head."""
+    """The ``n`` leading eigen- or singular vectors of a head's full circuit, or as many as it has.
+
+    Those whose values are zero to rounding have no direction of their own, and are left out.
+    """
+    e = len(head.a)
+    rounding = e * np.finfo(np.float64).eps * np.linalg.norm(head.a, 2) * np.linalg.norm(head.b, 2)
     if kind == "singular vector":
         r_a, r_b = (_core(side) for side in (head.a, head.b))
         rows, values, columns = np.linalg.svd(r_a @ r_b.T)
         weights = [np.linalg.pinv(r_a) @ rows, np.linalg.pinv(r_b) @ columns.T]
-        order = np.arange(len(values))[:n]
+        order = np.arange(e)
         values = values.astype(np.complex128)
     else:
         values, right = np.linalg.eig(head.b @ head.a.T)
         weights = [right, np.linalg.pinv(right).T]
         order = np.argsort(-np.abs(values), kind="stable")
-        order = order[values.imag[order] >= 0.0][:n]
+        order = order[values.imag[order] >= 0.0]
+    order = order[np.abs(values[order]) > rounding][:n]
     left, right = (
         _directions(x[:, order], way, over)
         for x, way, over in zip(weights, (head.left, head.right), (head.a, head.b), strict=True)

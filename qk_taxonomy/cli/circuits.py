@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # Tokens at each end of a vector, in tables and panels.
 _N_TOKENS = 10
 
+# Characters of a token in a printed table; tables on disk have all of it.
+_LONGEST_TOKEN = 16
+
 
 @click.command(
     epilog="Example: qk-taxonomy circuits HuggingFaceTB/SmolLM2-135M --layer 3 --top-tokens"
@@ -201,10 +204,14 @@ def _print_ends(ends: Sequence[TokenEnds]) -> None:
             f"{one.kind} {one.number}",
             value,
             one.side,
-            " ".join(text for text, _ in one.top),
-            " ".join(text for text, _ in one.bottom),
+            " ".join(_short(text) for text, _ in one.top),
+            " ".join(_short(text) for text, _ in one.bottom),
         )
     console().print(table)
+
+
+def _short(token: str) -> str:
+    return token if len(token) <= _LONGEST_TOKEN else f"{token[: _LONGEST_TOKEN - 1]}…"
 
 
 def _write(label: str, files: Callable[[], Iterable[Path]], *, told: bool) -> None:

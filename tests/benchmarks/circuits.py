@@ -23,7 +23,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from sides import Run, run
-from streaming import MB, machine, row, table
+from streaming import MB, machine, median, row, table
+
+from qk_taxonomy.records import Convention
 
 LAYERS, HEADS, D_MODEL, VOCABULARY = 4, 16, 768, 50257
 CONFIG = {
@@ -42,6 +44,9 @@ CONFIG = {
     "tie_word_embeddings": True,
     "torch_dtype": "float32",
 }
+
+
+CHOSEN: tuple[tuple[Convention, ...], ...] = (("raw",), ("folded",), ("raw", "folded"))
 
 
 def make(folder: Path) -> Path:
@@ -79,54 +84,53 @@ def make(folder: Path) -> Path:
     return folder
 
 
-def ours(folder: Path, rounds: int) -> dict[tuple[str, ...], float]:
-    """Seconds by conventions, and the table of them."""
+def measure(folder: Path, rounds: int, of: str) -> tuple[dict[str, list[Run]], ...]:
+    """Runs of full circuits by conventions, and of the usual way by dtype, taken in turn."""
+    ours: dict[str, list[Run]] = {" and ".join(chosen): [] for chosen in CHOSEN}
+    usual: dict[str, list[Run]] = {dtype: [] for dtype in ("float32", "float64")}
+    for _ in range(rounds):
+        for chosen in CHOSEN:
+            found = run("full_circuits", folder=str(folder), conventions=chosen)
+            assert found.reported["spectra"] == 2 * LAYERS * HEADS * len(chosen)
+            ours[" and ".join(chosen)].append(found)
+        for dtype, runs in usual.items():
+            runs.append(run("factored", folder=str(folder), of=of, dtype=dtype, times=3))
+    return ours, usual
+
+
+def show_ours(ours: dict[str, list[Run]]) -> None:
     table(
         f"Full circuits of {LAYERS * HEADS} heads, QK and OV, {VOCABULARY} tokens",
         *("conventions", "seconds", "with imports", "processor time"),
         *("peak above torch imported", "peak of the process"),
     )
-    seconds = {}
-    for conventions in (("raw",), ("folded",), ("raw", "folded")):
-        runs: list[Run] = [
-            run("full_circuits", folder=str(folder), conventions=conventions) for _ in range(rounds)
-        ]
-        assert all(r.reported["spectra"] == 2 * 64 * len(conventions) for r in runs)
-        seconds[conventions] = statistics.median(r.seconds for r in runs)
+    for conventions, runs in ours.items():
         row(
-            " and ".join(conventions),
-            f"{seconds[conventions]:.1f} s",
-            f"{statistics.median(r.command for r in runs):.1f} s",
-            f"{statistics.median(r.cpu for r in runs):.1f} s",
-            f"{max(r.peak - r.idle for r in runs) / MB:.0f} MB",
-            f"{max(r.peak for r in runs) / MB:.0f} MB",
+            conventions,
+            f"{median(runs):.1f} s",
+            f"{statistics.median(run.command for run in runs):.1f} s",
+            f"{statistics.median(run.cpu for run in runs):.1f} s",
+            f"{max(run.peak - run.idle for run in runs) / MB:.0f} MB",
+            f"{max(run.peak for run in runs) / MB:.0f} MB",
         )
-    return seconds
 
 
-def the_usual_way(folder: Path, seconds: float, rounds: int) -> None:
-    """What one head takes by FactoredMatrix, against a head's part of what all take here."""
-    lens = importlib.util.find_spec("transformer_lens") is not None
+def show_usual(usual: dict[str, list[Run]], seconds: float, by: str) -> None:
+    """What one head takes, against a head's part of what all take here."""
+    each = seconds / (LAYERS * HEADS)
     table(
         "One head, QK and OV as stored",
-        *("by", "seconds", "64 heads would take", "ours of 64", "ratio", "peak above torch"),
+        *("by", "seconds", "here, of 64", "ratio", "peak above torch imported"),
     )
-    for dtype in ("float32", "float64"):
-        other = run(
-            "factored",
-            folder=str(folder),
-            of="lens" if lens else "torch",
-            dtype=dtype,
-            times=rounds + 2,
-        )
-        one = statistics.median(other.reported["seconds"][1:])
+    for dtype, runs in usual.items():
+        one = statistics.median(t for run in runs for t in run.reported["seconds"][1:])
+        above = max(run.peak - run.idle for run in runs)
         row(
-            f"{'TransformerLens' if lens else 'steps of FactoredMatrix in torch'}, {dtype}",
+            f"{by}, {dtype}",
             f"{one:.2f} s",
-            f"{64 * one:.0f} s",
-            f"{seconds:.1f} s",
-            f"{64 * one / seconds:.1f}×",
-            f"{(other.peak - other.idle) / MB:.0f} MB",
+            f"{each:.3f} s",
+            f"{one / each:.1f}×",
+            f"{above / MB:.0f} MB",
         )
 
 
@@ -135,11 +139,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to make the checkpoint")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    lens = importlib.util.find_spec("transformer_lens") is not None
     print(machine())
     with tempfile.TemporaryDirectory() as temporary:
         folder = make((options.folder or Path(temporary)) / "tinystories-33m")
-        seconds = ours(folder, options.rounds)
-        the_usual_way(folder, seconds["raw",], options.rounds)
+        ours, usual = measure(folder, options.rounds, "lens" if lens else "torch")
+    show_ours(ours)
+    by = "TransformerLens" if lens else "steps of FactoredMatrix in torch"
+    show_usual(usual, median(ours["raw"]), by)
 
 
 if __name__ == "__main__":

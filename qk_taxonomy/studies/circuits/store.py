@@ -1,6 +1,6 @@
 """Files of full-circuit spectra: ``data/circuits/<family>/<model>[@<revision>][~<control>]``.
 
-A safetensors file, float32, of as many layers as have been computed so far:
+A safetensors file, float64, of as many layers as have been computed so far:
 ``[<stack>.]layers.<i>.<circuit>.<convention>.<part>`` with the parts of
 :class:`~qk_taxonomy.studies.circuits.records.LayerCircuits`, eigenvalues as (n_heads, d_head, 2).
 """
@@ -48,10 +48,10 @@ def save_circuits(path: Path, model: ModelCircuits) -> None:
     for layer in model.layers:
         stack = f"{layer.stack}." if layer.stack else ""
         key = f"{stack}layers.{layer.layer}.{layer.circuit}.{layer.convention}"
-        mu = np.ascontiguousarray(layer.eigenvalues, np.complex64)
-        tensors[f"{key}.eigenvalues"] = mu.view(np.float32).reshape(*mu.shape, 2)
+        mu = np.ascontiguousarray(layer.eigenvalues, np.complex128)
+        tensors[f"{key}.eigenvalues"] = mu.view(np.float64).reshape(*mu.shape, 2)
         for part in ("singular_values", "symmetric", "antisymmetric"):
-            tensors[f"{key}.{part}"] = np.ascontiguousarray(getattr(layer, part), np.float32)
+            tensors[f"{key}.{part}"] = np.ascontiguousarray(getattr(layer, part), np.float64)
 
     def whole(beside: Path) -> bool:
         return len(load_circuits(beside).layers) == len(model.layers)
@@ -114,7 +114,9 @@ def _layers(file: Any, metadata: Mapping[str, str]) -> Iterable[LayerCircuits]:
             "symmetric": (n_heads, 2 * e),
             "antisymmetric": (n_heads, e),
         }
-        sound = shapes == wanted and all(np.isfinite(array).all() for array in parts.values())
+        sound = shapes == wanted and all(
+            array.dtype == np.float64 and np.isfinite(array).all() for array in parts.values()
+        )
         if not sound or n_kv_heads < 1 or n_heads % n_kv_heads:
             raise ValueError(f"layer {layer} {circuit} {convention} has not what it should have")
         yield LayerCircuits(
@@ -123,10 +125,10 @@ def _layers(file: Any, metadata: Mapping[str, str]) -> Iterable[LayerCircuits]:
             n_kv_heads=n_kv_heads,
             circuit=circuit,
             convention=convention,
-            singular_values=parts["singular_values"].astype(np.float64),
-            eigenvalues=(parts["eigenvalues"].astype(np.float64) @ np.array([1, 1j])),
-            symmetric=parts["symmetric"].astype(np.float64),
-            antisymmetric=parts["antisymmetric"].astype(np.float64),
+            singular_values=parts["singular_values"],
+            eigenvalues=parts["eigenvalues"].view(np.complex128)[..., 0],
+            symmetric=parts["symmetric"],
+            antisymmetric=parts["antisymmetric"],
         )
 
 
