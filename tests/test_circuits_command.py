@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import Result
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors, package_folder
 from huggingface_hub import HfApi
 from loopback_hub import Hold, LoopbackHub
@@ -146,6 +147,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def alone(*arguments: object) -> Result:
+    """The command without a control, whose twin takes longer than the model."""
+    return qk("circuits", "--control", "none", *arguments)
+
+
 def ref_of(folder: Path) -> ModelRef:
     return model_ref(str(folder))
 
@@ -228,7 +234,7 @@ class TestFiles:
     def test_a_file_of_spectra(self, studied: tuple[Path, str]) -> None:
         with safe_open(studied[0] / "data/circuits/mini/model.safetensors", "numpy") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-            assert {file.get_slice(key).get_dtype() for key in shapes} == {"F32"}
+            assert {file.get_slice(key).get_dtype() for key in shapes} == {"F64"}
             metadata = file.metadata()
         assert len(shapes) == 2 * 4
         assert shapes["layers.2.ov.raw.eigenvalues"] == [12, 32, 2]
@@ -377,9 +383,9 @@ class TestRuns:
         ref = ref_of(make())
         sound = full_circuits(ref)
         data = SPECTRA.read_bytes()
-        nan = np.float32(np.nan).tobytes()
+        nan = np.float64(np.nan).tobytes()
         SPECTRA.write_bytes(
-            {"cut": data[:-100], "text": b"no spectra", "nan": data[:-4] + nan}[damage]
+            {"cut": data[:-100], "text": b"no spectra", "nan": data[:-8] + nan}[damage]
         )
         with pytest.raises(QKTaxonomyError, match=r"is damaged .* `qk-taxonomy circuits` again"):
             load_circuits(SPECTRA)
@@ -452,7 +458,7 @@ class TestWhatIsTold:
         def refuse(constant: str) -> None:
             raise AssertionError(constant)
 
-        result = qk("circuits", make(), "--control", "none", "--json", "--top-tokens", 2)
+        result = alone(make(), "--json", "--top-tokens", 2)
         assert result.exit_code == 0
         assert result.stderr == ""
         (study,) = json.loads(result.stdout, parse_constant=refuse)
@@ -467,7 +473,7 @@ class TestWhatIsTold:
         assert {row["token"] for row in study["tokens"]} <= set(vocabulary())
 
     def test_heads_that_are_asked_for(self, make: Callable[..., Path]) -> None:
-        result = qk("circuits", make(), "--head", 1, "--head", 3, "--top-tokens", 1)
+        result = alone(make(), "--head", 1, "--head", 3, "--top-tokens", 1)
         shown = {line.split()[0] for line in result.stdout.splitlines() if "eigenvector 1" in line}
         assert shown == {"0.1", "0.3", "1.1", "1.3"}
 
@@ -482,19 +488,19 @@ class TestWhatIsTold:
     def test_tied(self, make: Callable[..., Path]) -> None:
         tensors = tiny_tensors()
         del tensors["lm_head.weight"]
-        result = qk("circuits", make(tensors=tensors))
+        result = alone(make(tensors=tensors))
         assert result.exit_code == 0
         assert "Note: the unembedding is the embedding (tied)" in result.stderr
         assert load_circuits(SPECTRA).metadata["tied"] == "True"
 
     def test_tokens_with_brackets(self, make: Callable[..., Path]) -> None:
         tokens = [f"[/{i}]" for i in range(N_TOKENS - 1)]
-        result = qk("circuits", make(tokens=["[UNK]", *tokens]), "--top-tokens", 3)
+        result = alone(make(tokens=["[UNK]", *tokens]), "--top-tokens", 3)
         assert result.exit_code == 0, result.output
         assert result.stdout.count("[/") == 4 * 2 * 2 * 2 * 2 * 2 * 3
 
     def test_no_tokenizer(self, make: Callable[..., Path]) -> None:
-        result = qk("circuits", make(tokens=None), "--top-tokens", 2)
+        result = alone(make(tokens=None), "--top-tokens", 2)
         assert result.exit_code == 0
         assert "Note: it has no tokenizer: tokens are given by number" in result.stderr
         tokens = pd.read_csv(PLOTS / "tiny_tokens.csv")
@@ -505,7 +511,7 @@ class TestWhatIsTold:
     def test_a_damaged_tokenizer(self, make: Callable[..., Path]) -> None:
         folder = make()
         (folder / "tokenizer.json").write_text("{")
-        result = qk("circuits", folder)
+        result = alone(folder)
         assert result.exit_code == 0
         (note,) = [line for line in result.stderr.splitlines() if "tokenizer" in line]
         assert note.startswith("Note: tokens are given by number, and words are not scored: ")
@@ -513,16 +519,16 @@ class TestWhatIsTold:
 
     def test_a_tokenizer_of_fewer_and_of_more_tokens(self, make: Callable[..., Path]) -> None:
         tokens = vocabulary()
-        assert qk("circuits", make(tokens=tokens[:150]), "--top-tokens", 100).exit_code == 0
+        assert alone(make(tokens=tokens[:150]), "--top-tokens", 100).exit_code == 0
         shown = set(pd.read_csv(PLOTS / "tiny_tokens.csv")["token"])
         assert "<199>" in shown
         more = [*tokens[:57], *(f"[more{i}]" for i in range(N_TOKENS)), *tokens[57:]]
-        result = qk("circuits", make("more", tokens=more))
+        result = alone(make("more", tokens=more))
         assert result.exit_code == 0
         assert "Note: words are not scored: None of the" in result.stderr
 
     def test_words_of_several_tokens(self, make: Callable[..., Path]) -> None:
-        result = qk("circuits", make(tokens=vocabulary("good", "lovely")))
+        result = alone(make(tokens=vocabulary("good", "lovely")))
         assert result.exit_code == 0
         said = "5 words of the series are several tokens here, or stand in a series that lacks"
         (note,) = [line for line in result.stderr.splitlines() if said in line]
@@ -536,14 +542,14 @@ class TestWhatIsTold:
             for one in series
         ]
         file.write_text("".join(lines[:4]))
-        result = qk("circuits", folder, "--words", file)
+        result = alone(folder, "--words", file)
         assert result.exit_code == 0
         assert "Note: words, QK: 4 series cannot be tested; needs" in result.stderr
         words = pd.read_csv(PLOTS / "tiny_words.csv")
         assert words["p"].isna().all()
         assert words["scaling"].notna().all()
         file.write_text(lines[0])
-        result = qk("circuits", folder, "--words", file)
+        result = alone(folder, "--words", file)
         assert result.exit_code == 0
         assert "Note: words are not scored: Wanted at least 3 series" in result.stderr
 
@@ -561,7 +567,7 @@ class TestWhatIsTold:
     ) -> None:
         if text is not None:
             Path("mine.toml").write_text(text)
-        result = qk("circuits", make(), "--words", "mine.toml")
+        result = alone(make(), "--words", "mine.toml")
         assert result.exit_code == 2
         assert message in result.stderr
         assert "Traceback" not in result.output
@@ -586,7 +592,7 @@ class TestErrors:
     def test_wrong_calls(
         self, arguments: list[str], code: int, message: str, make: Callable[..., Path]
     ) -> None:
-        result = qk("circuits", make(), *arguments)
+        result = alone(make(), *arguments)
         assert result.exit_code == code
         assert message in result.stderr
         assert "Traceback" not in result.output
@@ -595,7 +601,7 @@ class TestErrors:
     def test_no_embedding(self, make: Callable[..., Path]) -> None:
         tensors = tiny_tensors()
         del tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]
-        result = qk("circuits", make(tensors=tensors))
+        result = alone(make(tensors=tensors))
         assert result.exit_code == 1
         assert "holds no embedding of tokens" in result.stderr
 
@@ -609,45 +615,48 @@ class TestErrors:
     ) -> None:
         tensors = tiny_tensors()
         tensors[name].flat[30 % tensors[name].size] = np.nan
-        result = qk("circuits", make(tensors=tensors))
+        result = alone(make(tensors=tensors))
         assert result.exit_code == 1
         assert f"{name} of " in result.stderr
         assert "not finite" in result.stderr
         if ".layers.1." in name:
             assert keys() == whole(1)
 
-    def test_weights_beyond_what_a_file_holds(self, make: Callable[..., Path]) -> None:
-        tensors = tiny_tensors()
-        for name in tensors:
+    @pytest.mark.parametrize("factor", [1e-9, 1e9])
+    def test_weights_of_any_size(self, factor: float, make: Callable[..., Path]) -> None:
+        tensors, large = tiny_tensors(), tiny_tensors()
+        for name in large:
             if "norm" not in name:
-                tensors[name] *= np.float32(1e12)
-        folder = make(tensors=tensors)
-        result = qk("circuits", folder)
-        assert result.exit_code == 1
-        assert f"layer 0 of {folder}: the full qk circuit has σ up to " in result.stderr
-        assert "which no file of spectra holds" in result.stderr
+                large[name] *= np.float32(factor)
+        tables = []
+        for name, weights in (("plain", tensors), ("large", large)):
+            assert alone(make(name, tensors=weights)).exit_code == 0
+            tables.append(table_of(name))
+        for column in tables[0].columns[8:]:
+            if not column.endswith("_largest"):
+                np.testing.assert_allclose(tables[0][column], tables[1][column], 1e-4, 1e-5)
 
     def test_weights_of_nothing(self, make: Callable[..., Path]) -> None:
         tensors = tiny_tensors()
         tensors["model.embed_tokens.weight"][:] = 0
         folder = make(tensors=tensors)
-        result = qk("circuits", folder, "--json")
+        result = alone(folder, "--json")
         assert result.exit_code == 0
         heads = json.loads(result.stdout)[0]["heads"]
         assert {row["qk_peer_z"] for row in heads} == {None}
-        assert "least like their peers: none" in qk("circuits", folder).stdout
+        assert "least like their peers: none" in alone(folder).stdout
 
     def test_one_of_several_models(self, make: Callable[..., Path], tmp_path: Path) -> None:
         good = [make(name) for name in ("one", "two")]
-        arguments = ["circuits", good[0], tmp_path / "nowhere", good[1], "--control", "none"]
-        result = qk(*arguments)
+        arguments = [good[0], tmp_path / "nowhere", good[1]]
+        result = alone(*arguments)
         assert result.exit_code == 1
         assert "1 failed; what could be done is saved" in result.stderr
         assert f"{tmp_path / 'nowhere'}: There is no folder or file" in result.stderr
         for name in ("one", "two"):
             assert f"{name}, 200 tokens, folded" in result.stdout
             assert len(table_of(name)) == 16
-        result = qk(*arguments, "--json")
+        result = alone(*arguments, "--json")
         assert result.exit_code == 1
         assert [study["model_id"] for study in json.loads(result.stdout)] == ["one", "two"]
 
@@ -888,9 +897,9 @@ class TestNumbers:
 def test_other_commands_see_no_full_circuits(make: Callable[..., Path]) -> None:
     folder = make()
     for family in ("mine", "circuits"):
-        arguments = ["--family-name", family]
-        assert qk("circuits", folder, *arguments).exit_code == 0
-        assert qk("download", "--model", folder, *arguments, "--circuit", "qk").exit_code == 0
+        arguments = [folder, "--family-name", family]
+        assert alone(*arguments).exit_code == 0
+        assert qk("download", "--model", *arguments, "--circuit", "qk").exit_code == 0
     files = [Path(f"data/{family}/tiny.safetensors") for family in ("circuits", "mine")]
     assert find_spectra(".") == find_spectra(".", controls=True) == files
     assert find_spectra(".", ["circuits"]) == files[:1]

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from qk_taxonomy import __version__
 from qk_taxonomy.architectures import restrict
 from qk_taxonomy.cache import exclusive, make_folder
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.circuits.full import full_spectra
-from qk_taxonomy.errors import SpectraFileError, SpectrumError
+from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, LayerPlan, ModelRef
 from qk_taxonomy.studies.circuits.chosen import asked_heads
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
@@ -32,9 +30,6 @@ from qk_taxonomy.studies.circuits.store import (
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-# What a file of float32 holds.
-_LARGEST = float(np.finfo(np.float32).max)
 
 # Seconds of work that a process which is killed may lose.
 _SAVED_EVERY = 60.0
@@ -138,14 +133,6 @@ def _computed(
     for plan, pairs in zip(plans, read, strict=True):
         for (circuit, convention), pair in pairs.items():
             found = full_spectra(pair, vocabularies[convention], circuit)
-            largest = float(found.singular_values.max())
-            if not largest < _LARGEST:
-                raise SpectrumError(
-                    f"{plan.stack} layer {plan.layer} of {source.ref.ref}: the full {circuit} "
-                    f"circuit has σ up to {largest:.3g}, which no file of spectra holds. The "
-                    "weights may be damaged: compare the file with the original.".lstrip(),
-                    "left",
-                )
             yield LayerCircuits(
                 layer=plan.layer,
                 stack=plan.stack,
