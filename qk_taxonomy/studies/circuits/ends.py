@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qk_taxonomy.architectures import restrict
 from qk_taxonomy.circuits.full import Vectors, full_head, leading_vectors
 from qk_taxonomy.circuits.vocabulary import Vocabulary
 from qk_taxonomy.records import Circuit, Convention
@@ -48,15 +49,19 @@ def token_ends(
     Left vectors are over the rows of F and right ones over its columns; scores are entries of
     vectors of length 1. Reads the embeddings once more. Raises CheckpointError.
     """
+    numbers: dict[tuple[str, int], list[int]] = {}
+    for place in heads:
+        numbers.setdefault((place.stack, place.layer), []).append(place.head)
+    plans = [plan for plan in source.layers if plan.place in numbers]
+    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
+    n_bytes += source.vocabulary_bytes + source.embedding_bytes
+    source.progress.start(f"{source.ref.name}: tokens", n_bytes)
     vocabulary = source.vocabulary(convention)
     raw_mean = source.vocabulary("raw").unembed_mean.numpy()
-    asked = list(heads)
-    source.progress.start(f"{source.ref.name}: tokens", source.embedding_bytes)
     wanted: list[_Direction] = []
-    for plan in source.layers:
-        numbers = [head.head for head in asked if (head.stack, head.layer) == plan.place]
-        pairs = source.factors(plan, circuits, [convention]) if numbers else {}
-        for head, (circuit, _) in itertools.product(numbers, pairs):
+    for plan in plans:
+        pairs = source.factors(plan, circuits, [convention])
+        for head, (circuit, _) in itertools.product(numbers[plan.place], pairs):
             one = full_head(pairs[circuit, convention], vocabulary, circuit, head)
             for kind in kinds:
                 leading = leading_vectors(one, kind, n_vectors)

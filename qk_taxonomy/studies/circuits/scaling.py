@@ -55,10 +55,12 @@ def word_study(
     *,
     circuits: Sequence[Circuit],
     convention: Convention,
+    layers: Sequence[int] | None = None,
     seed: int = 0,
 ) -> WordStudy:
     """Score the words that are single tokens by every head, and test the scores.
 
+    layers: numbers of the layers whose heads these are, all unless given.
     Raises CheckpointError, and HypothesisError where too few series are single tokens.
     """
     ids = {word: tokens.ids(word) for word in series_words(series)}
@@ -73,9 +75,10 @@ def word_study(
             f"None of the {len(series)} word series has a base, a stronger word and an opposite "
             f"that are single tokens of {source.ref.ref}. Give others with --words."
         )
+    plans = [plan for plan in source.layers if not layers or plan.layer in layers]
+    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
+    source.progress.start(f"{source.ref.name}: words", source.vocabulary_bytes + n_bytes)
     vocabulary = source.vocabulary(convention)
-    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in source.layers)
-    source.progress.start(f"{source.ref.name}: words", n_bytes)
     embed, unembed = source.rows_of([single[word] for word in series_words(known)])
     columns = vocabulary.embed_reading.rows(embed).mT
     written = vocabulary.unembed_reading.rows(unembed)
@@ -84,8 +87,8 @@ def word_study(
         written = written - vocabulary.unembed_reading.rows(mean)
     places: dict[Circuit, list[tuple[str, int, int]]] = {circuit: [] for circuit in circuits}
     scores: dict[Circuit, list[HeadScores]] = {circuit: [] for circuit in circuits}
-    read = ahead(lambda plan: source.factors(plan, circuits, [convention]), source.layers)
-    for plan, pairs in zip(source.layers, read, strict=True):
+    read = ahead(lambda plan: source.factors(plan, circuits, [convention]), plans)
+    for plan, pairs in zip(plans, read, strict=True):
         for circuit in circuits:
             rows = written.mT if circuit == "ov" else columns
             for head in range(plan.geometry.n_heads):

@@ -75,7 +75,7 @@ def _heads(rows: pd.DataFrame) -> list[Head]:
 
 def _unusual(table: pd.DataFrame, circuit: str) -> str:
     found = table[table[f"{circuit}_q"] <= LEVEL]
-    rows = table.nsmallest(_NAMED, f"{circuit}_unusual")
+    rows = table.dropna(subset=f"{circuit}_peer_z").nsmallest(_NAMED, f"{circuit}_unusual")
     named = ", ".join(
         f"{head} (z {z:.1f})"
         for head, z in zip(_heads(rows), rows[f"{circuit}_peer_z"], strict=True)
@@ -85,4 +85,4 @@ def _unusual(table: pd.DataFrame, circuit: str) -> str:
         if table[f"{circuit}_q"].notna().any()
         else ""
     )
-    return f"unusual, {circuit.upper()}: {against}least like their peers: {named}"
+    return f"unusual, {circuit.upper()}: {against}least like their peers: {named or 'none'}"

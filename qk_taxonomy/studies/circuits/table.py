@@ -97,10 +97,38 @@ def _statistics_of(model: ModelCircuits) -> pd.DataFrame:
     return table.sort_values(order, key=rank).reset_index(drop=True)
 
 
+def control_limits(
+    model: ModelCircuits, control: ModelCircuits, convention: Convention
+) -> list[str]:
+    """What the size of a control keeps from being found, of every circuit that is limited so."""
+    compared = (_cohorts(model, control, circuit, convention)[1] for circuit in CIRCUITS)
+    notes = [unusual_heads(cohorts).note for cohorts in compared if cohorts]
+    return [note for note in notes if note]
+
+
 def _unusual(
     model: ModelCircuits, control: ModelCircuits | None, circuit: Circuit, convention: Convention
 ) -> pd.DataFrame:
     """How unusual the heads are in one circuit and convention; no rows where there are none."""
+    frames, cohorts = _cohorts(model, control, circuit, convention)
+    if not cohorts:
+        return pd.DataFrame(columns=_PLACE)
+    found = unusual_heads(cohorts)
+    return pd.concat(frames, ignore_index=True).assign(
+        **{
+            f"{circuit}_distance": found.distance,
+            f"{circuit}_p": found.p_values,
+            f"{circuit}_q": found.q_values,
+            f"{circuit}_peer_z": found.peer_z,
+            f"{circuit}_unusual": found.rank,
+        }
+    )
+
+
+def _cohorts(
+    model: ModelCircuits, control: ModelCircuits | None, circuit: Circuit, convention: Convention
+) -> tuple[list[pd.DataFrame], list[Cohort]]:
+    """Heads that are each other's peers, with the control's; and where they are, layer by layer."""
     layers = model.select(circuit, convention)
     frames, cohorts = [], []
     for stack in dict.fromkeys(layer.stack for layer in layers):
@@ -125,18 +153,7 @@ def _unusual(
                 )
                 for layer in peers
             ]
-    if not cohorts:
-        return pd.DataFrame(columns=_PLACE)
-    found = unusual_heads(cohorts)
-    return pd.concat(frames, ignore_index=True).assign(
-        **{
-            f"{circuit}_distance": found.distance,
-            f"{circuit}_p": found.p_values,
-            f"{circuit}_q": found.q_values,
-            f"{circuit}_peer_z": found.peer_z,
-            f"{circuit}_unusual": found.rank,
-        }
-    )
+    return frames, cohorts
 
 
 def _cohort(peers: Sequence[LayerCircuits], beside: Sequence[LayerCircuits]) -> Cohort:
