@@ -864,9 +864,9 @@ class TestNumbers:
                     continue
                 if one.kind == "singular vector":
                     assert one.value == pytest.approx(sigma[one.number - 1])
-                    vector = (u.T if one.side == "left" else v)[one.number - 1]
+                    vector = (u.T if one.side == "rows" else v)[one.number - 1]
                 else:
-                    values, vectors = (mu, right) if one.side == "left" else (nu, left)
+                    values, vectors = (mu, right) if one.side == "rows" else (nu, left)
                     nearest = np.abs(values - one.value).argmin()
                     assert values[nearest] == pytest.approx(one.value)
                     vector = real_vector(vectors[:, nearest])

@@ -8,18 +8,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qk_taxonomy.circuits.full import Vectors
 from qk_taxonomy.figures.circuits.glyphs import TOKEN_FONT, token_text
 from qk_taxonomy.figures.style import KEPT, REJECTED
 from qk_taxonomy.records import Circuit
-from qk_taxonomy.studies.circuits.records import DirectionKind, Side, TokenEnds
+from qk_taxonomy.studies.circuits.records import Side, TokenEnds
 
 _SIDES: dict[tuple[Circuit, Side], str] = {
-    ("qk", "left"): "tokens that attend (rows)",
-    ("qk", "right"): "tokens attended to (columns)",
-    ("ov", "left"): "tokens written (rows)",
-    ("ov", "right"): "tokens read (columns)",
+    ("qk", "rows"): "tokens that attend (rows)",
+    ("qk", "columns"): "tokens attended to (columns)",
+    ("ov", "rows"): "tokens written (rows)",
+    ("ov", "columns"): "tokens read (columns)",
 }
-_SYMBOLS: dict[DirectionKind, str] = {"eigenvector": "μ", "singular vector": "σ"}
+_SYMBOLS: dict[Vectors, str] = {"eigenvector": "μ", "singular vector": "σ"}
 
 _LONGEST = 22
 # Inches of a row of tokens, and of what stands above and below the rows of a panel.
@@ -31,7 +32,7 @@ def token_figure(ends: Sequence[TokenEnds], title: str) -> Figure:
     head's circuit: ``ends`` are all of one head, circuit and convention.
     """
     directions = sorted({(one.kind, one.number) for one in ends})
-    sides = [side for side in ("left", "right") if any(one.side == side for one in ends)]
+    sides = [side for side in ("rows", "columns") if any(one.side == side for one in ends)]
     tallest = max(len(one.top) + len(one.bottom) for one in ends)
     height = (_ROW * (tallest + 1) + _AROUND) * len(directions) + 0.5
     fig = Figure(figsize=(max(5.2 * len(sides), 6.0), height), layout="constrained")

@@ -139,16 +139,13 @@ def _computed(
                 n_kv_heads=plan.geometry.n_kv_heads,
                 circuit=circuit,
                 convention=convention,
-                singular_values=found.singular_values.numpy(),
-                eigenvalues=found.eigenvalues.numpy(),
-                symmetric=found.symmetric.numpy(),
-                antisymmetric=found.antisymmetric.numpy(),
+                **{name: part.numpy() for name, part in vars(found).items()},
             )
 
 
 def _metadata(source: CircuitSource) -> dict[str, str]:
     """What a file says of the weights, and of how they are read."""
-    ref, checkpoint, layout, tokens = source.ref, source.checkpoint, source.layout, source.tokens
+    ref, checkpoint, layout, tokens = source.ref, source.checkpoint, source.layout, source.plan
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -171,6 +168,6 @@ def _metadata(source: CircuitSource) -> dict[str, str]:
 
 def _kind(source: CircuitSource) -> str:
     """ "encoder" or "decoder"; "" for a model whose stacks tell."""
-    if len(source.tokens.stacks) > 1:
+    if len(source.plan.stacks) > 1:
         return ""
-    return "encoder" if source.tokens.is_encoder else "decoder"
+    return "encoder" if source.plan.is_encoder else "decoder"

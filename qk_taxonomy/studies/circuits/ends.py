@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from qk_taxonomy.architectures import restrict
-from qk_taxonomy.circuits.full import Vectors, full_head, leading_vectors
+from qk_taxonomy.circuits.full import Vectors, full_heads, leading_vectors
 from qk_taxonomy.circuits.vocabulary import Vocabulary
 from qk_taxonomy.records import Circuit, Convention
 from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.circuits.records import Side, TokenEnds
 from qk_taxonomy.studies.circuits.source import CircuitSource
 
-_SIDES: tuple[Side, ...] = ("left", "right")
+_SIDES: tuple[Side, ...] = ("rows", "columns")
 
 VECTORS: tuple[Vectors, ...] = ("eigenvector", "singular vector")
 
@@ -61,9 +61,10 @@ def token_ends(
     wanted: list[_Direction] = []
     for plan in plans:
         pairs = source.factors(plan, circuits, [convention])
-        for head, (circuit, _) in itertools.product(numbers[plan.place], pairs):
-            one = full_head(pairs[circuit, convention], vocabulary, circuit, head)
-            for kind in kinds:
+        chosen = numbers[plan.place]
+        for circuit in circuits:
+            found = full_heads(pairs[circuit, convention], vocabulary, circuit, chosen)
+            for (head, one), kind in itertools.product(zip(chosen, found, strict=True), kinds):
                 leading = leading_vectors(one, kind, n_vectors)
                 for i, value in enumerate(leading.values):
                     for side in _SIDES:
@@ -80,7 +81,7 @@ def token_ends(
                             top=(),
                             bottom=(),
                         )
-                        direction = (leading.left if side == "left" else leading.right)[i]
+                        direction = (leading.left if side == "rows" else leading.right)[i]
                         wanted.append(_as_stored(ends, direction, vocabulary, raw_mean))
     return _filled(source, text, wanted, n_tokens)
 
@@ -92,7 +93,7 @@ def _as_stored(
     raw_mean: NDArray[np.float64],
 ) -> _Direction:
     """A direction over tokens as they are read, as one over rows as they are stored."""
-    unembed = ends.circuit == "ov" and ends.side == "left"
+    unembed = ends.circuit == "ov" and ends.side == "rows"
     reading = vocabulary.unembed_reading if unembed else vocabulary.embed_reading
     stored = reading.directions(torch.from_numpy(direction)).numpy()
     centred = unembed and ends.convention == "folded"

@@ -67,7 +67,7 @@ class CircuitSource:
     ref: ModelRef
     checkpoint: Checkpoint
     layout: AttentionLayout
-    tokens: VocabularyPlan
+    plan: VocabularyPlan
     progress: Progress
 
     @classmethod
@@ -92,11 +92,11 @@ class CircuitSource:
     @property
     def layers(self) -> list[LayerPlan]:
         """The layers that read and write the stream which tokens are embedded in."""
-        width = self.tokens.d_model
+        width = self.plan.d_model
         return [
             plan
             for plan in self.layout.layers
-            if plan.stack in self.tokens.stacks
+            if plan.stack in self.plan.stacks
             and plan.geometry.d_model == plan.geometry.d_input == width
         ]
 
@@ -134,8 +134,8 @@ class CircuitSource:
     @property
     def embedding_bytes(self) -> int:
         """Bytes of W_E, and of W_U unless it is the same."""
-        unembed = self.tokens.unembed
-        return self.tokens.embed.n_bytes + (0 if unembed is None else unembed.n_bytes)
+        unembed = self.plan.unembed
+        return self.plan.embed.n_bytes + (0 if unembed is None else unembed.n_bytes)
 
     @property
     def vocabulary_bytes(self) -> int:
@@ -144,7 +144,7 @@ class CircuitSource:
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
-        gram = VocabularyGram(self.tokens.d_model, tied=self.tokens.unembed is None)
+        gram = VocabularyGram(self.plan.d_model, tied=self.plan.unembed is None)
         for _, embed, unembed in self.token_rows():
             gram.add(embed, unembed)
         return gram.vocabulary()
@@ -153,9 +153,9 @@ class CircuitSource:
         """The vocabulary in coordinates; read at the first call. Raises as :meth:`read`."""
         if convention == "raw":
             return self._vocabulary
-        gains = self.read(self.tokens.gains)
+        gains = self.read(self.plan.gains)
         return self._vocabulary.folded(
-            self._reading("embed_norm", gains, factor=self.tokens.embed_scale),
+            self._reading("embed_norm", gains, factor=self.plan.embed_scale),
             self._reading("final_norm", gains, gain_first=True),
         )
 
@@ -167,7 +167,7 @@ class CircuitSource:
         gain_first: bool = False,
         factor: float = 1.0,
     ) -> Reading:
-        norm = self.tokens.norms.get(role)
+        norm = self.plan.norms.get(role)
         if norm is None:
             return Reading(factor=factor)
         gain = gains[role].double() + norm.offset if role in gains else None
@@ -179,10 +179,10 @@ class CircuitSource:
         Raises as :meth:`read`.
         """
         first = 0
-        for embed, unembed in ahead(self._read_tokens, token_blocks(self.tokens, BLOCK)):
+        for embed, unembed in ahead(self._read_tokens, token_blocks(self.plan, BLOCK)):
             yield first, embed, unembed
             first += len(embed)
-            self.progress.advance(self.embedding_bytes * len(embed) // self.tokens.n_tokens)
+            self.progress.advance(self.embedding_bytes * len(embed) // self.plan.n_tokens)
 
     def _read_tokens(
         self, block: tuple[TensorInfo, TensorInfo | None]
@@ -197,8 +197,8 @@ class CircuitSource:
 
         Raises as :meth:`read`.
         """
-        embed = self._rows_of(self.tokens.embed, ids)
-        unembed = self.tokens.unembed
+        embed = self._rows_of(self.plan.embed, ids)
+        unembed = self.plan.unembed
         return embed, embed if unembed is None else self._rows_of(unembed, ids)
 
     def _rows_of(self, info: TensorInfo, ids: Sequence[int]) -> torch.Tensor:

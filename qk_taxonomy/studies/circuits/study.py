@@ -74,7 +74,7 @@ def study_circuits(
     of the bytes that are read. Raises QKTaxonomyError.
     """
     source = CircuitSource.open(ref, api, progress)
-    asked = asked_heads(source.layers, layers, heads) if layers or heads else ()
+    asked = asked_heads(source.layers, layers, heads) if heads else ()
     options = {"output_root": output_root, "conventions": conventions, "force": force}
     model = circuits_of(source, layers=layers, **options)  # type: ignore[arg-type]
     beside = None
@@ -83,12 +83,11 @@ def study_circuits(
         beside = circuits_of(twin, **options)  # type: ignore[arg-type]
     table = circuit_table(model, beside)
     convention = conventions[-1]
-    shown = asked or tuple(
-        head
-        for group in chosen_heads(table[table["convention"] == convention], _N_TOLD)
-        for head in group.heads
-    )
-    notes = [*source.layout.notes, *source.tokens.notes]
+    told = table[table["convention"] == convention]
+    if layers:
+        told = told[told["layer"].isin(layers)]
+    shown = asked or tuple(head for group in chosen_heads(told, _N_TOLD) for head in group.heads)
+    notes = [*source.layout.notes, *source.plan.notes]
     if beside is not None:
         limits = dict.fromkeys(control_limits(model, beside, convention))
         notes.extend(f"unusual heads: {limit}" for limit in limits)
