@@ -760,7 +760,7 @@ class TestHub:
             wait_until(lambda: any(r.body_bytes == 100 for r in hub.requests))
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=10)
+            _, errors = process.communicate(timeout=6)
         finally:
             process.kill()
         assert process.returncode == 130, errors
