@@ -157,7 +157,7 @@ def leading_vectors(head: FullHead, kind: Vectors, n: int) -> Leading:
         r_a, r_b = (_core(side) for side in (head.a, head.b))
         u, values, vh = np.linalg.svd(r_a @ r_b.T)
         weights = [np.linalg.pinv(r_a) @ u, np.linalg.pinv(r_b) @ vh.T]
-        order = np.arange(e)
+        order = np.arange(len(values))
         values = values.astype(np.complex128)
     else:
         values, right = np.linalg.eig(head.b @ head.a.T)
