@@ -193,8 +193,10 @@ def _print_study(study: CircuitStudy, *, tokens: bool) -> None:
 def _print_ends(ends: Sequence[TokenEnds]) -> None:
     from rich.table import Table
 
+    from qk_taxonomy.studies.circuits.records import SIDES
+
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("head", "circuit", "vector", "value", "side", "highest", "lowest"):
+    for column in ("head", "circuit", "vector", "value", "tokens", "highest", "lowest"):
         table.add_column(column, overflow="fold")
     for one in ends:
         value = f"{one.value:.3g}" if one.value.imag else f"{one.value.real:.3g}"
@@ -203,7 +205,7 @@ def _print_ends(ends: Sequence[TokenEnds]) -> None:
             one.circuit.upper(),
             f"{one.kind} {one.number}",
             value,
-            one.side,
+            SIDES[one.circuit, one.side],
             " ".join(_short(text) for text, _ in one.top),
             " ".join(_short(text) for text, _ in one.bottom),
         )

@@ -11,15 +11,8 @@ from matplotlib.figure import Figure
 from qk_taxonomy.circuits.full import Vectors
 from qk_taxonomy.figures.circuits.glyphs import TOKEN_FONT, token_text
 from qk_taxonomy.figures.style import KEPT, REJECTED
-from qk_taxonomy.records import Circuit
-from qk_taxonomy.studies.circuits.records import Side, TokenEnds
+from qk_taxonomy.studies.circuits.records import SIDES, TokenEnds
 
-_SIDES: dict[tuple[Circuit, Side], str] = {
-    ("qk", "rows"): "tokens that attend (rows)",
-    ("qk", "columns"): "tokens attended to (columns)",
-    ("ov", "rows"): "tokens written (rows)",
-    ("ov", "columns"): "tokens read (columns)",
-}
 _SYMBOLS: dict[Vectors, str] = {"eigenvector": "μ", "singular vector": "σ"}
 
 _LONGEST = 22
@@ -69,7 +62,9 @@ def _draw(ax: Axes, one: TokenEnds) -> None:
     ax.set(xlim=(-1.05 * reach, 1.05 * reach), ylim=(max(rows, default=0.0) + 0.7, -0.7), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(f"score over the tokens ({len(one.top)} highest, {len(one.bottom)} lowest)")
-    ax.set_title(f"{one.kind} {one.number}, {_value(one)}\n{_SIDES[one.circuit, one.side]}")
+    ax.set_title(
+        f"{one.kind} {one.number}, {_value(one)}\n{f'tokens {SIDES[one.circuit, one.side]} ({one.side})'}"
+    )
 
 
 def _value(one: TokenEnds) -> str:

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from qk_taxonomy.circuits.full import Vectors
 from qk_taxonomy.records import Circuit, Convention
 
-#: Of a full circuit F. QK: tokens that attend, and those attended to; OV: written, and read.
+#: Of a full circuit F.
 Side = Literal["rows", "columns"]
+
+#: What the tokens on a side of a full circuit do.
+SIDES: dict[tuple[Circuit, Side], str] = {
+    ("qk", "rows"): "that attend",
+    ("qk", "columns"): "attended to",
+    ("ov", "rows"): "written",
+    ("ov", "columns"): "read",
+}
 
 
 @dataclass(frozen=True, eq=False)

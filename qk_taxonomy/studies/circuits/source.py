@@ -151,8 +151,10 @@ class CircuitSource:
 
     def vocabulary(self, convention: Convention) -> Vocabulary:
         """The vocabulary in coordinates; read at the first call. Raises as :meth:`read`."""
-        if convention == "raw":
-            return self._vocabulary
+        return self._vocabulary if convention == "raw" else self._folded
+
+    @functools.cached_property
+    def _folded(self) -> Vocabulary:
         gains = self.read(self.plan.gains)
         return self._vocabulary.folded(
             self._reading("embed_norm", gains, factor=self.plan.embed_scale),
