@@ -199,10 +199,11 @@ class TestFiles:
         output = studied[1]
         lines = output.splitlines()
         assert lines[0] == "model, 30,522 tokens, raw"
-        for begin in ("copying, OV", "symmetry, QK", "tail at zero, QK", "tail at zero, OV",
-                      "rank, QK", "rank, OV", "unusual, QK", "unusual, OV", "words, QK",
-                      "words, OV"):  # fmt: skip
-            assert sum(line.startswith(begin) for line in lines) == 1, begin
+        assert lines[1] == "12 heads, 1 of 6 layers, beside the control random-0"
+        for begin in ("copying, OV", "symmetry, QK", "symmetry, QK centred", "tail at zero, QK",
+                      "tail at zero, QK centred", "tail at zero, OV", "rank, QK", "rank, OV",
+                      "unusual, QK", "unusual, OV", "words, QK", "words, OV"):  # fmt: skip
+            assert sum(line.startswith(f"{begin}:") for line in lines) == 1, begin
         ends = [line for line in lines if line.startswith("2.7 ")]
         assert len(ends) == 2 * 2 * 2 * 2
         assert "Note: there is no unembedding (an encoder)" in output

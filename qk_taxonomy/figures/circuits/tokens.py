@@ -62,9 +62,8 @@ def _draw(ax: Axes, one: TokenEnds) -> None:
     ax.set(xlim=(-1.05 * reach, 1.05 * reach), ylim=(max(rows, default=0.0) + 0.7, -0.7), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(f"score over the tokens ({len(one.top)} highest, {len(one.bottom)} lowest)")
-    ax.set_title(
-        f"{one.kind} {one.number}, {_value(one)}\n{f'tokens {SIDES[one.circuit, one.side]} ({one.side})'}"
-    )
+    tokens = f"tokens {SIDES[one.circuit, one.side]} ({one.side})"
+    ax.set_title(f"{one.kind} {one.number}, {_value(one)}\n{tokens}")
 
 
 def _value(one: TokenEnds) -> str:
