@@ -28,6 +28,8 @@ def _layer(
     symmetric = np.linalg.eigvalsh((f + np.swapaxes(f, -1, -2)) / 2)
     apart = np.abs(np.linalg.eigvalsh(1j * (f - np.swapaxes(f, -1, -2)) / 2))
     largest = np.argsort(-np.abs(symmetric), axis=-1)[:, : 2 * e]
+    centred = f - f.mean(-1, keepdims=True)
+    sigma = np.linalg.svd(centred, compute_uv=False)[:, :e]
     return LayerCircuits(
         layer=layer,
         stack=stack,
@@ -38,6 +40,8 @@ def _layer(
         eigenvalues=np.take_along_axis(mu, order, -1).astype(np.complex128),
         symmetric=-np.sort(-np.take_along_axis(symmetric, largest, -1), axis=-1),
         antisymmetric=-np.sort(-apart, axis=-1)[:, : 2 * e : 2],
+        centred_singular_values=sigma,
+        centred_symmetry=np.trace(centred @ centred, axis1=-2, axis2=-1) / np.square(sigma).sum(-1),
     )
 
 

@@ -95,7 +95,7 @@ def ends(numbers: int = 2, n: int = 10) -> list[TokenEnds]:
             bottom=tuple(zip(TOKENS[::-1], (-scores).tolist(), strict=False)),
         )
         for number in range(1, numbers + 1)
-        for side in ("left", "right")
+        for side in ("rows", "columns")
     ]  # fmt: skip
 
 

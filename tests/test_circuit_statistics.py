@@ -132,7 +132,8 @@ def test_planted_heads_are_found_and_ranked_by_how_they_differ_from_peers() -> N
     assert (test.rank[20], test.rank[30]) == (1, 2)
     assert sorted(test.rank) == list(range(1, SEPARATE.n + 1))
     assert test.rank[found].max() == found.sum()
-    assert (np.diff(test.peer_z[found][np.argsort(test.rank[found])]) <= 0).all()
+    both = test.distance[found].argsort().argsort() + test.peer_z[found].argsort().argsort()
+    assert (np.diff(both[np.argsort(test.rank[found])]) <= 0).all()
 
 
 def test_stacks_of_other_widths_and_without_a_control() -> None:

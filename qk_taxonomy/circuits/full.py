@@ -12,8 +12,9 @@ norm's length, and the layers between a head and its ends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,14 +44,18 @@ class FullSpectra:
     ``singular_values`` (n_heads, d_head), descending. ``eigenvalues`` (n_heads, d_head), complex,
     by descending modulus; all others of the V are 0. ``symmetric`` (n_heads, 2·d_head): eigenvalues
     of ½(F + Fᵀ), descending. ``antisymmetric`` (n_heads, d_head), descending: θ where ½(F − Fᵀ) has
-    the eigenvalues ±iθ. ``n_recomputed``: heads whose singular values took the slower, stable way.
+    the eigenvalues ±iθ. ``centred_singular_values`` (n_heads, d_head), descending, and
+    ``centred_symmetry`` (n_heads,), Re Σμ² / Σσ², of F less its mean over columns: of QK, what is
+    left when every key's score counts against the mean of all, which is all that a softmax over
+    keys sees.
     """
 
     singular_values: torch.Tensor
     eigenvalues: torch.Tensor
     symmetric: torch.Tensor
     antisymmetric: torch.Tensor
-    n_recomputed: int
+    centred_singular_values: torch.Tensor
+    centred_symmetry: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +78,11 @@ class Leading:
     """Leading eigen- or singular vectors of a full circuit, as directions of the residual stream.
 
     ``values`` (n,), complex, by descending modulus, one of each conjugate pair. ``left``, ``right``
-    (n, d_model): ``W_left · left[i]`` and ``W_right · right[i]``, of length 1 over the tokens, are
-    the left and right singular vector, or the right and left eigenvector: the tokens on the rows,
-    and on the columns, of F. Of complex ones the real part, turned to be as long as can be.
+    (n, d_model): ``x = W_left · left[i]`` over the rows of F and ``y = W_right · right[i]`` over
+    its columns, of length 1, are the left and right singular vector, or the right and the left
+    eigenvector. Of complex ones, of which only the plane is defined, the real part, turned to be as
+    long as can be. Signs are such that xᵀ F y ≥ 0, whatever that of the eigenvalue: tokens high on
+    one side score high with tokens that are high on the other.
     """
 
     values: NDArray[np.complex128]
@@ -85,7 +92,12 @@ class Leading:
 
 def sides(vocabulary: Vocabulary, circuit: Circuit) -> tuple[torch.Tensor, torch.Tensor]:
     """The coordinates of the tokens on the rows and on the columns of a full circuit."""
-    return (vocabulary.unembed if circuit == "ov" else vocabulary.embed), vocabulary.embed
+    if circuit == "ov":
+        return vocabulary.unembed, vocabulary.embed
+    # Of an embedding that is not tied, the coordinates that only W_U takes are zero.
+    taken = int(vocabulary.embed.any(0).nonzero().max()) + 1 if vocabulary.embed.any() else 1
+    embed = vocabulary.embed[:, :taken].contiguous()
+    return embed, embed
 
 
 def full_spectra(pair: FactorPair, vocabulary: Vocabulary, circuit: Circuit) -> FullSpectra:
@@ -111,24 +123,27 @@ def full_spectra(pair: FactorPair, vocabulary: Vocabulary, circuit: Circuit) -> 
     for start in range(0, pair.right.n_heads, step):
         kv_heads = slice(start, min(start + step, pair.right.n_heads))
         heads = slice(kv_heads.start * pair.group, kv_heads.stop * pair.group)
-        a = _over_tokens(pair.left.part(heads), left)
-        b = _over_tokens(pair.right.part(kv_heads), right) * pair.scale
+        a = _times(dense(pair.left.part(heads)), left)
+        b = _times(dense(pair.right.part(kv_heads)), right) * pair.scale
         found.append(_spectra(a, b))
-    return FullSpectra(
-        torch.cat([part.singular_values for part in found]),
-        torch.cat([part.eigenvalues for part in found]),
-        torch.cat([part.symmetric for part in found]),
-        torch.cat([part.antisymmetric for part in found]),
-        sum(part.n_recomputed for part in found),
-    )
+    parts = (field.name for field in fields(FullSpectra))
+    return FullSpectra(**{part: torch.cat([getattr(x, part) for x in found]) for part in parts})
 
 
-def full_head(pair: FactorPair, vocabulary: Vocabulary, circuit: Circuit, head: int) -> FullHead:
-    """One head's full circuit, for what takes more than its spectra."""
-    left, right = sides(vocabulary, circuit)
-    one = pair.select([head])
-    rows, columns = dense(one.left)[0], dense(one.right)[0] * pair.scale
-    return FullHead(rows.numpy(), columns.numpy(), (rows @ left).numpy(), (columns @ right).numpy())
+def full_heads(
+    pair: FactorPair, vocabulary: Vocabulary, circuit: Circuit, heads: Sequence[int]
+) -> list[FullHead]:
+    """The full circuits of some heads of a layer, for what takes more than their spectra."""
+    rows, columns = sides(vocabulary, circuit)
+    chosen = list(dict.fromkeys(head // pair.group for head in heads))
+    left = dense(pair.left.select(heads))
+    right = dense(pair.right.select(chosen)) * pair.scale
+    a, b = _times(left, rows), _times(right, columns)
+    of = [chosen.index(head // pair.group) for head in heads]
+    return [
+        FullHead(left[i].numpy(), right[j].numpy(), a[i].numpy(), b[j].numpy())
+        for i, j in enumerate(of)
+    ]
 
 
 def leading_vectors(head: FullHead, kind: Vectors, n: int) -> Leading:
@@ -140,9 +155,9 @@ def leading_vectors(head: FullHead, kind: Vectors, n: int) -> Leading:
     rounding = e * np.finfo(np.float64).eps * np.linalg.norm(head.a, 2) * np.linalg.norm(head.b, 2)
     if kind == "singular vector":
         r_a, r_b = (_core(side) for side in (head.a, head.b))
-        rows, values, columns = np.linalg.svd(r_a @ r_b.T)
-        weights = [np.linalg.pinv(r_a) @ rows, np.linalg.pinv(r_b) @ columns.T]
-        order = np.arange(e)
+        u, values, vh = np.linalg.svd(r_a @ r_b.T)
+        weights = [np.linalg.pinv(r_a) @ u, np.linalg.pinv(r_b) @ vh.T]
+        order = np.arange(len(values))
         values = values.astype(np.complex128)
     else:
         values, right = np.linalg.eig(head.b @ head.a.T)
@@ -150,14 +165,15 @@ def leading_vectors(head: FullHead, kind: Vectors, n: int) -> Leading:
         order = np.argsort(-np.abs(values), kind="stable")
         order = order[values.imag[order] >= 0.0]
     order = order[np.abs(values[order]) > rounding][:n]
-    left, right = (
-        _directions(x[:, order], way, over)
-        for x, way, over in zip(weights, (head.left, head.right), (head.a, head.b), strict=True)
+    rows, columns = (
+        _real_parts(x[:, order].T, over) for x, over in zip(weights, (head.a, head.b), strict=True)
     )
-    # A pair of vectors has no sign of its own: the row side's longest weight is positive.
-    longest = np.take_along_axis(left, np.abs(left).argmax(-1)[:, None], -1)
-    sign = np.where(longest < 0, -1.0, 1.0)
-    return Leading(values[order], left * sign, right * sign)
+    # Neither side has a sign of its own: high goes with high, and the rows' longest is positive.
+    longest = np.take_along_axis(rows, np.abs(rows).argmax(-1)[:, None], -1)
+    rows = rows * np.where(longest < 0, -1.0, 1.0)
+    scores = ((rows @ head.a @ head.a.T) * (columns @ head.b @ head.b.T)).sum(-1, keepdims=True)
+    columns = columns * np.where(scores < 0, -1.0, 1.0)
+    return Leading(values[order], rows @ head.left, columns @ head.right)
 
 
 def _core(factor: Array) -> Array:
@@ -166,41 +182,38 @@ def _core(factor: Array) -> Array:
     return core
 
 
-def _directions(weights: Array, way: Array, over: Array) -> Array:
-    """Directions (n, d_model) of combinations ``weights`` (d_head, n), of length 1 over tokens."""
-    over_tokens = weights.T @ over
+def _real_parts(weights: NDArray[Any], over: Array) -> Array:
+    """Real combinations (n, d_head) of complex ones, of vectors of length 1 over the tokens."""
+    over_tokens = weights @ over
     # The phase at which the real part is longest: half that of Σ x².
     turn = np.exp(-0.5j * np.angle(np.square(over_tokens).sum(-1)))[:, None]
     length = np.linalg.norm((turn * over_tokens).real, axis=-1, keepdims=True)
-    real = (turn * (weights.T @ way)).real
+    real = (turn * weights).real
     return np.divide(real, length, out=np.zeros_like(real), where=length > 0)
 
 
-def _over_tokens(factor: Factor, coordinates: torch.Tensor) -> torch.Tensor:
-    """A factor in the coordinates of a vocabulary: (heads, d_head, rank)."""
-    rows = dense(factor)
-    return torch.stack(in_threads(lambda head: linalg.times(head, coordinates), rows))
+def _times(heads: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+    """Dense heads (heads, d_head, d_model) in the coordinates of a vocabulary."""
+    return torch.stack(in_threads(lambda head: linalg.times(head, coordinates), heads))
 
 
 def _spectra(a: torch.Tensor, b: torch.Tensor) -> FullSpectra:
     (spectra,) = layer_spectra([FactorPair(Factor(a), Factor(b))])
     group = len(a) // len(b)
     parts = in_threads(lambda h: _parts(a[h].numpy(), b[h // group].numpy()), range(len(a)))
-    symmetric, antisymmetric = (torch.from_numpy(np.stack(x)) for x in zip(*parts, strict=True))
     assert spectra.eigenvalues is not None
     return FullSpectra(
         spectra.singular_values,
         spectra.eigenvalues,
-        symmetric,
-        antisymmetric,
-        spectra.n_recomputed,
+        *(torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True)),
     )
 
 
-def _parts(a: Array, b: Array) -> tuple[Array, Array]:
-    """Eigenvalues of the symmetric part of ``aᵀ b`` (2e), and moduli of the antisymmetric's (e).
+def _parts(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """Of ``F = aᵀ b``: eigenvalues of the symmetric part (2e), moduli of those of the antisymmetric
+    one (e), and of F less its mean over columns the singular values (e) and the symmetry.
 
-    With ``[a; b]ᵀ = Q R``, ``aᵀ b = Q M Qᵀ`` where ``M = R[:, :e] R[:, e:]ᵀ``.
+    With ``[a; b]ᵀ = Q R``, ``F = Q M Qᵀ`` where ``M = R[:, :e] R[:, e:]ᵀ``.
     """
     e = len(a)
     r = _core(np.concatenate([a, b]))
@@ -208,6 +221,15 @@ def _parts(a: Array, b: Array) -> tuple[Array, Array]:
     symmetric = np.linalg.eigvalsh(core + core.T) / 2
     # Singular values of a skew matrix come in pairs, but for a zero where their number is odd.
     skew = np.linalg.svd(core - core.T, compute_uv=False)[::2] / 2
-    missing = 2 * e - len(symmetric)
-    symmetric = np.sort(np.pad(symmetric, (0, missing)))[::-1]
-    return symmetric, np.pad(skew, (0, e - len(skew)))
+    symmetric = np.sort(np.pad(symmetric, (0, 2 * e - len(symmetric))))[::-1]
+    # The first coordinate is that of all tokens alike.
+    others = b[:, 1:]
+    sigma = np.linalg.svd(_core(a) @ _core(others).T, compute_uv=False)
+    cross = others @ a[:, 1:].T
+    size = np.square(sigma).sum()
+    symmetry = np.asarray((cross * cross.T).sum() / size if size > 0 else 0.0)
+    return symmetric, _padded(skew, e), _padded(sigma, e), symmetry
+
+
+def _padded(values: NDArray[Any], n: int) -> Array:
+    return np.pad(values, (0, n - len(values)))

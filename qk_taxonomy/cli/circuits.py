@@ -49,7 +49,10 @@ _LONGEST_TOKEN = 16
     help="What the model is compared with: its untrained twin, its first layer alone, or nothing.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --control random."
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="The seed of --control random.  [default: 0]",
 )
 @click.option(
     "--layer",
@@ -57,7 +60,7 @@ _LONGEST_TOKEN = 16
     type=click.IntRange(min=0),
     multiple=True,
     metavar="N",
-    help="Compute this layer alone, and show its heads (repeatable).",
+    help="Compute this layer alone, show its heads and score words by them (repeatable).",
 )
 @click.option(
     "--head",
@@ -97,7 +100,7 @@ def circuits(
     revision: str | None,
     architecture: str | None,
     control_kind: str,
-    seed: int,
+    seed: int | None,
     top_tokens: int | None,
     words: Path | None,
     output_root: Path,
@@ -118,6 +121,8 @@ def circuits(
     from qk_taxonomy.outputs.circuits import compare_circuits, write_circuit_study
     from qk_taxonomy.studies.circuits.series import read_word_series
 
+    if seed is not None and control_kind != "random":
+        raise click.UsageError("--seed is for --control random; nothing else is drawn.")
     known = load_families(catalog)
     models = [
         model_ref(
@@ -129,7 +134,7 @@ def circuits(
         )
         for ref in refs
     ]
-    control = None if control_kind == "none" else make_control(control_kind, seed)
+    control = None if control_kind == "none" else make_control(control_kind, seed or 0)
     options |= {"series": None if words is None else read_word_series(words)}
     studies: list[CircuitStudy] = []
     failures: dict[str, Exception] = {}
@@ -188,8 +193,10 @@ def _print_study(study: CircuitStudy, *, tokens: bool) -> None:
 def _print_ends(ends: Sequence[TokenEnds]) -> None:
     from rich.table import Table
 
+    from qk_taxonomy.studies.circuits.records import SIDES
+
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("head", "circuit", "vector", "value", "side", "highest", "lowest"):
+    for column in ("head", "circuit", "vector", "value", "tokens", "highest", "lowest"):
         table.add_column(column, overflow="fold")
     for one in ends:
         value = f"{one.value:.3g}" if one.value.imag else f"{one.value.real:.3g}"
@@ -198,7 +205,7 @@ def _print_ends(ends: Sequence[TokenEnds]) -> None:
             one.circuit.upper(),
             f"{one.kind} {one.number}",
             value,
-            one.side,
+            SIDES[one.circuit, one.side],
             " ".join(_short(text) for text, _ in one.top),
             " ".join(_short(text) for text, _ in one.bottom),
         )
@@ -221,6 +228,12 @@ def _write(label: str, files: Callable[[], Iterable[Path]], *, told: bool) -> No
 
 
 def _as_json(study: CircuitStudy) -> dict[str, Any]:
-    """A study's metadata, table and notes; numbers that are not there are null."""
-    rows = json.loads(study.table.to_json(orient="records"))
-    return {**study.model.metadata, "notes": list(study.notes), "heads": rows}
+    """A study's metadata, notes and tables; numbers that are not there are null."""
+    from qk_taxonomy.outputs.circuits import token_table
+
+    tables = {"heads": study.table, "tokens": token_table(study.ends)}
+    if study.words is not None:
+        tables["words"] = study.words.table
+    rows = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+    layers = json.loads(study.model.metadata["layers"])
+    return {**study.model.metadata, "layers": layers, "notes": list(study.notes), **rows}

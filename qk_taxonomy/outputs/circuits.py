@@ -42,7 +42,7 @@ def write_circuit_study(study: CircuitStudy, data_root: str | Path = ".") -> Ite
     """
     name, family = (str(study.table[column].iloc[0]) for column in ("model", "family"))
     folder = Path(data_root) / PLOT_FOLDER / CIRCUIT_FOLDER / family
-    tables = {"": study.table, "_tokens": _token_table(study.ends)}
+    tables = {"": study.table, "_tokens": token_table(study.ends)}
     if study.words is not None:
         tables["_words"] = study.words.table
     for suffix, table in tables.items():
@@ -59,7 +59,7 @@ def write_circuit_study(study: CircuitStudy, data_root: str | Path = ".") -> Ite
     )
 
 
-def _token_table(ends: Sequence[TokenEnds]) -> pd.DataFrame:
+def token_table(ends: Sequence[TokenEnds]) -> pd.DataFrame:
     """One row a token at an end of a vector, by head, vector, side and end."""
     rows = [
         {

@@ -32,8 +32,8 @@ class SymmetryCourse:
 
 def symmetry_figure(courses: Sequence[SymmetryCourse], title: str) -> Figure:
     """The symmetry of QK by depth, a panel a kind: medians over heads, bands to their quartiles;
-    in grey the mean of each model's control. 1: symmetric, −1: antisymmetric, 0: as an untrained
-    head.
+    dotted, of scores less each query's mean over all keys, which is what a softmax sees; in grey
+    the mean of each model's control. 1: symmetric, −1: antisymmetric, 0: as an untrained head.
     """
     kinds = list(dict.fromkeys(course.kind for course in courses))
     most = max(sum(course.kind == kind for course in courses) for kind in kinds)
@@ -66,6 +66,15 @@ def _draw(ax: Axes, courses: Sequence[SymmetryCourse]) -> None:
                 ax.fill_between(depth, low, high, color=colour, alpha=0.2, linewidth=0)
             marker = "o" if len(by_layer) <= _MOST_MARKERS else ""
             ax.plot(depth, median, color=colour, marker=marker, ms=3, lw=1.4, label=label)
+        centred = heads.assign(centred=column(heads, "qk_symmetry_centred")).dropna(
+            subset="centred"
+        )
+        if len(centred):
+            seen = centred.groupby("layer")["centred"].median()
+            at = seen.index.to_numpy(np.float64) / last if last else np.full(len(seen), 0.5)
+            ax.plot(at, seen, color=colour, ls=":", lw=1.4, label="_")
+    if any(column(one.table, "qk_symmetry_centred").notna().any() for one in courses):
+        ax.plot([], [], color="0.2", ls=":", lw=1.4, label="what a softmax over keys sees")
     controls = [column(one.table, "qk_symmetry_control").dropna() for one in courses]
     means = [control.mean() for control in controls if len(control)]
     for number, mean in enumerate(means):

@@ -8,18 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qk_taxonomy.circuits.full import Vectors
 from qk_taxonomy.figures.circuits.glyphs import TOKEN_FONT, token_text
 from qk_taxonomy.figures.style import KEPT, REJECTED
-from qk_taxonomy.records import Circuit
-from qk_taxonomy.studies.circuits.records import DirectionKind, Side, TokenEnds
+from qk_taxonomy.studies.circuits.records import SIDES, TokenEnds
 
-_SIDES: dict[tuple[Circuit, Side], str] = {
-    ("qk", "left"): "tokens that attend (rows)",
-    ("qk", "right"): "tokens attended to (columns)",
-    ("ov", "left"): "tokens written (rows)",
-    ("ov", "right"): "tokens read (columns)",
-}
-_SYMBOLS: dict[DirectionKind, str] = {"eigenvector": "μ", "singular vector": "σ"}
+_SYMBOLS: dict[Vectors, str] = {"eigenvector": "μ", "singular vector": "σ"}
 
 _LONGEST = 22
 # Inches of a row of tokens, and of what stands above and below the rows of a panel.
@@ -31,7 +25,7 @@ def token_figure(ends: Sequence[TokenEnds], title: str) -> Figure:
     head's circuit: ``ends`` are all of one head, circuit and convention.
     """
     directions = sorted({(one.kind, one.number) for one in ends})
-    sides = [side for side in ("left", "right") if any(one.side == side for one in ends)]
+    sides = [side for side in ("rows", "columns") if any(one.side == side for one in ends)]
     tallest = max(len(one.top) + len(one.bottom) for one in ends)
     height = (_ROW * (tallest + 1) + _AROUND) * len(directions) + 0.5
     fig = Figure(figsize=(max(5.2 * len(sides), 6.0), height), layout="constrained")
@@ -68,7 +62,8 @@ def _draw(ax: Axes, one: TokenEnds) -> None:
     ax.set(xlim=(-1.05 * reach, 1.05 * reach), ylim=(max(rows, default=0.0) + 0.7, -0.7), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(f"score over the tokens ({len(one.top)} highest, {len(one.bottom)} lowest)")
-    ax.set_title(f"{one.kind} {one.number}, {_value(one)}\n{_SIDES[one.circuit, one.side]}")
+    tokens = f"tokens {SIDES[one.circuit, one.side]} ({one.side})"
+    ax.set_title(f"{one.kind} {one.number}, {_value(one)}\n{tokens}")
 
 
 def _value(one: TokenEnds) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ from qk_taxonomy.studies.circuits.store import (
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+# Seconds of work that a process which is killed may lose.
+_SAVED_EVERY = 60.0
 
 
 def full_circuits(
@@ -75,17 +79,21 @@ def circuits_of(
     metadata = _metadata(source)
     make_folder(path.parent)
     with exclusive(path):
-        done = {} if force else _present(path, metadata)
+        done = _present(path, metadata)
         wanted = {(circuit, convention) for circuit in circuits for convention in conventions}
         todo = [
             plan
             for plan in source.layers
             if plan.place in places
-            and not wanted <= {key[2:] for key in done if key[:2] == plan.place}
+            and (force or not wanted <= {key[2:] for key in done if key[:2] == plan.place})
         ]
+        saved = time.monotonic()
         try:
             for layer in _computed(source, todo, circuits, conventions):
                 done[_key(layer)] = layer
+                if time.monotonic() - saved >= _SAVED_EVERY:
+                    save_circuits(path, ModelCircuits(metadata, tuple(done.values())))
+                    saved = time.monotonic()
         finally:
             if todo and done:
                 save_circuits(path, ModelCircuits(metadata, tuple(done.values())))
@@ -119,7 +127,7 @@ def _computed(
     n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
     control = source.ref.control_label
     name = f"{source.ref.name} ({control})" if control else source.ref.name
-    source.progress.start(name, source.embedding_bytes + n_bytes)
+    source.progress.start(name, source.vocabulary_bytes + n_bytes)
     vocabularies = {convention: source.vocabulary(convention) for convention in conventions}
     read = ahead(lambda plan: source.factors(plan, circuits, conventions), plans)
     for plan, pairs in zip(plans, read, strict=True):
@@ -131,16 +139,13 @@ def _computed(
                 n_kv_heads=plan.geometry.n_kv_heads,
                 circuit=circuit,
                 convention=convention,
-                singular_values=found.singular_values.numpy(),
-                eigenvalues=found.eigenvalues.numpy(),
-                symmetric=found.symmetric.numpy(),
-                antisymmetric=found.antisymmetric.numpy(),
+                **{name: part.numpy() for name, part in vars(found).items()},
             )
 
 
 def _metadata(source: CircuitSource) -> dict[str, str]:
     """What a file says of the weights, and of how they are read."""
-    ref, checkpoint, layout, tokens = source.ref, source.checkpoint, source.layout, source.tokens
+    ref, checkpoint, layout, tokens = source.ref, source.checkpoint, source.layout, source.plan
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -163,6 +168,6 @@ def _metadata(source: CircuitSource) -> dict[str, str]:
 
 def _kind(source: CircuitSource) -> str:
     """ "encoder" or "decoder"; "" for a model whose stacks tell."""
-    if len(source.tokens.stacks) > 1:
+    if len(source.plan.stacks) > 1:
         return ""
-    return "encoder" if source.tokens.is_encoder else "decoder"
+    return "encoder" if source.plan.is_encoder else "decoder"

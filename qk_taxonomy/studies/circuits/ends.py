@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qk_taxonomy.circuits.full import Vectors, full_head, leading_vectors
+from qk_taxonomy.architectures import restrict
+from qk_taxonomy.circuits.full import Vectors, full_heads, leading_vectors
 from qk_taxonomy.circuits.vocabulary import Vocabulary
 from qk_taxonomy.records import Circuit, Convention
 from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.circuits.records import Side, TokenEnds
 from qk_taxonomy.studies.circuits.source import CircuitSource
 
-_SIDES: tuple[Side, ...] = ("left", "right")
+_SIDES: tuple[Side, ...] = ("rows", "columns")
 
 VECTORS: tuple[Vectors, ...] = ("eigenvector", "singular vector")
 
@@ -48,17 +49,22 @@ def token_ends(
     Left vectors are over the rows of F and right ones over its columns; scores are entries of
     vectors of length 1. Reads the embeddings once more. Raises CheckpointError.
     """
+    numbers: dict[tuple[str, int], list[int]] = {}
+    for place in heads:
+        numbers.setdefault((place.stack, place.layer), []).append(place.head)
+    plans = [plan for plan in source.layers if plan.place in numbers]
+    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
+    n_bytes += source.vocabulary_bytes + source.embedding_bytes
+    source.progress.start(f"{source.ref.name}: tokens", n_bytes)
     vocabulary = source.vocabulary(convention)
     raw_mean = source.vocabulary("raw").unembed_mean.numpy()
-    asked = list(heads)
-    source.progress.start(f"{source.ref.name}: tokens", source.embedding_bytes)
     wanted: list[_Direction] = []
-    for plan in source.layers:
-        numbers = [head.head for head in asked if (head.stack, head.layer) == plan.place]
-        pairs = source.factors(plan, circuits, [convention]) if numbers else {}
-        for head, (circuit, _) in itertools.product(numbers, pairs):
-            one = full_head(pairs[circuit, convention], vocabulary, circuit, head)
-            for kind in kinds:
+    for plan in plans:
+        pairs = source.factors(plan, circuits, [convention])
+        chosen = numbers[plan.place]
+        for circuit in circuits:
+            found = full_heads(pairs[circuit, convention], vocabulary, circuit, chosen)
+            for (head, one), kind in itertools.product(zip(chosen, found, strict=True), kinds):
                 leading = leading_vectors(one, kind, n_vectors)
                 for i, value in enumerate(leading.values):
                     for side in _SIDES:
@@ -75,7 +81,7 @@ def token_ends(
                             top=(),
                             bottom=(),
                         )
-                        direction = (leading.left if side == "left" else leading.right)[i]
+                        direction = (leading.left if side == "rows" else leading.right)[i]
                         wanted.append(_as_stored(ends, direction, vocabulary, raw_mean))
     return _filled(source, text, wanted, n_tokens)
 
@@ -87,7 +93,7 @@ def _as_stored(
     raw_mean: NDArray[np.float64],
 ) -> _Direction:
     """A direction over tokens as they are read, as one over rows as they are stored."""
-    unembed = ends.circuit == "ov" and ends.side == "left"
+    unembed = ends.circuit == "ov" and ends.side == "rows"
     reading = vocabulary.unembed_reading if unembed else vocabulary.embed_reading
     stored = reading.directions(torch.from_numpy(direction)).numpy()
     centred = unembed and ends.convention == "folded"

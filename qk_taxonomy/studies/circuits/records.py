@@ -9,10 +9,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qk_taxonomy.circuits.full import Vectors
 from qk_taxonomy.records import Circuit, Convention
 
-DirectionKind = Literal["eigenvector", "singular vector"]
-Side = Literal["left", "right"]
+#: Of a full circuit F.
+Side = Literal["rows", "columns"]
+
+#: What the tokens on a side of a full circuit do.
+SIDES: dict[tuple[Circuit, Side], str] = {
+    ("qk", "rows"): "that attend",
+    ("qk", "columns"): "attended to",
+    ("ov", "rows"): "written",
+    ("ov", "columns"): "read",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +31,9 @@ class LayerCircuits:
     singular_values: (n_heads, e), descending. eigenvalues: (n_heads, e), complex, those of F that
     are not zero by its rank, by descending modulus. symmetric: (n_heads, 2e), eigenvalues of
     ½(F + Fᵀ), signed, descending. antisymmetric: (n_heads, e), θ ≥ 0 of the eigenvalues ±iθ of
-    ½(F − Fᵀ), descending. n_kv_heads: that the heads share, in equal, consecutive groups.
+    ½(F − Fᵀ), descending. centred_singular_values: (n_heads, e), descending, and centred_symmetry:
+    (n_heads,), of F less its mean over columns, which of QK is all that a softmax over keys sees.
+    n_kv_heads: that the heads share, in equal, consecutive groups.
     """
 
     layer: int
@@ -34,6 +45,8 @@ class LayerCircuits:
     eigenvalues: NDArray[np.complex128]
     symmetric: NDArray[np.float64]
     antisymmetric: NDArray[np.float64]
+    centred_singular_values: NDArray[np.float64]
+    centred_symmetry: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +69,10 @@ class ModelCircuits:
 class TokenEnds:
     """The tokens at both ends of a leading direction of one head's full circuit F.
 
-    number: 1 is the leading one. value: its eigenvalue μ, or its singular value σ. side: "left",
-    the rows of F (QK: tokens that attend; OV: tokens that are written), or "right", its columns
-    (QK: tokens that are attended to; OV: tokens that are read). top: texts and scores of the
-    highest scores, descending. bottom: of the lowest, ascending.
+    kind and number: which vector (:class:`~qk_taxonomy.circuits.full.Leading`), 1 being the leading
+    one; value: its eigenvalue μ, or its singular value σ. side: of F. top: texts and scores of the
+    highest scores, descending; bottom: of the lowest, ascending. Tokens high on one side score high
+    with those that are high on the other, whatever the sign of μ.
     """
 
     layer: int
@@ -67,7 +80,7 @@ class TokenEnds:
     head: int
     circuit: Circuit
     convention: Convention
-    kind: DirectionKind
+    kind: Vectors
     number: int
     value: complex
     side: Side

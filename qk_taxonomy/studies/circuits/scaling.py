@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qk_taxonomy.architectures import restrict
 from qk_taxonomy.checkpoints.tokens import Tokens
-from qk_taxonomy.circuits.full import full_head
+from qk_taxonomy.circuits.full import FullHead, full_heads
+from qk_taxonomy.circuits.threads import in_threads
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.records import Circuit, Convention
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.series import WordSeries, known_series, series_words
 from qk_taxonomy.studies.circuits.source import CircuitSource, ahead
 from qk_taxonomy.studies.circuits.words import HeadScores, WordTest, head_scores, word_test
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +60,19 @@ def word_study(
     *,
     circuits: Sequence[Circuit],
     convention: Convention,
+    layers: Sequence[int] | None = None,
     seed: int = 0,
 ) -> WordStudy:
     """Score the words that are single tokens by every head, and test the scores.
 
+    layers: numbers of the layers whose heads these are, all unless given.
     Raises CheckpointError, and HypothesisError where too few series are single tokens.
     """
     ids = {word: tokens.ids(word) for word in series_words(series)}
     single = {
         word: found[0]
         for word, found in ids.items()
-        if len(found) == 1 and found[0] < source.tokens.n_tokens
+        if len(found) == 1 and found[0] < source.plan.n_tokens
     }
     known, left_out = known_series(series, single)
     if not known:
@@ -73,26 +80,29 @@ def word_study(
             f"None of the {len(series)} word series has a base, a stronger word and an opposite "
             f"that are single tokens of {source.ref.ref}. Give others with --words."
         )
+    plans = [plan for plan in source.layers if not layers or plan.layer in layers]
+    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in plans)
+    source.progress.start(f"{source.ref.name}: words", source.vocabulary_bytes + n_bytes)
     vocabulary = source.vocabulary(convention)
-    n_bytes = sum(restrict(plan, circuits).n_bytes for plan in source.layers)
-    source.progress.start(f"{source.ref.name}: words", n_bytes)
     embed, unembed = source.rows_of([single[word] for word in series_words(known)])
     columns = vocabulary.embed_reading.rows(embed).mT
-    written = vocabulary.unembed_reading.rows(unembed)
-    if convention == "folded":
-        mean = source.vocabulary("raw").unembed_mean
-        written = written - vocabulary.unembed_reading.rows(mean)
+    # Scores are compared between targets, where the mean over tokens of W_U has no part.
+    written = vocabulary.unembed_reading.rows(unembed).mT
     places: dict[Circuit, list[tuple[str, int, int]]] = {circuit: [] for circuit in circuits}
     scores: dict[Circuit, list[HeadScores]] = {circuit: [] for circuit in circuits}
-    read = ahead(lambda plan: source.factors(plan, circuits, [convention]), source.layers)
-    for plan, pairs in zip(source.layers, read, strict=True):
+    read = ahead(lambda plan: source.factors(plan, circuits, [convention]), plans)
+    for plan, pairs in zip(plans, read, strict=True):
         for circuit in circuits:
-            rows = written.mT if circuit == "ov" else columns
-            for head in range(plan.geometry.n_heads):
-                one = full_head(pairs[circuit, convention], vocabulary, circuit, head)
-                a, b = one.left @ rows.numpy(), one.right @ columns.numpy()
-                scores[circuit].append(head_scores(a, b, one.b @ one.a.T, known))
-                places[circuit].append((*plan.place, head))
+            rows = (written if circuit == "ov" else columns).numpy()
+
+            def scored(head: FullHead, rows: Array = rows) -> HeadScores:
+                a, b = head.left @ rows, head.right @ columns.numpy()
+                return head_scores(a, b, head.b @ head.a.T, known)
+
+            numbers = range(plan.geometry.n_heads)
+            heads = full_heads(pairs[circuit, convention], vocabulary, circuit, numbers)
+            scores[circuit] += in_threads(scored, heads)
+            places[circuit] += [(*plan.place, head) for head in numbers]
     tests = {circuit: word_test(scores[circuit], known, seed=seed) for circuit in circuits}
     table = pd.concat([_rows(circuit, places[circuit], tests[circuit]) for circuit in circuits])
     return WordStudy(convention, table.reset_index(drop=True), tests, left_out)

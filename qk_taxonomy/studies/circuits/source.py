@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from qk_taxonomy.architectures import restrict, rows_of, token_blocks, vocabulary_plan
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.open import open_checkpoint
+from qk_taxonomy.checkpoints.stopping import stoppable_threads
 from qk_taxonomy.circuits.conventions import circuit_factors
 from qk_taxonomy.circuits.factors import FactorPair
 from qk_taxonomy.circuits.vocabulary import Reading, Vocabulary, VocabularyGram
@@ -65,7 +67,7 @@ class CircuitSource:
     ref: ModelRef
     checkpoint: Checkpoint
     layout: AttentionLayout
-    tokens: VocabularyPlan
+    plan: VocabularyPlan
     progress: Progress
 
     @classmethod
@@ -90,20 +92,36 @@ class CircuitSource:
     @property
     def layers(self) -> list[LayerPlan]:
         """The layers that read and write the stream which tokens are embedded in."""
-        width = self.tokens.d_model
+        width = self.plan.d_model
         return [
             plan
             for plan in self.layout.layers
-            if plan.stack in self.tokens.stacks
+            if plan.stack in self.plan.stacks
             and plan.geometry.d_model == plan.geometry.d_input == width
         ]
+
+    def read(self, infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
+        """The weights of some tensors.
+
+        Raises CheckpointError, and SpectrumError naming those that are not finite.
+        """
+        tensors = self.checkpoint.read_all(infos)
+        broken = [role for role, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise SpectrumError(
+                f"{' and '.join(infos[role].name for role in broken)} of {self.ref.ref} holds "
+                "values that are not finite (NaN or infinity). The file may be damaged: compare it "
+                "with the original.",
+                broken[0],
+            )
+        return tensors
 
     def factors(
         self, plan: LayerPlan, circuits: Sequence[Circuit], conventions: Sequence[Convention]
     ) -> dict[tuple[Circuit, Convention], FactorPair]:
-        """Read a layer's heads, under each convention. Raises CheckpointError."""
+        """Read a layer's heads, under each convention. Raises as :meth:`read`."""
         wanted = restrict(plan, circuits)
-        tensors = self.checkpoint.read_all(wanted.tensors)
+        tensors = self.read(wanted.tensors)
         self.progress.advance(wanted.n_bytes)
         return {
             (circuit, convention): pair
@@ -116,31 +134,30 @@ class CircuitSource:
     @property
     def embedding_bytes(self) -> int:
         """Bytes of W_E, and of W_U unless it is the same."""
-        unembed = self.tokens.unembed
-        return self.tokens.embed.n_bytes + (0 if unembed is None else unembed.n_bytes)
+        unembed = self.plan.unembed
+        return self.plan.embed.n_bytes + (0 if unembed is None else unembed.n_bytes)
+
+    @property
+    def vocabulary_bytes(self) -> int:
+        """Bytes that :meth:`vocabulary` reads at its next call: none once it was called."""
+        return 0 if "_vocabulary" in self.__dict__ else self.embedding_bytes
 
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
-        gram = VocabularyGram(self.tokens.d_model, tied=self.tokens.unembed is None)
-        try:
-            for _, embed, unembed in self.token_rows():
-                gram.add(embed, unembed)
-        except SpectrumError as err:
-            names = [info.name for info in (self.tokens.embed, self.tokens.unembed) if info]
-            raise SpectrumError(
-                f"{' or '.join(names)} of {self.ref.ref} holds values that are not finite (NaN or "
-                "infinity). The file may be damaged: compare it with the original.",
-                "embed",
-            ) from err
+        gram = VocabularyGram(self.plan.d_model, tied=self.plan.unembed is None)
+        for _, embed, unembed in self.token_rows():
+            gram.add(embed, unembed)
         return gram.vocabulary()
 
     def vocabulary(self, convention: Convention) -> Vocabulary:
-        """The vocabulary in coordinates; read at the first call. Raises CheckpointError."""
-        if convention == "raw":
-            return self._vocabulary
-        gains = self.checkpoint.read_all(self.tokens.gains)
+        """The vocabulary in coordinates; read at the first call. Raises as :meth:`read`."""
+        return self._vocabulary if convention == "raw" else self._folded
+
+    @functools.cached_property
+    def _folded(self) -> Vocabulary:
+        gains = self.read(self.plan.gains)
         return self._vocabulary.folded(
-            self._reading("embed_norm", gains, factor=self.tokens.embed_scale),
+            self._reading("embed_norm", gains, factor=self.plan.embed_scale),
             self._reading("final_norm", gains, gain_first=True),
         )
 
@@ -152,7 +169,7 @@ class CircuitSource:
         gain_first: bool = False,
         factor: float = 1.0,
     ) -> Reading:
-        norm = self.tokens.norms.get(role)
+        norm = self.plan.norms.get(role)
         if norm is None:
             return Reading(factor=factor)
         gain = gains[role].double() + norm.offset if role in gains else None
@@ -161,44 +178,49 @@ class CircuitSource:
     def token_rows(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
         """Blocks of rows of W_E, and of W_U unless it is the same, each with its first token.
 
-        Raises CheckpointError.
+        Raises as :meth:`read`.
         """
         first = 0
-        for embed, unembed in ahead(self._read, token_blocks(self.tokens, BLOCK)):
+        for embed, unembed in ahead(self._read_tokens, token_blocks(self.plan, BLOCK)):
             yield first, embed, unembed
             first += len(embed)
-            self.progress.advance(self.embedding_bytes * len(embed) // self.tokens.n_tokens)
+            self.progress.advance(self.embedding_bytes * len(embed) // self.plan.n_tokens)
 
-    def _read(
+    def _read_tokens(
         self, block: tuple[TensorInfo, TensorInfo | None]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         embed, unembed = block
         both = {"embed": embed} | ({} if unembed is None else {"unembed": unembed})
-        read = self.checkpoint.read_all(both)
+        read = self.read(both)
         return read["embed"], read.get("unembed")
 
     def rows_of(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows of some tokens in W_E and in W_U, in the order of ``ids``.
 
-        Raises CheckpointError.
+        Raises as :meth:`read`.
         """
-        embed = self._rows_of(self.tokens.embed, ids)
-        unembed = self.tokens.unembed
+        embed = self._rows_of(self.plan.embed, ids)
+        unembed = self.plan.unembed
         return embed, embed if unembed is None else self._rows_of(unembed, ids)
 
     def _rows_of(self, info: TensorInfo, ids: Sequence[int]) -> torch.Tensor:
         cut = {str(token): rows_of(info, token, token + 1) for token in ids}
         alone = {token: row for token, row in cut.items() if row is not None}
         if len(alone) < len(cut):
-            return self.checkpoint.read(info)[list(ids)]
-        read = self.checkpoint.read_all(alone)
+            return self.read({"all": info})["all"][list(ids)]
+        read = self.read(alone)
         return torch.cat([read[str(token)] for token in ids])
 
 
 def ahead(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """``map(read, items)``, with the next item being read while one is worked with."""
-    with ThreadPoolExecutor(1, "qk-reading") as reader:
-        coming: Future[_Result] | None = None
+    """``map(read, items)``, with the next item being read while one is worked with.
+
+    What is being read when nobody wants more, as after an error or Ctrl-C, is not waited for.
+    """
+    stop = threading.Event()
+    reader = stoppable_threads(1, "qk-reading", stop)
+    coming: Future[_Result] | None = None
+    try:
         for item in items:
             following = reader.submit(read, item)
             if coming is not None:
@@ -206,3 +228,6 @@ def ahead(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[
             coming = following
         if coming is not None:
             yield coming.result()
+    finally:
+        stop.set()
+        reader.shutdown(wait=False, cancel_futures=True)

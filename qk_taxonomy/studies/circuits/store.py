@@ -25,7 +25,11 @@ FORMAT = "qk-taxonomy-full-circuits"
 FORMAT_VERSION = "1"
 
 _FOLDER = "circuits"
-_PARTS = ("singular_values", "eigenvalues", "symmetric", "antisymmetric")
+_REAL_PARTS = (
+    *("singular_values", "symmetric", "antisymmetric"),
+    *("centred_singular_values", "centred_symmetry"),
+)
+_PARTS = ("eigenvalues", *_REAL_PARTS)
 _KEY = re.compile(
     r"(?:(?P<stack>\w+)\.)?layers\.(?P<layer>0|[1-9][0-9]{0,8})"
     rf"\.(?P<circuit>{'|'.join(get_args(Circuit))})"
@@ -50,7 +54,7 @@ def save_circuits(path: Path, model: ModelCircuits) -> None:
         key = f"{stack}layers.{layer.layer}.{layer.circuit}.{layer.convention}"
         mu = np.ascontiguousarray(layer.eigenvalues, np.complex128)
         tensors[f"{key}.eigenvalues"] = mu.view(np.float64).reshape(*mu.shape, 2)
-        for part in ("singular_values", "symmetric", "antisymmetric"):
+        for part in _REAL_PARTS:
             tensors[f"{key}.{part}"] = np.ascontiguousarray(getattr(layer, part), np.float64)
 
     def whole(beside: Path) -> bool:
@@ -113,6 +117,8 @@ def _layers(file: Any, metadata: Mapping[str, str]) -> Iterable[LayerCircuits]:
             "eigenvalues": (n_heads, e, 2),
             "symmetric": (n_heads, 2 * e),
             "antisymmetric": (n_heads, e),
+            "centred_singular_values": (n_heads, e),
+            "centred_symmetry": (n_heads,),
         }
         sound = shapes == wanted and all(
             array.dtype == np.float64 and np.isfinite(array).all() for array in parts.values()
@@ -125,10 +131,8 @@ def _layers(file: Any, metadata: Mapping[str, str]) -> Iterable[LayerCircuits]:
             n_kv_heads=n_kv_heads,
             circuit=circuit,
             convention=convention,
-            singular_values=parts["singular_values"],
             eigenvalues=parts["eigenvalues"].view(np.complex128)[..., 0],
-            symmetric=parts["symmetric"],
-            antisymmetric=parts["antisymmetric"],
+            **{part: parts[part] for part in _REAL_PARTS},
         )
 
 

@@ -19,7 +19,7 @@ from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
 from qk_taxonomy.studies.circuits.scaling import WordStudy, word_study
 from qk_taxonomy.studies.circuits.series import WordSeries, read_word_series
 from qk_taxonomy.studies.circuits.source import CircuitSource, Progress
-from qk_taxonomy.studies.circuits.table import circuit_table
+from qk_taxonomy.studies.circuits.table import circuit_table, control_limits
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -67,14 +67,14 @@ def study_circuits(
 ) -> CircuitStudy:
     """Study the full circuits of a model, beside those of its ``control``.
 
-    layers: to compute, all unless given; heads: to show, of those layers. n_tokens: tokens at each
-    end of a vector. series: words whose scaling and reversal is tested, the built-in ones unless
-    given. Tokens and words are told under the last of ``conventions``. What was computed before is
-    taken from its file under ``output_root`` unless ``force``. progress: is told of the bytes that
-    are read. Raises QKTaxonomyError.
+    layers: to compute and to score words by, all unless given; heads: to show, of those. n_tokens:
+    tokens at each end of a vector. series: words whose scaling and reversal is tested, the built-in
+    ones unless given. Tokens and words are told under the last of ``conventions``. What was
+    computed before is taken from its file under ``output_root`` unless ``force``. progress: is told
+    of the bytes that are read. Raises QKTaxonomyError.
     """
     source = CircuitSource.open(ref, api, progress)
-    asked = asked_heads(source.layers, layers, heads) if layers or heads else ()
+    asked = asked_heads(source.layers, layers, heads) if heads else ()
     options = {"output_root": output_root, "conventions": conventions, "force": force}
     model = circuits_of(source, layers=layers, **options)  # type: ignore[arg-type]
     beside = None
@@ -83,12 +83,14 @@ def study_circuits(
         beside = circuits_of(twin, **options)  # type: ignore[arg-type]
     table = circuit_table(model, beside)
     convention = conventions[-1]
-    shown = asked or tuple(
-        head
-        for group in chosen_heads(table[table["convention"] == convention], _N_TOLD)
-        for head in group.heads
-    )
-    notes = [*source.tokens.notes]
+    told = table[table["convention"] == convention]
+    if layers:
+        told = told[told["layer"].isin(layers)]
+    shown = asked or tuple(head for group in chosen_heads(told, _N_TOLD) for head in group.heads)
+    notes = [*source.layout.notes, *source.plan.notes]
+    if beside is not None:
+        limits = dict.fromkeys(control_limits(model, beside, convention))
+        notes.extend(f"unusual heads: {limit}" for limit in limits)
     tokens = _tokens(source, notes)
     ends = token_ends(
         source,
@@ -100,7 +102,7 @@ def study_circuits(
     )
     words = None
     if tokens is not None:
-        words = _words(source, tokens, series or read_word_series(), convention, notes)
+        words = _words(source, tokens, series or read_word_series(), convention, layers, notes)
     return CircuitStudy(
         ref, model, beside, table, convention, asked, tuple(ends), words, tuple(notes)
     )
@@ -123,13 +125,18 @@ def _words(
     tokens: Tokens,
     series: Sequence[WordSeries],
     convention: Convention,
+    layers: Sequence[int] | None,
     notes: list[str],
 ) -> WordStudy | None:
     try:
-        words = word_study(source, tokens, series, circuits=CIRCUITS, convention=convention)
+        words = word_study(
+            source, tokens, series, circuits=CIRCUITS, convention=convention, layers=layers
+        )
     except HypothesisError as err:
         notes.append(f"words are not scored: {err}".rstrip("."))
         return None
+    limits = [(circuit.upper(), test.note) for circuit, test in words.tests.items() if test.note]
+    notes.extend(f"words, {circuit}: {note}" for circuit, note in limits)
     if words.left_out:
         notes.append(
             f"{len(words.left_out)} words of the series are several tokens here, or stand in a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pandas as pd
@@ -18,24 +19,31 @@ def summary(study: CircuitStudy) -> Iterator[str]:
     """Lines on copying, symmetry, the tail at zero, rank, unusual heads and words.
 
     Of the convention whose tokens the study shows; medians over heads, means over the control's.
+    "centred": of scores less each query's mean over all keys, which is what a softmax sees.
     """
     table = study.table[study.table["convention"] == study.convention].reset_index(drop=True)
+    layers = {(layer.stack, layer.layer) for layer in study.model.layers}
+    all_layers = json.loads(study.model.metadata["layers"])
+    control = f", beside the control {study.control.metadata['control']}" if study.control else ""
+    yield f"{len(table)} heads, {len(layers)} of {len(all_layers)} layers{control}"
     for what, column in (
         ("copying, OV: Σμ / Σ|μ|", "ov_copying"),
         ("symmetry, QK: (‖sym‖² − ‖anti‖²) / ‖F‖²", "qk_symmetry"),
     ):
         yield f"{what} {_middle(table, column)}; most: {_most(table, column)}"
-    for circuit in CIRCUITS:
-        yield (
-            f"tail at zero, {circuit.upper()}: share of λ below λ₁ / 1000, mean "
-            f"{table[f'{circuit}_near_zero'].mean():.1%}"
-            + _beside(table, f"{circuit}_near_zero", ".1%")
-        )
+    yield f"symmetry, QK centred: {_middle(table, 'qk_symmetry_centred')}"
+    for what, column in (
+        ("QK", "qk_near_zero"),
+        ("QK centred", "qk_near_zero_centred"),
+        ("OV", "ov_near_zero"),
+    ):
+        mean = f"{table[column].mean():.1%}{_beside(table, column, '.1%')}"
+        yield f"tail at zero, {what}: share of λ below λ₁ / 1000, mean {mean}"
     for circuit in CIRCUITS:
         bound = table[f"{circuit}_rank_bound"].max()
         yield (
             f"rank, {circuit.upper()}: effective rank {_middle(table, f'{circuit}_effective_rank')}"
-            f", of at most {bound:.0f}, with {int(study.model.metadata['n_tokens']):,} tokens"
+            f", of at most {bound:.0f}"
         )
     for circuit in CIRCUITS:
         yield _unusual(table, circuit)
@@ -75,7 +83,7 @@ def _heads(rows: pd.DataFrame) -> list[Head]:
 
 def _unusual(table: pd.DataFrame, circuit: str) -> str:
     found = table[table[f"{circuit}_q"] <= LEVEL]
-    rows = table.nsmallest(_NAMED, f"{circuit}_unusual")
+    rows = table.dropna(subset=f"{circuit}_peer_z").nsmallest(_NAMED, f"{circuit}_unusual")
     named = ", ".join(
         f"{head} (z {z:.1f})"
         for head, z in zip(_heads(rows), rows[f"{circuit}_peer_z"], strict=True)
@@ -85,4 +93,4 @@ def _unusual(table: pd.DataFrame, circuit: str) -> str:
         if table[f"{circuit}_q"].notna().any()
         else ""
     )
-    return f"unusual, {circuit.upper()}: {against}least like their peers: {named}"
+    return f"unusual, {circuit.upper()}: {against}least like their peers: {named or 'none'}"

@@ -20,7 +20,10 @@ from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
 from qk_taxonomy.studies.circuits.unusual import Cohort, unusual_heads
 
 #: Statistics of which the table also has the mean over the control's heads.
-COMPARED = ("copying", "near_zero", "symmetry", "effective_rank")
+COMPARED = (
+    *("copying", "near_zero", "symmetry", "effective_rank"),
+    *("symmetry_centred", "near_zero_centred", "effective_rank_centred"),
+)
 
 _PLACE = ["stack", "layer", "head", "convention"]
 
@@ -37,6 +40,15 @@ def _statistics(layer: LayerCircuits) -> dict[str, NDArray[np.float64]]:
         "symmetry": symmetry(mu, layer.singular_values),
         "effective_rank": effective_rank_sigma(lam),
         "rank_bound": np.full(len(lam), float(lam.shape[-1])),
+    } | (_centred(layer) if layer.circuit == "qk" else {})
+
+
+def _centred(layer: LayerCircuits) -> dict[str, NDArray[np.float64]]:
+    lam = np.square(layer.centred_singular_values)
+    return {
+        "symmetry_centred": layer.centred_symmetry,
+        "near_zero_centred": near_zero_ratio(lam),
+        "effective_rank_centred": effective_rank_sigma(lam),
     }
 
 
@@ -63,7 +75,9 @@ def circuit_table(model: ModelCircuits, control: ModelCircuits | None = None) ->
     ``*_largest``: σ₁. ``*_copying``: Σμ / Σ|μ|, ``*_positive_share``: share of Re μ > 0.
     ``*_near_zero``: share of λ = σ² below 1e-3·λ₁, ``*_near_zero_eigenvalues`` likewise of |μ|².
     ``*_symmetry``: (‖sym‖² − ‖anti‖²) / ‖F‖². ``*_effective_rank`` of at most ``*_rank_bound``,
-    which is d_head. ``*_control``: means over the control's heads of the same stack.
+    which is d_head. ``qk_*_centred``: of scores less each query's mean over all keys, which is what
+    a softmax sees. ``compared_with``: the label of the control, ``*_control``: means over its heads
+    of the same stack.
     ``*_distance``, ``*_p``, ``*_q``, ``*_peer_z``, ``*_unusual``: how unlike the control's and its
     peers' a head's spectrum is (:class:`~qk_taxonomy.studies.circuits.unusual.UnusualHeads`).
     """
@@ -80,6 +94,7 @@ def circuit_table(model: ModelCircuits, control: ModelCircuits | None = None) ->
         table = table.merge(pd.concat(found), on=_PLACE, how="left")
     for number, key in enumerate(("family", "name", "revision", "control")):
         table.insert(number, "model" if key == "name" else key, model.metadata[key])
+    table.insert(4, "compared_with", "" if control is None else control.metadata["control"])
     return table
 
 
@@ -97,10 +112,38 @@ def _statistics_of(model: ModelCircuits) -> pd.DataFrame:
     return table.sort_values(order, key=rank).reset_index(drop=True)
 
 
+def control_limits(
+    model: ModelCircuits, control: ModelCircuits, convention: Convention
+) -> list[str]:
+    """What the size of a control keeps from being found, of every circuit that is limited so."""
+    compared = (_cohorts(model, control, circuit, convention)[1] for circuit in CIRCUITS)
+    notes = [unusual_heads(cohorts).note for cohorts in compared if cohorts]
+    return [note for note in notes if note]
+
+
 def _unusual(
     model: ModelCircuits, control: ModelCircuits | None, circuit: Circuit, convention: Convention
 ) -> pd.DataFrame:
     """How unusual the heads are in one circuit and convention; no rows where there are none."""
+    frames, cohorts = _cohorts(model, control, circuit, convention)
+    if not cohorts:
+        return pd.DataFrame(columns=_PLACE)
+    found = unusual_heads(cohorts)
+    return pd.concat(frames, ignore_index=True).assign(
+        **{
+            f"{circuit}_distance": found.distance,
+            f"{circuit}_p": found.p_values,
+            f"{circuit}_q": found.q_values,
+            f"{circuit}_peer_z": found.peer_z,
+            f"{circuit}_unusual": found.rank,
+        }
+    )
+
+
+def _cohorts(
+    model: ModelCircuits, control: ModelCircuits | None, circuit: Circuit, convention: Convention
+) -> tuple[list[pd.DataFrame], list[Cohort]]:
+    """Heads that are each other's peers, with the control's; and where they are, layer by layer."""
     layers = model.select(circuit, convention)
     frames, cohorts = [], []
     for stack in dict.fromkeys(layer.stack for layer in layers):
@@ -125,18 +168,7 @@ def _unusual(
                 )
                 for layer in peers
             ]
-    if not cohorts:
-        return pd.DataFrame(columns=_PLACE)
-    found = unusual_heads(cohorts)
-    return pd.concat(frames, ignore_index=True).assign(
-        **{
-            f"{circuit}_distance": found.distance,
-            f"{circuit}_p": found.p_values,
-            f"{circuit}_q": found.q_values,
-            f"{circuit}_peer_z": found.peer_z,
-            f"{circuit}_unusual": found.rank,
-        }
-    )
+    return frames, cohorts
 
 
 def _cohort(peers: Sequence[LayerCircuits], beside: Sequence[LayerCircuits]) -> Cohort:

@@ -54,7 +54,8 @@ class UnusualHeads:
     Benjamini and Hochberg's over all heads. ``peer_z``: how far from the mean of the other heads of
     its cohort, as a robust z of the log distance (median, 1.4826 · MAD): an effect size, without a
     p-value, since trained heads have no null; nan where distances do not vary. ``rank``: 1 is the
-    most unusual: by ``peer_z`` among the heads with q ≤ 0.05, then among the rest. ``note``: what
+    most unusual: by the sum of the ranks of ``distance`` and ``peer_z`` among the heads with
+    q ≤ 0.05, then among the rest. ``note``: what
     limits the test; empty where nothing does.
     """
 
@@ -148,9 +149,12 @@ def _peer_z(profiles: Array) -> Array:
     return z
 
 
-def _ranks(q_values: Array, peer_z: Array) -> Places:
+def _ranks(q_values: Array, distance: Array, peer_z: Array) -> Places:
+    from scipy.stats import rankdata
+
     found = np.nan_to_num(q_values, nan=1.0) <= LEVEL
-    order = np.lexsort((-np.nan_to_num(peer_z, nan=-np.inf), ~found))
+    places = [rankdata(np.nan_to_num(x, nan=-np.inf)) for x in (distance, peer_z)]
+    order = np.lexsort((-(places[0] + places[1]), ~found))
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     return rank
@@ -213,6 +217,6 @@ def unusual_heads(cohorts: Sequence[Cohort]) -> UnusualHeads:
         p_values=p,
         q_values=q,
         peer_z=z,
-        rank=_ranks(q, z),
+        rank=_ranks(q, np.concatenate(distances), z),
         note=_limit(n_groups, int(tested.sum())),
     )
