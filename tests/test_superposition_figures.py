@@ -22,7 +22,7 @@ from synthetic_superposition import TARGETS, superposition_run
 
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
-from qk_taxonomy.figures.superposition.answers import Answer, answer_figure
+from qk_taxonomy.figures.superposition.answers import answer_figure
 from qk_taxonomy.figures.superposition.arrows import Plane, arrow_figure
 from qk_taxonomy.figures.superposition.decomposition import DecomposedLogits, decomposition_figure
 from qk_taxonomy.figures.superposition.dimensionality import dimensionality_figure
@@ -45,6 +45,7 @@ from qk_taxonomy.statistics.decomposition import (
     sparse_decomposition,
 )
 from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.studies.superposition.answers import Answer
 from qk_taxonomy.studies.superposition.config import Target
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 from qk_taxonomy.studies.superposition.measures import (

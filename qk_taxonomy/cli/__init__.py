@@ -21,6 +21,7 @@ from qk_taxonomy.cli.import_ import import_
 from qk_taxonomy.cli.plan import plan
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
+from qk_taxonomy.cli.superposition import superposition
 from qk_taxonomy.cli.test import test
 from qk_taxonomy.errors import CatalogError, QKTaxonomyError
 
@@ -72,6 +73,6 @@ def main() -> None:
 
 for command in (
     *(run, families, plan, download, cluster, assign, boxplots, test),
-    *(circuits, show, export, import_),
+    *(circuits, superposition, show, export, import_),
 ):
     main.add_command(command)

@@ -1,14 +1,17 @@
-"""Progress bars: bytes, layers and time left, on a terminal only."""
+"""Progress bars: bytes, layers or steps, and time left, on a terminal only."""
 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 import click
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -19,25 +22,21 @@ from qk_taxonomy.cli.options import console
 from qk_taxonomy.records import ModelRef, ModelResult
 
 
-class SurveyBars:
-    """A bar a model, as a context manager; silent where stderr is no terminal."""
+class _Bars:
+    """Bars one below the other, as a context manager; silent where stderr is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *columns: ProgressColumn) -> None:
         out = console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[done]}/{task.fields[layers]} layers"),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            *columns,
             console=out,
             disable=not out.is_terminal,
         )
         self._task: TaskID | None = None
-        self._done = 0
 
-    def __enter__(self) -> SurveyBars:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
@@ -48,6 +47,19 @@ class SurveyBars:
         trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
+
+
+class SurveyBars(_Bars):
+    """A bar a model."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.fields[done]}/{task.fields[layers]} layers"),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._done = 0
 
     def start(self, ref: ModelRef, layers: int, n_bytes: int) -> None:
         self._done = 0
@@ -68,33 +80,11 @@ class SurveyBars:
         self._task = None
 
 
-class ByteBars:
-    """A bar for each thing that is read, as a context manager; silent without a terminal."""
+class ByteBars(_Bars):
+    """A bar for each thing that is read."""
 
     def __init__(self) -> None:
-        out = console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=out,
-            disable=not out.is_terminal,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> ByteBars:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
+        super().__init__(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
 
     def start(self, what: str, n_bytes: int) -> None:
         self._task = self._bars.add_task(what, total=n_bytes)
@@ -102,3 +92,22 @@ class ByteBars:
     def advance(self, n_bytes: int) -> None:
         if self._task is not None:
             self._bars.advance(self._task, n_bytes)
+
+
+class StepBars(_Bars):
+    """A bar for each training, with its losses."""
+
+    def __init__(self) -> None:
+        line = TextColumn("{task.fields[line]}")
+        super().__init__(MofNCompleteColumn(), TimeRemainingColumn(), line)
+
+    def start(self, what: str, n_steps: int) -> None:
+        self._task = self._bars.add_task(what, total=n_steps, line="")
+
+    def advance(self, n_steps: int) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, n_steps)
+
+    def tell(self, line: str) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, line=line)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
-from qk_taxonomy.figures.superposition.answers import Answer, answer_figure
+from qk_taxonomy.figures.superposition.answers import answer_figure
 from qk_taxonomy.figures.superposition.arrows import Plane, arrow_figure
 from qk_taxonomy.figures.superposition.decomposition import DecomposedLogits, decomposition_figure
 from qk_taxonomy.figures.superposition.dimensionality import dimensionality_figure
@@ -27,6 +27,7 @@ from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, write_file
 from qk_taxonomy.statistics.decomposition import SingularVectors
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
+from qk_taxonomy.studies.superposition.answers import SETTLED, Answer
 from qk_taxonomy.studies.superposition.config import Phase, Target
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 from qk_taxonomy.studies.superposition.measures import (
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
 
 #: Where the study's tables and figures are, below the folder of plots.
 SUPERPOSITION_FOLDER = "superposition"
-
-# Of the orthogonality that columns have at the end: from here on they count as orthogonal.
-_SETTLED = 0.95
 
 # Targets of an instance that a heading names.
 _MOST_NAMED = 3
@@ -274,8 +272,8 @@ def _of_phase(
         w = np.stack([run.snapshots[place].w for place in kept])
         values = orthogonality(w, represented(w[-1]))[..., None]
         # Features in superposition are orthogonal in part only, and settle at that.
-        end_level = _SETTLED * np.where(values[-1] > 0, values[-1], np.nan)
-        what = f"at {_SETTLED:.0%} of its end, to stay"
+        end_level = SETTLED * np.where(values[-1] > 0, values[-1], np.nan)
+        what = f"at {SETTLED:.0%} of its end, to stay"
         course("orthogonality of the features learned", values, end_level, what)
         course("norm of a target's i", targets.left_norm[kept])
         course("norm of its j", targets.right_norm[kept])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,23 +11,9 @@ from matplotlib.figure import Figure
 from qk_taxonomy.figures.style import KEPT
 from qk_taxonomy.figures.superposition.parts import put_title, seeds_text
 from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.studies.superposition.answers import Answer
 
 _ROW = 0.26
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One panel: a question, its answer in a line, and the effects it rests on, of one unit.
-
-    effects: a name of each, and what was found over ``n`` seeds. reference: the value that says
-    "no effect", or the one that is predicted; None: neither.
-    """
-
-    question: str
-    answer: str
-    unit: str
-    effects: tuple[tuple[str, Finding], ...]
-    reference: float | None = None
 
 
 def answer_figure(answers: Sequence[Answer], title: str) -> Figure:

@@ -63,14 +63,18 @@ def recovery(runs: Sequence[MeasuredRun]) -> Answer:
     """(1) Do singular vectors recover features, at which sparsity? Of one run."""
     (measured,) = runs
     lesser = measured.targets.lesser[-1]
-    effects, all_found, missed = [], [], []
+    effects = []
+    everywhere: list[str] = []
+    elsewhere: list[str] = []
     for p, chosen in _by_probability(measured):
         cosines = lesser[chosen]
         effects.append((f"p = {p:.3g}", mean_over_seeds(np.nanmean(cosines, axis=-1))))
         aligned = (cosines >= ALIGNED).all(axis=-1)
-        (all_found if aligned.all() else missed).append((p, int(aligned.sum()), len(aligned)))
-    found = ", ".join(f"{p:.3g}" for p, _, _ in all_found) or "none"
-    rest = ", ".join(f"{p:.3g} ({k} of {n})" for p, k, n in missed)
+        if aligned.all():
+            everywhere.append(f"{p:.3g}")
+        else:
+            elsewhere.append(f"{p:.3g} ({aligned.sum()} of {len(aligned)})")
+    found, rest = ", ".join(everywhere) or "none", ", ".join(elsewhere)
     answer = f"Every target is aligned (both |cos| ≥ {ALIGNED:g}) in every seed at p = {found}"
     return Answer(
         measured.run.config.question,
@@ -115,7 +119,7 @@ def capacity(runs: Sequence[MeasuredRun]) -> Answer:
     effects, parts = [], []
     for measured in ordered:
         run = measured.run
-        p, chosen = list(_by_probability(measured))[-1]
+        chosen = list(_by_probability(measured))[-1][1]
         lesser = measured.targets.lesser[-1][chosen]
         found = lesser >= ALIGNED
         effects.append((f"r = {run.config.d_head}", mean_over_seeds(found.sum(axis=-1))))
@@ -139,7 +143,7 @@ def capacity(runs: Sequence[MeasuredRun]) -> Answer:
 
 
 def factors(runs: Sequence[MeasuredRun]) -> Answer:
-    """(4) Do singular vectors span tegum factors or split between them? Of both kinds of targets."""
+    """(4) Do singular vectors span tegum factors or keep to one? Of both kinds of targets."""
     effects, parts = [], []
     for measured in runs:
         run, w = measured.run, measured.last.w.astype(np.float64)
@@ -172,3 +176,12 @@ QUESTIONS: Mapping[tuple[str, ...], Callable[[Sequence[MeasuredRun]], Answer]] =
     ("head-size",): capacity,
     ("tegum-apart", "tegum-within"): factors,
 }
+
+
+def answers(runs: Mapping[str, Sequence[MeasuredRun]]) -> list[Answer]:
+    """What can be answered of the questions by the runs of presets, by their names."""
+    return [
+        answer([run for name in names for run in runs[name]])
+        for names, answer in QUESTIONS.items()
+        if all(name in runs for name in names)
+    ]

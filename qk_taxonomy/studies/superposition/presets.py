@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,18 @@ def load_config(name_or_path: str | Path) -> tuple[SuperpositionConfig, ...]:
     if not file.data:
         raise CatalogError(f"{path} has no configuration: wanted a table [name] for each.")
     return tuple(config for table in file.data for config in _configs(file, table))
+
+
+def adjusted(
+    config: SuperpositionConfig, n_seeds: int | None = None, steps: int | None = None
+) -> SuperpositionConfig:
+    """The configuration with other numbers of seeds, and of steps of each phase, if any are given.
+
+    Raises StudyError.
+    """
+    if n_seeds is not None:
+        config = replace(config, n_seeds=n_seeds)
+    return config if steps is None else replace(config, steps=steps, head_steps=None)
 
 
 def _presets() -> TomlFile:
