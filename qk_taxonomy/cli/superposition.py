@@ -79,16 +79,11 @@ def superposition(
     )
     from qk_taxonomy.studies.superposition.answers import answers
     from qk_taxonomy.studies.superposition.measured import MeasuredRun
-    from qk_taxonomy.studies.superposition.presets import load_config, presets
+    from qk_taxonomy.studies.superposition.presets import adjusted, load_config, presets
 
     wanted = list(chain(*(presets() if name == "all" else [name] for name in names or ["basic"])))
-    changes = {
-        key: value for key, value in (("n_seeds", seeds), ("steps", steps)) if value is not None
-    }
-    if steps is not None:
-        changes["head_steps"] = None
     groups = {
-        name: [dataclasses.replace(config, **changes) for config in load_config(name)]
+        name: [adjusted(config, seeds, steps) for config in load_config(name)]
         for name in dict.fromkeys(wanted)
     }
     runs: dict[str, list[MeasuredRun]] = {}
@@ -143,10 +138,9 @@ def _write(label: str, files: Iterable[Path], *, told: bool) -> None:
 
 def _print(found: Sequence[Answer], *, as_json: bool) -> None:
     if as_json:
-        rows = [dataclasses.asdict(answer) for answer in found]
-        click.echo(
-            json.dumps(json.loads(json.dumps(rows), parse_constant=lambda _: None), indent=2)
-        )
+        text = json.dumps([dataclasses.asdict(answer) for answer in found])
+        # JSON has no NaN.
+        click.echo(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))
         return
     for answer in found:
         click.echo(f"{answer.question}\n  {answer.answer}")

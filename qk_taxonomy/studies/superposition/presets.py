@@ -53,13 +53,15 @@ def load_config(name_or_path: str | Path) -> tuple[SuperpositionConfig, ...]:
 def adjusted(
     config: SuperpositionConfig, n_seeds: int | None = None, steps: int | None = None
 ) -> SuperpositionConfig:
-    """The configuration with other numbers of seeds, and of steps of each phase, if any are given.
-
-    Raises StudyError.
+    """The configuration with other numbers of seeds, and of steps of each phase, if any are given,
+    which its name then tells. Raises StudyError.
     """
     if n_seeds is not None:
-        config = replace(config, n_seeds=n_seeds)
-    return config if steps is None else replace(config, steps=steps, head_steps=None)
+        config = replace(config, name=f"{config.name}-{n_seeds}-seeds", n_seeds=n_seeds)
+    if steps is not None:
+        name = f"{config.name}-{steps}-steps"
+        config = replace(config, name=name, steps=steps, head_steps=None)
+    return config
 
 
 def _presets() -> TomlFile:
