@@ -79,12 +79,13 @@ def superposition(
     )
     from qk_taxonomy.studies.superposition.answers import answers
     from qk_taxonomy.studies.superposition.measured import MeasuredRun
-    from qk_taxonomy.studies.superposition.presets import adjusted, load_config, presets
+    from qk_taxonomy.studies.superposition.presets import adjusted, load_tables, presets
 
     wanted = list(chain(*(presets() if name == "all" else [name] for name in names or ["basic"])))
     groups = {
-        name: [adjusted(config, seeds, steps) for config in load_config(name)]
-        for name in dict.fromkeys(wanted)
+        table: [adjusted(config, seeds, steps) for config in configs]
+        for name in wanted
+        for table, configs in load_tables(name).items()
     }
     runs: dict[str, list[MeasuredRun]] = {}
     failures: dict[str, Exception] = {}

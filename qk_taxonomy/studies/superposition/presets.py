@@ -30,14 +30,19 @@ def presets() -> tuple[str, ...]:
 
 
 def load_config(name_or_path: str | Path) -> tuple[SuperpositionConfig, ...]:
-    """The configurations of a preset, or of all tables of a TOML file of the same form.
+    """The configurations of a preset, or of all tables of a TOML file; see :func:`load_tables`."""
+    return tuple(config for table in load_tables(name_or_path).values() for config in table)
+
+
+def load_tables(name_or_path: str | Path) -> dict[str, tuple[SuperpositionConfig, ...]]:
+    """The configurations of a preset, or of a TOML file of the same form, by table.
 
     Several of a table whose d_head is an array: one each, named ``<table>-r<d_head>``. Raises
     CatalogError, with file, line and key, and StudyError for what cannot be trained.
     """
     name = str(name_or_path)
     if name in presets():
-        return _configs(_presets(), name)
+        return {name: _configs(_presets(), name)}
     path = Path(name_or_path)
     if path.suffix != ".toml" and not path.exists():
         raise StudyError(
@@ -47,7 +52,7 @@ def load_config(name_or_path: str | Path) -> tuple[SuperpositionConfig, ...]:
     file = read_toml(path)
     if not file.data:
         raise CatalogError(f"{path} has no configuration: wanted a table [name] for each.")
-    return tuple(config for table in file.data for config in _configs(file, table))
+    return {table: _configs(file, table) for table in file.data}
 
 
 def adjusted(

@@ -1,0 +1,140 @@
+"""The command of the superposition study, and the answers that it gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from qk_taxonomy.cli import main
+from qk_taxonomy.studies.superposition.answers import mean_over_seeds
+from qk_taxonomy.studies.superposition.presets import adjusted, load_config, presets
+
+#: A training of seconds: one probability, few features.
+TINY = """
+[tiny]
+question = "Is it found?"
+probabilities = [0.3, 0.1]
+targets = [[0, 1, 1.0]]
+n_features = 6
+d_hidden = 4
+d_head = {head}
+steps = 60
+batch_size = 64
+snapshots = 5
+n_seeds = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["superposition", *arguments])
+
+
+def tiny(head: str = "2") -> str:
+    Path("mine.toml").write_text(TINY.format(head=head))
+    return "mine.toml"
+
+
+def test_presets_are_listed() -> None:
+    result = run("--list")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(presets())
+    assert all("instance" in line and line.endswith("?") for line in lines)
+
+
+def test_a_file_of_ones_own_is_trained_once() -> None:
+    result = run(tiny())
+    assert result.exit_code == 0, result.output
+    made = {path.name for path in Path("plots/superposition/tiny").iterdir()}
+    assert {"targets.csv", "losses.png", "singular.png", "training.png"} <= made
+    targets = pd.read_csv("plots/superposition/tiny/targets.csv")
+    assert list(targets["probability"]) == [0.3, 0.1, 0.3, 0.1]
+    assert list(targets["seed"]) == [0, 0, 1, 1]
+    file = Path("data/superposition/tiny.safetensors")
+    before = file.stat().st_mtime_ns
+    assert run(tiny()).exit_code == 0
+    assert file.stat().st_mtime_ns == before
+
+
+def test_several_sizes_of_head_make_a_phase_diagram() -> None:
+    result = run(tiny("[1, 2]"))
+    assert result.exit_code == 0, result.output
+    assert Path("plots/superposition/tiny/phases.png").is_file()
+    assert Path("plots/superposition/tiny-r1/losses.png").is_file()
+    assert not Path("plots/superposition/tiny-r1/arrows.png").exists()
+
+
+def test_the_first_question_is_answered_by_its_preset() -> None:
+    result = run("basic", "--seeds", "2", "--steps", "20", "--json")
+    assert result.exit_code == 0, result.output
+    (answer,) = json.loads(result.stdout)
+    assert answer["question"] == load_config("basic")[0].question
+    assert answer["answer"].startswith("Every target is aligned")
+    assert [name for name, _ in answer["effects"]] == [
+        f"p = {p:.3g}" for p in load_config("basic")[0].probabilities
+    ]
+    assert {effect["n"] for _, effect in answer["effects"]} == {2}
+    assert Path("plots/superposition/answers.png").is_file()
+    # Other numbers are other trainings, which do not stand in each other's way.
+    assert Path("data/superposition/basic-2-seeds-20-steps.safetensors").is_file()
+
+
+def test_what_one_preset_cannot_answer_alone_is_left_out() -> None:
+    result = run("tegum-apart", "--seeds", "1", "--steps", "5")
+    assert result.exit_code == 0, result.output
+    assert not Path("plots/superposition/answers.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere"], 1, "Presets are basic"),
+        (["none.toml"], 2, "none.toml"),
+        (["basic", "--steps", "0"], 2, "--steps"),
+        (["basic", "--steps", "3", "--show-seed", "4"], 1, "found 4"),
+    ],
+)
+def test_wrong_calls(arguments: list[str], code: int, said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert said in result.stderr
+
+
+def test_a_preset_that_diverges_is_named_and_others_go_on() -> None:
+    text = TINY.format(head="2") + "learning_rate = 1e30\n"
+    Path("wild.toml").write_text(text.replace("[tiny]", "[wild]"))
+    result = run("wild.toml", tiny())
+    assert result.exit_code == 1
+    assert "learning_rate" in result.stderr
+    assert Path("plots/superposition/tiny/losses.png").is_file()
+
+
+def test_intervals_are_over_seeds() -> None:
+    found = mean_over_seeds([1.0, 2.0, 3.0, np.nan])
+    assert (found.effect, found.n) == (2.0, 3)
+    half = 4.302652729911275 / np.sqrt(3)
+    assert found.low == pytest.approx(2.0 - half)
+    assert found.high == pytest.approx(2.0 + half)
+    alone = mean_over_seeds([0.5])
+    assert (alone.effect, alone.n) == (0.5, 1)
+    assert np.isnan(alone.low)
+    assert alone.note
+
+
+def test_a_configuration_with_other_numbers_has_another_name() -> None:
+    (config,) = load_config("sparse-limit")
+    changed = adjusted(config, n_seeds=9, steps=7)
+    assert changed.name == "sparse-limit-9-seeds-7-steps"
+    assert (changed.n_seeds, changed.phases) == (9, (("representations", 7), ("heads", 7)))
+    assert adjusted(config) is config
