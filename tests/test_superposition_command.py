@@ -138,3 +138,23 @@ def test_a_configuration_with_other_numbers_has_another_name() -> None:
     assert changed.name == "sparse-limit-9-seeds-7-steps"
     assert (changed.n_seeds, changed.phases) == (9, (("representations", 7), ("heads", 7)))
     assert adjusted(config) is config
+
+
+def test_logits_of_pairs_with_a_target_are_decomposed() -> None:
+    """A head that reads the pair alone needs one term; one that reads others needs more."""
+    from qk_taxonomy.studies.superposition.logits import decomposed_logits
+    from qk_taxonomy.studies.superposition.measured import MeasuredRun
+    from qk_taxonomy.studies.superposition.presets import load_config as load
+    from qk_taxonomy.studies.superposition.train import train
+
+    Path("mine.toml").write_text(TINY.format(head="3").replace("steps = 60", "steps = 3000"))
+    (config,) = load("mine.toml")
+    found = decomposed_logits(MeasuredRun(train(config)))
+    assert list(found) == [0.3, 0.1]
+    for decompositions in found.values():
+        assert len(decompositions) == 2
+        for one in decompositions:
+            assert one.n_recon.shape == (256,)
+            assert np.median(one.n_recon) == 1
+            assert one.fewer.effect < 0
+            assert one.fewer.p_value < 0.05

@@ -193,8 +193,7 @@ def test_all_that_is_written_of_a_run(shape: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(outputs, "png_bytes", readable_bytes)
     run = run_of(shape)
     config, last = run.config, run.snapshots[-1]
-    groups = [DecomposedLogits("S = 0", [decomposed(20)])] if len(config.targets) == 1 else []
-    names = [path.name for path in write_superposition(run, "root", decompositions=groups)]
+    names = [path.name for path in write_superposition(run, "root")]
     phases = ["training_representations.png", "training_heads.png"]
     assert names == [
         "instances.csv", "features.csv", "targets.csv", "singular_values.csv",
@@ -202,7 +201,7 @@ def test_all_that_is_written_of_a_run(shape: str, monkeypatch: pytest.MonkeyPatc
         *(["arrows.png"] if config.d_head > 1 else []),
         "dimensionality.png", "tegum.png",
         *(["training.png"] if config.training == "joint" else phases),
-        *(["decomposition.png"] if groups else []),
+        *(["decomposition.png"] if config.d_head > 1 else []),
     ]  # fmt: skip
     folder = Path("root/plots/superposition/planted")
     assert sorted(names) == sorted(path.name for path in folder.iterdir())

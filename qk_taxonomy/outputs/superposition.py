@@ -29,6 +29,7 @@ from qk_taxonomy.statistics.decomposition import SingularVectors
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
 from qk_taxonomy.studies.superposition.answers import SETTLED, Answer
 from qk_taxonomy.studies.superposition.config import Phase, Target
+from qk_taxonomy.studies.superposition.logits import SHARE, decomposed_logits
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 from qk_taxonomy.studies.superposition.measures import (
     dimensions_per_feature,
@@ -62,18 +63,16 @@ def write_superposition(
     data_root: str | Path = ".",
     *,
     seed: int = 0,
-    decompositions: Sequence[DecomposedLogits] = (),
-    share: float = 0.9,
 ) -> Iterator[Path]:
     """Write the tables and figures of a run, and yield the path of each when it is there.
 
     In ``<data_root>/plots/superposition/<name>/``: ``instances.csv``, ``features.csv``,
     ``targets.csv`` and ``singular_values.csv``, of all instances at the end of training;
-    ``losses.png``, ``dimensionality.png`` and ``training.png`` (in frozen training one a phase),
-    over all seeds; ``norms.png``, ``gram.png``, ``singular.png``, ``arrows.png`` (but for a head of
-    one dimension, whose vectors have no plane) and ``tegum.png``, of the instances of ``seed``; and
-    ``decomposition.png`` of ``decompositions``, if there are any, whose N_recon reach ``share``.
-    Raises StudyError for a seed the run has not, and SpectraFileError.
+    ``losses.png``, ``dimensionality.png``, ``training.png`` (in frozen training one a phase) and
+    ``decomposition.png``, over all seeds; ``norms.png``, ``gram.png``, ``singular.png``,
+    ``arrows.png`` and ``tegum.png``, of the instances of ``seed``. A head of one dimension has
+    neither a plane of vectors nor a decomposition. Raises StudyError for a seed the run has not,
+    and SpectraFileError.
     """
     measured = MeasuredRun(run)
     shown = measured.of_seed(seed)
@@ -83,9 +82,13 @@ def write_superposition(
         yield write_file(folder / f"{name}.csv", text.encode())
     for name, draw in _drawings(measured, shown):
         yield _write(folder / f"{name}.png", draw)
-    if decompositions:
+    groups = [
+        DecomposedLogits(sparsity_label(p), found)
+        for p, found in decomposed_logits(measured).items()
+    ]
+    if groups and run.config.d_head > 1:
         title = _title(run, "sparse attention decomposition")
-        draw = partial(decomposition_figure, decompositions, title, share=share)
+        draw = partial(decomposition_figure, groups, title, share=SHARE)
         yield _write(folder / "decomposition.png", draw)
 
 
