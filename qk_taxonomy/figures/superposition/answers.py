@@ -15,6 +15,9 @@ from qk_taxonomy.studies.superposition.answers import Answer
 
 _ROW = 0.26
 
+# Effects are of the order of one: an axis shows no less than this.
+_NARROWEST = 0.05
+
 
 def answer_figure(answers: Sequence[Answer], title: str) -> Figure:
     """Effects with their intervals, a panel a question, an effect a row; dotted: the reference."""
@@ -37,6 +40,11 @@ def _draw(ax: Axes, answer: Answer) -> None:
                     va="center", fontsize=8, annotation_clip=False)  # fmt: skip
     if answer.reference is not None:
         ax.axvline(answer.reference, color="black", ls=":", lw=1.0)
+    left, right = ax.get_xlim()
+    if right - left < _NARROWEST:
+        # Rounding of training is no difference to be seen.
+        ax.set_xlim((left + right - _NARROWEST) / 2, (left + right + _NARROWEST) / 2)
+    ax.ticklabel_format(axis="x", useOffset=False)
     names = [name for name, _ in answer.effects]
     ax.set_yticks(range(len(names)), names)
     ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=answer.unit)
