@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from synthetic_superposition import superposition_run
 
 from qk_taxonomy.cli import main
-from qk_taxonomy.studies.superposition.answers import mean_over_seeds
+from qk_taxonomy.studies.superposition.answers import (
+    capacity,
+    mean_over_seeds,
+    order_in_training,
+    recovery,
+)
+from qk_taxonomy.studies.superposition.config import Target
 from qk_taxonomy.studies.superposition.logits import decomposed_logits
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 from qk_taxonomy.studies.superposition.presets import adjusted, load_config, presets
@@ -105,7 +114,7 @@ def test_what_one_preset_cannot_answer_alone_is_left_out() -> None:
         (["nowhere"], 1, "Presets are basic"),
         (["none.toml"], 2, "none.toml"),
         (["basic", "--steps", "0"], 2, "--steps"),
-        (["basic", "--steps", "3", "--show-seed", "4"], 1, "found 4"),
+        (["basic", "--steps", "3", "--show-seed", "4"], 2, "basic-3-steps has seeds 0 to 0"),
     ],
 )
 def test_wrong_calls(arguments: list[str], code: int, said: str) -> None:
@@ -155,3 +164,60 @@ def test_logits_of_pairs_with_a_target_are_decomposed() -> None:
             assert one.n_recon.shape == (256,)
             assert np.median(one.n_recon) == 1
             assert one.fewer.effect < 0
+
+
+def test_two_configurations_of_one_name_are_refused() -> None:
+    tiny()
+    Path("other.toml").write_text(Path("mine.toml").read_text())
+    result = run("mine.toml", "other.toml")
+    assert result.exit_code == 2
+    assert "two configurations of the name tiny" in result.stderr
+
+
+def planted(r: int = 10, **options: Any) -> MeasuredRun:
+    return MeasuredRun(superposition_run([0.5, 0.1], r=r, n_seeds=8, **options))
+
+
+def test_recovery_of_planted_heads() -> None:
+    answer = recovery([planted()])
+    assert answer.answer.endswith("in every seed at p = 0.5, 0.1.")
+    assert [finding.n for _, finding in answer.effects] == [8, 8]
+    assert all(finding.effect > 0.99 for _, finding in answer.effects)
+
+
+def test_the_head_keeps_the_heaviest_it_has_room_for() -> None:
+    """Planted: a head of r has the first r of the targets."""
+    targets = tuple(Target(i, i + 6, 8.0 - i) for i in range(5))
+    answer = capacity([planted(r, targets=targets) for r in (2, 4, 8)])
+    assert [name for name, _ in answer.effects] == ["r = 2", "r = 4", "r = 8"]
+    assert [finding.effect for _, finding in answer.effects] == [2.0, 4.0, 5.0]
+    assert "r = 2: 2.0 of 5, the heaviest in 8 of 8 seeds, overlap 0.0" in answer.answer
+    assert "r = 8: 5.0 of 5, overlap" in answer.answer
+    lightest = capacity([planted(2, targets=targets[::-1])])
+    assert "the heaviest in 0 of 8 seeds" in lightest.answer
+
+
+@pytest.mark.parametrize(
+    ("alignment_first", "said"),
+    [(True, "p = 0.5: alignment is first"), (False, "p = 0.5: orthogonality is first")],
+)
+def test_what_comes_first_in_training(alignment_first: bool, said: str) -> None:
+    """Planted: the weights of one side are at their end while the other's begin to move."""
+    run = superposition_run([0.5, 0.1], n_seeds=8, steps=100_000)
+    last, n = run.snapshots[-1], len(run.snapshots)
+    first = run.snapshots[0]
+
+    def mixed(name: str, share: float) -> Any:
+        return (share * getattr(last, name) + (1 - share) * getattr(first, name)).astype(np.float32)
+
+    snapshots = []
+    for place, one in enumerate(run.snapshots):
+        early, late = min(1.0, place / 2), max(0.0, (place - n + 3) / 2)
+        of_head, of_w = (early, late) if alignment_first else (late, early)
+        # Heads point along the end's features, whatever the others are; those of targets are there.
+        w = mixed("w", of_w)
+        w[:, :, [2, 4, 5, 8]] = last.w[:, :, [2, 4, 5, 8]]
+        snapshots.append(replace(one, w=w, a=mixed("a", of_head), b=mixed("b", of_head)))
+    answer = order_in_training([MeasuredRun(replace(run, snapshots=tuple(snapshots)))])
+    assert said in answer.answer
+    assert len(answer.effects) == 2 * 3

@@ -82,11 +82,17 @@ def superposition(
     from qk_taxonomy.studies.superposition.presets import adjusted, load_tables, presets
 
     wanted = list(chain(*(presets() if name == "all" else [name] for name in names or ["basic"])))
-    groups = {
-        table: [adjusted(config, seeds, steps) for config in configs]
-        for name in wanted
-        for table, configs in load_tables(name).items()
-    }
+    groups: dict[str, list[SuperpositionConfig]] = {}
+    for name in dict.fromkeys(wanted):
+        for table, loaded in load_tables(name).items():
+            if table in groups:
+                raise click.UsageError(f"There are two configurations of the name {table}.")
+            groups[table] = [adjusted(config, seeds, steps) for config in loaded]
+    for config in chain.from_iterable(groups.values()):
+        if show_seed >= config.n_seeds:
+            raise click.UsageError(
+                f"--show-seed {show_seed}: {config.name} has seeds 0 to {config.n_seeds - 1}."
+            )
     runs: dict[str, list[MeasuredRun]] = {}
     failures: dict[str, Exception] = {}
     for name, configs in groups.items():
@@ -106,7 +112,7 @@ def superposition(
         if len(trained) > 1:
             made = chain(made, [write_phase_diagram(trained, name, output_root)])
         _write(name, made, told=not as_json)
-    found = answers(runs)
+    found = answers({name: runs[name] for name in runs.keys() & set(wanted) & set(presets())})
     if found:
         _write("answers", [write_answers(found, output_root)], told=not as_json)
     _print(found, as_json=as_json)

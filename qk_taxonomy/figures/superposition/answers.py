@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,9 @@ from qk_taxonomy.figures.superposition.parts import put_title, seeds_text
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.studies.superposition.answers import Answer
 
-_ROW = 0.26
+# Inches of a row and of a line of a title, and the characters of such a line.
+_ROW, _LINE = 0.26, 0.16
+_WIDTH = 110
 
 # Effects are of the order of one: an axis shows no less than this.
 _NARROWEST = 0.05
@@ -22,13 +25,19 @@ _NARROWEST = 0.05
 def answer_figure(answers: Sequence[Answer], title: str) -> Figure:
     """Effects with their intervals, a panel a question, an effect a row; dotted: the reference."""
     rows = [max(len(answer.effects), 1) for answer in answers]
-    heights = [_ROW * n + 1.05 for n in rows]
+    titles = [_LINE * len(_lines(answer)) for answer in answers]
+    heights = [_ROW * n + 0.75 + title for n, title in zip(rows, titles, strict=True)]
     fig = Figure(figsize=(9.0, sum(heights) + 0.7), layout="constrained")
     put_title(fig, title, "intervals of 95 % over seeds")
     axes = fig.subplots(len(answers), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, answer in zip(axes, answers, strict=True):
         _draw(ax, answer)
     return fig
+
+
+def _lines(answer: Answer) -> list[str]:
+    """Question and answer, in lines that fit."""
+    return [answer.question, *wrap(answer.answer, _WIDTH)]
 
 
 def _draw(ax: Axes, answer: Answer) -> None:
@@ -48,7 +57,7 @@ def _draw(ax: Axes, answer: Answer) -> None:
     names = [name for name, _ in answer.effects]
     ax.set_yticks(range(len(names)), names)
     ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=answer.unit)
-    ax.set_title(f"{answer.question}\n{answer.answer}", loc="left")
+    ax.set_title("\n".join(_lines(answer)), loc="left")
     if not names:
         ax.text(0.5, 0.5, "nothing was measured", transform=ax.transAxes, ha="center", va="center")
 

@@ -1,4 +1,4 @@
-"""The study's four questions, each answered by numbers over seeds and a line that says them."""
+"""The study's questions, each answered by numbers over seeds and a line that says them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qk_taxonomy.statistics.decomposition import SingularVectors
-from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.statistics.findings import LEVEL, Finding
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
-from qk_taxonomy.studies.superposition.measures import orthogonality, represented, tegum_factors
-from qk_taxonomy.studies.superposition.onsets import compare_onsets, onset
-from qk_taxonomy.studies.superposition.sharing import factor_spread, pair_sharing
+from qk_taxonomy.studies.superposition.measures import orthogonality, represented
+from qk_taxonomy.studies.superposition.onsets import compare_onsets, onset, progress
+from qk_taxonomy.studies.superposition.sharing import pair_sharing
 
 Array = NDArray[np.float64]
 
 #: Share of its end value from which a measure counts as settled.
 SETTLED = 0.95
+
+#: Shares of a measure's way at which its onset is compared with another's.
+LEVELS = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
@@ -86,25 +89,35 @@ def recovery(runs: Sequence[MeasuredRun]) -> Answer:
 
 
 def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
-    """(2) Do singular vectors align before or after columns become orthogonal? Of one run."""
+    """(2) Do singular vectors align before or after columns become orthogonal? Of one run.
+
+    A cosine and a measure of orthogonality have no level in common, so each is held against its own
+    way, from its first to its last value, at several levels of it.
+    """
     (measured,) = runs
     snapshots = measured.run.snapshots
     steps = [one.step for one in snapshots]
     w = np.stack([one.w for one in snapshots]).astype(np.float64)
-    aligned = onset(np.nanmin(measured.targets.lesser, axis=-1), steps, ALIGNED)
+    aligned = progress(np.nanmin(measured.targets.lesser, axis=-1))
     effects, parts = [], []
     for p, chosen in _by_probability(measured):
-        courses = orthogonality(w[:, chosen], represented(w[-1, chosen]))
-        settled = np.array([onset(course, steps, SETTLED * course[-1]) for course in courses.T])
-        compared = compare_onsets(aligned[chosen], settled)
-        effects.append((f"p = {p:.3g}", compared))
-        first = int(compared.statistic)
-        parts.append(
-            f"{first} of {compared.n} seeds at p = {p:.3g} (p-value {compared.p_value:.2g})"
+        orthogonal = progress(orthogonality(w[:, chosen], represented(w[-1, chosen])))
+        firsts = []
+        for level in LEVELS:
+            onsets = (onset(x, steps, level) for x in (aligned[:, chosen], orthogonal))
+            compared = compare_onsets(*onsets)
+            effects.append((f"p = {p:.3g}, {level:.0%}", compared))
+            told = compared.p_value <= LEVEL
+            firsts.append(np.sign(compared.effect) if told else 0.0)
+        said = {-1.0: "alignment is first", 1.0: "orthogonality is first"}.get(
+            firsts[0] if len(set(firsts)) == 1 else 0.0,
+            "not told apart at all levels",
         )
+        parts.append(f"p = {p:.3g}: {said}")
+    levels = ", ".join(f"{level:.0%}" for level in LEVELS)
     return Answer(
         measured.run.config.question,
-        f"Alignment settles before orthogonality in {', '.join(parts)}.",
+        f"At {levels} of the way of each, by sign tests over seeds: {'; '.join(parts)}.",
         "steps from orthogonality to alignment, median over seeds (negative: alignment is first)",
         tuple(effects),
         0.0,
@@ -113,75 +126,44 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
 
 def capacity(runs: Sequence[MeasuredRun]) -> Answer:
     """(3) With more targets than dimensions of the head, which are kept, and are singular vectors
-    shared? Of runs that differ in d_head.
+    shared? Of runs that differ in d_head, at their lowest probability.
     """
-    ordered = sorted(runs, key=lambda one: one.run.config.d_head)
     effects, parts = [], []
-    for measured in ordered:
+    for measured in sorted(runs, key=lambda one: one.run.config.d_head):
         run = measured.run
         chosen = list(_by_probability(measured))[-1][1]
-        lesser = measured.targets.lesser[-1][chosen]
-        found = lesser >= ALIGNED
-        effects.append((f"r = {run.config.d_head}", mean_over_seeds(found.sum(axis=-1))))
-        order = np.argsort([-abs(target.weight) for target in run.targets[0]])
-        ranked = found[:, order]
-        heaviest = sum(row.sum() == np.argmin(np.append(row, False)) for row in ranked)
+        found = measured.targets.lesser[-1][chosen] >= ALIGNED
+        name = f"r = {run.config.d_head}"
+        effects.append((name, mean_over_seeds(found.sum(axis=-1))))
+        weights = np.abs([target.weight for target in run.targets[0]])
+        # Where some are recovered and some are not: is none of the others heavier?
+        some = [row for row in found if 0 < row.sum() < len(row)]
+        heaviest = sum(weights[row].min() >= weights[~row].max() for row in some)
         pairs = np.array([(target.i, target.j) for target in run.targets[0]])
         vectors = SingularVectors(*(one[-1, chosen] for one in measured.vectors))
-        shared = pair_sharing(measured.last.w[chosen], vectors, pairs).vectors_per_pair
+        overlap = pair_sharing(measured.last.w[chosen], vectors, pairs).overlap
+        both = found[:, :, None] & found[:, None] & ~np.eye(len(pairs), dtype=bool)
         parts.append(
-            f"r = {run.config.d_head}: {found.sum(axis=-1).mean():.1f} of {lesser.shape[-1]} "
-            f"recovered (the heaviest in {heaviest} of {len(found)} seeds), a pair over "
-            f"{np.nanmedian(shared):.1f} vectors"
+            f"{name}: {found.sum(axis=-1).mean():.1f} of {len(pairs)}"
+            + (f", the heaviest in {heaviest} of {len(some)} seeds" if some else "")
+            + (f", overlap {np.median(overlap[both]):.2f}" if both.any() else "")
         )
     return Answer(
-        ordered[0].run.config.question,
-        "; ".join(parts) + ".",
+        runs[0].run.config.question,
+        f"Recovered, and overlap of two of them over singular vectors: {'; '.join(parts)}.",
         f"targets recovered, both |cos| ≥ {ALIGNED:g}, at the lowest p",
         tuple(effects),
     )
 
 
-def factors(runs: Sequence[MeasuredRun]) -> Answer:
-    """(4) Do singular vectors span tegum factors or keep to one? Of both kinds of targets."""
-    effects, parts = [], []
-    for measured in runs:
-        run, w = measured.run, measured.last.w.astype(np.float64)
-        u = measured.vectors.u[-1]
-        for p, chosen in _by_probability(measured):
-            with_targets = chosen & np.array([bool(targets) for targets in run.targets])
-            if not with_targets.any():
-                continue
-            w_p, labels = w[with_targets], tegum_factors(w[with_targets])
-            # Two targets call for two singular vectors.
-            spread = factor_spread(w_p, labels, u[with_targets][..., :2])
-            kept = spread.factors_per_vector.mean(axis=-1)
-            name = f"{run.config.name.removeprefix('tegum-')}, p = {p:.3g}"
-            found = mean_over_seeds(kept)
-            effects.append((name, found))
-            parts.append(f"{name}: {found.effect:.2f} ({spread.by_chance.mean():.1f} by chance)")
-    return Answer(
-        "A head attends to features of tegum factors: do singular vectors keep to one each?",
-        f"Factors to a leading singular vector, 1 if it keeps to one: {'; '.join(parts)}.",
-        "tegum factors that a leading singular vector lies in",
-        tuple(effects),
-        1.0,
-    )
-
-
-#: The presets that each question is asked of.
-QUESTIONS: Mapping[tuple[str, ...], Callable[[Sequence[MeasuredRun]], Answer]] = {
-    ("basic",): recovery,
-    ("dynamics",): order_in_training,
-    ("head-size",): capacity,
-    ("tegum-apart", "tegum-within"): factors,
+#: The preset that each question is asked of.
+QUESTIONS: Mapping[str, Callable[[Sequence[MeasuredRun]], Answer]] = {
+    "basic": recovery,
+    "dynamics": order_in_training,
+    "head-size": capacity,
 }
 
 
 def answers(runs: Mapping[str, Sequence[MeasuredRun]]) -> list[Answer]:
     """What can be answered of the questions by the runs of presets, by their names."""
-    return [
-        answer([run for name in names for run in runs[name]])
-        for names, answer in QUESTIONS.items()
-        if all(name in runs for name in names)
-    ]
+    return [answer(runs[name]) for name, answer in QUESTIONS.items() if name in runs]
