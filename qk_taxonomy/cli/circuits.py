@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qk_taxonomy.cli.making import making
+from qk_taxonomy.cli.making import write_files
 from qk_taxonomy.cli.options import (
     catalog_option,
     console,
@@ -156,10 +155,10 @@ def circuits(
         studies.append(study)
         if not as_json:
             _print_study(study, tokens=top_tokens is not None)
-        files = partial(write_circuit_study, study, output_root)
-        _write(f"figures of {ref.name}", files, told=not as_json)
+        files = write_circuit_study(study, output_root)
+        write_files(f"figures of {ref.name}", files, told=not as_json)
     if len(studies) > 1:
-        _write("comparison", partial(compare_circuits, studies, output_root), told=not as_json)
+        write_files("comparison", compare_circuits(studies, output_root), told=not as_json)
     if as_json:
         click.echo(json.dumps([_as_json(study) for study in studies], indent=2))
     if failures:
@@ -214,17 +213,6 @@ def _print_ends(ends: Sequence[TokenEnds]) -> None:
 
 def _short(token: str) -> str:
     return token if len(token) <= _LONGEST_TOKEN else f"{token[: _LONGEST_TOKEN - 1]}…"
-
-
-def _write(label: str, files: Callable[[], Iterable[Path]], *, told: bool) -> None:
-    """Write files with a bar, and name them if they are to be ``told``."""
-    if not told:
-        for _ in files():
-            pass
-        return
-    with making(label, "file") as bar:
-        for number, path in enumerate(files(), start=1):
-            bar.progress(number, number + 1, path)
 
 
 def _as_json(study: CircuitStudy) -> dict[str, Any]:

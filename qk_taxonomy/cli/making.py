@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,17 @@ def making(label: str, noun: str = "figure") -> Iterator[Making]:
         print_files(made, noun)
         for line in lines:
             click.echo(line)
+
+
+def write_files(label: str, files: Iterable[Path], *, told: bool) -> None:
+    """Let files be made one by one, with a bar and named in the end if they are ``told``."""
+    if not told:
+        for _ in files:
+            pass
+        return
+    with making(label, "file") as bars:
+        for number, path in enumerate(files, start=1):
+            bars.progress(number, number + 1, path)
 
 
 def make_figures(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qk_taxonomy.cli.making import making
+from qk_taxonomy.cli.making import write_files
 from qk_taxonomy.cli.options import counted, debug_option, output_root_option
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
 
@@ -111,10 +111,10 @@ def superposition(
         made: Iterable[Path] = chain.from_iterable(files)
         if len(trained) > 1:
             made = chain(made, [write_phase_diagram(trained, name, output_root)])
-        _write(name, made, told=not as_json)
+        write_files(f"figures of {name}", made, told=not as_json)
     found = answers({name: runs[name] for name in runs.keys() & set(wanted) & set(presets())})
     if found:
-        _write("answers", [write_answers(found, output_root)], told=not as_json)
+        write_files("answers", [write_answers(found, output_root)], told=not as_json)
     _print(found, as_json=as_json)
     if failures:
         raise PartialFailureError(failures)
@@ -130,17 +130,6 @@ def _trained(configs: Sequence[SuperpositionConfig], root: Path) -> list[Superpo
         return [
             train(config, progress=bars, checkpoint=run_path(root, config)) for config in configs
         ]
-
-
-def _write(label: str, files: Iterable[Path], *, told: bool) -> None:
-    """Write files with a bar, and name them if they are to be ``told``."""
-    if not told:
-        for _ in files:
-            pass
-        return
-    with making(f"figures of {label}", "file") as bar:
-        for number, path in enumerate(files, start=1):
-            bar.progress(number, number + 1, path)
 
 
 def _print(found: Sequence[Answer], *, as_json: bool) -> None:
