@@ -17,6 +17,8 @@ from qk_taxonomy.records import Circuit
 _SIGNED: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -1.0, "vmax": 1.0}
 _SHARE: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0}
 
+# Of a column: of the model's heads, and the mean over the control's.
+_SUFFIXES = ("", "_control")
 
 # The first map of each circuit: the statistic, and what it is called.
 _FIRST: dict[Circuit, tuple[str, str]] = {
@@ -30,7 +32,8 @@ def map_figure(table: pd.DataFrame, title: str) -> Figure:
     [−1, 1], white at 0), the share of σ² below σ₁² / 1000, and the effective rank over its bound.
 
     ``table``: the heads of one stack and convention, with values of one circuit at least. Cells
-    without a value are grey; the median and the number of heads that have one are in each title.
+    without a value are grey; the median and the number of heads that have one are in each title,
+    and the mean over the control's heads where there is one.
     """
     circuits = circuits_of(table)
     layers, heads = table["layer"], table["head"]
@@ -47,10 +50,16 @@ def map_figure(table: pd.DataFrame, title: str) -> Figure:
     for row, circuit in zip(axes, circuits, strict=True):
         first, called = _FIRST[circuit]
         name = circuit.upper()
-        rank = column(table, f"{circuit}_effective_rank") / column(table, f"{circuit}_rank_bound")
-        _draw(row[0], table, column(table, f"{circuit}_{first}"), called, _SIGNED)
-        _draw(row[1], table, near_zero[circuit], f"{name} share of σ² below σ₁² / 1000", tail)
-        _draw(row[2], table, rank, f"{name} effective rank of σ over its bound", _SHARE)
+        bound = column(table, f"{circuit}_rank_bound")
+        rank, its_rank = (
+            column(table, f"{circuit}_effective_rank{suffix}") / bound for suffix in _SUFFIXES
+        )
+        score, its_score = (column(table, f"{circuit}_{first}{suffix}") for suffix in _SUFFIXES)
+        its_tail = column(table, f"{circuit}_near_zero_control")
+        below = f"{name} share of σ² below σ₁² / 1000"
+        _draw(row[0], table, score, its_score, called, _SIGNED)
+        _draw(row[1], table, near_zero[circuit], its_tail, below, tail)
+        _draw(row[2], table, rank, its_rank, f"{name} effective rank of σ over its bound", _SHARE)
         row[0].set_ylabel("head")
     for ax in axes[-1]:
         ax.set_xlabel("layer")
@@ -58,7 +67,12 @@ def map_figure(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _draw(
-    ax: Axes, table: pd.DataFrame, values: pd.Series, title: str, colours: dict[str, Any]
+    ax: Axes,
+    table: pd.DataFrame,
+    values: pd.Series,
+    control: pd.Series,
+    title: str,
+    colours: dict[str, Any],
 ) -> None:
     figure = ax.get_figure()
     assert figure is not None
@@ -69,4 +83,5 @@ def _draw(
     figure.colorbar(image, ax=ax)
     found = values[np.isfinite(values)]
     median = f"median {signed(found.median())}, " if len(found) else ""
-    ax.set_title(f"{title}\n{median}{counted(len(found))}")
+    beside = f"; control {signed(control.mean())}" if control.notna().any() else ""
+    ax.set_title(f"{title}\n{median}{counted(len(found))}{beside}")
