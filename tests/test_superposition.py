@@ -544,7 +544,7 @@ def test_files_with_other_values(tmp_path: Path, old: str, new: str, message: st
 
 
 def test_what_is_neither_a_preset_nor_a_file(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"no preset 'basics'\. Presets are basic, indicator"):
+    with pytest.raises(CatalogError, match=r"no preset 'basics'\. Presets are basic, indicator"):
         load_config("basics")
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(CatalogError, match="has no configuration"):

@@ -111,7 +111,7 @@ def test_what_one_preset_cannot_answer_alone_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nowhere"], 1, "Presets are basic"),
+        (["nowhere"], 2, "Presets are basic"),
         (["none.toml"], 2, "none.toml"),
         (["basic", "--steps", "0"], 2, "--steps"),
         (["basic", "--steps", "3", "--show-seed", "4"], 2, "basic-3-steps has seeds 0 to 0"),

@@ -193,7 +193,7 @@ def test_all_that_is_written_of_a_run(shape: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(outputs, "png_bytes", readable_bytes)
     run = run_of(shape)
     config, last = run.config, run.snapshots[-1]
-    names = [path.name for path in write_superposition(run, "root")]
+    names = [path.name for path in write_superposition(MeasuredRun(run), "root")]
     phases = ["training_representations.png", "training_heads.png"]
     assert names == [
         "instances.csv", "features.csv", "targets.csv", "singular_values.csv",
@@ -466,7 +466,9 @@ class TestWhatIsMissing:
             return "; ".join(ax.get_title() for ax in drawn.axes if ax.get_title()).encode()
 
         monkeypatch.setattr(outputs, "png_bytes", headings_bytes)
-        written = {path.name: path.read_text() for path in write_superposition(run, "root")}
+        written = {
+            path.name: path.read_text() for path in write_superposition(MeasuredRun(run), "root")
+        }
         assert written["norms.png"] == (
             "S = 0 (p = 1)\n2 → 4, 5 → 8; S = 0.5 (p = 0.5)\nno such targets; "
             "S = 0.8 (p = 0.2)\n0 → 1, 1 → 0"
@@ -475,7 +477,7 @@ class TestWhatIsMissing:
 
     def test_no_seed_of_that_number(self) -> None:
         with pytest.raises(StudyError, match=r"Wanted a seed of planted, 0, 1, found 2\."):
-            next(write_superposition(run_of("7 of 2 seeds"), "root", seed=2))
+            next(write_superposition(MeasuredRun(run_of("7 of 2 seeds")), "root", seed=2))
 
 
 class TestFiles:
@@ -489,8 +491,8 @@ class TestFiles:
         np.testing.assert_array_equal((lesser == 0).sum(axis=-1), 2)
         other = superposition_run((0.1,), n=12, m=6, r=4, name="other")
         with pytest.raises(StudyError, match=r"found 2 kinds of them in planted, planted, other\."):
-            write_phase_diagram([*runs, other], "heads", "root")
-        path = write_phase_diagram(runs, "heads", "root")
+            write_phase_diagram([MeasuredRun(run) for run in (*runs, other)], "heads", "root")
+        path = write_phase_diagram([MeasuredRun(run) for run in runs], "heads", "root")
         assert path == Path("root/plots/superposition/heads/phases.png")
         with Image.open(path) as image:
             image.verify()

@@ -81,7 +81,7 @@ def output_root_option(command: Command) -> Command:
         default=Path(),
         show_default="working directory",
         metavar="DIR",
-        help="Spectra go to DIR/data.",
+        help="Results go to DIR/data, tables and figures of studies to DIR/plots.",
     )(command)
 
 

@@ -107,10 +107,10 @@ def superposition(
         notes = dict.fromkeys(note for run in trained for note in run.notes)
         for note in notes:
             click.echo(f"Note: {name}: {note}.", err=True)
-        files = (write_superposition(run, output_root, seed=show_seed) for run in trained)
+        files = (write_superposition(one, output_root, seed=show_seed) for one in runs[name])
         made: Iterable[Path] = chain.from_iterable(files)
         if len(trained) > 1:
-            made = chain(made, [write_phase_diagram(trained, name, output_root)])
+            made = chain(made, [write_phase_diagram(runs[name], name, output_root)])
         write_files(f"figures of {name}", made, told=not as_json)
     found = answers({name: runs[name] for name in runs.keys() & set(wanted) & set(presets())})
     if found:

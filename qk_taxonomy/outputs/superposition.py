@@ -59,7 +59,7 @@ _MOST_VECTORS = 6
 
 
 def write_superposition(
-    run: SuperpositionRun,
+    measured: MeasuredRun,
     data_root: str | Path = ".",
     *,
     seed: int = 0,
@@ -74,7 +74,7 @@ def write_superposition(
     neither a plane of vectors nor a decomposition. Raises StudyError for a seed the run has not,
     and SpectraFileError.
     """
-    measured = MeasuredRun(run)
+    run = measured.run
     shown = measured.of_seed(seed)
     folder = superposition_folder(run.config.name, data_root)
     for name, table in measured.tables().items():
@@ -93,27 +93,28 @@ def write_superposition(
 
 
 def write_phase_diagram(
-    runs: Sequence[SuperpositionRun], name: str, data_root: str | Path = "."
+    measured: Sequence[MeasuredRun], name: str, data_root: str | Path = "."
 ) -> Path:
     """Write the phase diagram of runs that differ in d_head, ``<name>/phases.png``.
 
     A target without a singular vector of its own counts as not aligned at all. Raises StudyError
     for runs of other probabilities or seeds than the first, and SpectraFileError.
     """
+    runs = [one.run for one in measured]
     alike = {(run.config.probabilities, run.config.n_seeds) for run in runs}
     if len(alike) != 1:
         raise StudyError(
             f"Wanted runs of the same probabilities and as many seeds for a phase diagram, found "
             f"{len(alike)} kinds of them in {', '.join(run.config.name for run in runs) or 'none'}."
         )
-    ordered = sorted(runs, key=lambda run: run.config.d_head / run.config.d_hidden)
-    ratios = [run.config.d_head / run.config.d_hidden for run in ordered]
-    probabilities = np.sort(np.array(ordered[0].config.probabilities))[::-1]
+    ordered = sorted(measured, key=lambda one: one.run.config.d_head / one.run.config.d_hidden)
+    ratios = [one.run.config.d_head / one.run.config.d_hidden for one in ordered]
+    probabilities = np.sort(np.array(runs[0].config.probabilities))[::-1]
     lesser, recovered = (np.full((len(ratios), len(probabilities)), np.nan) for _ in range(2))
-    for row, run in enumerate(ordered):
-        cosines = MeasuredRun(run).targets.lesser[-1]
+    for row, one in enumerate(ordered):
+        cosines = one.targets.lesser[-1]
         for column, p in enumerate(probabilities):
-            of_seeds = cosines[run.instances.probability == p]
+            of_seeds = cosines[one.run.instances.probability == p]
             # Instances without targets have nothing to recover.
             known = of_seeds[np.isfinite(of_seeds).any(axis=-1)]
             if len(known):
@@ -129,7 +130,7 @@ def write_phase_diagram(
             recovered,
         ),
     ]
-    title, n_seeds = f"{name}: phase diagram", ordered[0].config.n_seeds
+    title, n_seeds = f"{name}: phase diagram", runs[0].config.n_seeds
     draw = partial(phase_figure, ratios, probabilities, maps, title, n_seeds=n_seeds)
     return _write(superposition_folder(name, data_root) / "phases.png", draw)
 

@@ -45,7 +45,7 @@ def load_tables(name_or_path: str | Path) -> dict[str, tuple[SuperpositionConfig
         return {name: _configs(_presets(), name)}
     path = Path(name_or_path)
     if path.suffix != ".toml" and not path.exists():
-        raise StudyError(
+        raise CatalogError(
             f"There is no preset {name!r}. Presets are {', '.join(presets())}; a file of one's own "
             "ends in .toml and has the form of catalog/superposition.toml."
         )
