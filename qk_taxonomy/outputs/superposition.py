@@ -27,7 +27,8 @@ from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, write_file
 from qk_taxonomy.statistics.decomposition import SingularVectors
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
-from qk_taxonomy.studies.superposition.answers import SETTLED, Answer
+from qk_taxonomy.studies.superposition.answers import Answer
+from qk_taxonomy.studies.superposition.answers.order import SETTLED
 from qk_taxonomy.studies.superposition.config import Phase, Target
 from qk_taxonomy.studies.superposition.logits import SHARE, decomposed_logits
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
