@@ -1,0 +1,1 @@
+"""Does the norm of a query predict how sharply its head attends?"""
