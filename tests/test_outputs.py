@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from qk_taxonomy.cache import write_file
 from qk_taxonomy.errors import SpectraFileError
-from qk_taxonomy.outputs.files import write_file
 
 
 class TestWriteFile:

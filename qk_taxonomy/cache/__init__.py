@@ -13,7 +13,6 @@ from qk_taxonomy.cache.files import (
     checksum,
     find_spectra,
     load_spectra,
-    make_folder,
     ordered_safetensors,
     spectra_path,
     stack_table,
@@ -22,6 +21,7 @@ from qk_taxonomy.cache.files import (
 )
 from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
+from qk_taxonomy.cache.writing import make_folder, write_file
 
 __all__ = [
     "DAMAGE",
@@ -41,6 +41,7 @@ __all__ = [
     "ordered_safetensors",
     "spectra_path",
     "stack_table",
+    "write_file",
     "write_spectra",
     "write_tensors",
 ]

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from qk_taxonomy.cache.writing import make_folder
 from qk_taxonomy.catalog import find_family
 from qk_taxonomy.errors import CatalogError, SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelRef, ModelSpectra
@@ -76,21 +77,6 @@ def spectra_path(root: str | Path, ref: ModelRef) -> Path:
             "--family-name, or rename the model's folder."
         )
     return path
-
-
-def make_folder(folder: Path) -> Path:
-    """The folder, made where it was missing and shown to be writable. Raises SpectraFileError."""
-    probe = folder / f".writable-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as err:
-        raise SpectraFileError(
-            f"Results cannot be written to {folder}: {err.strerror}. Choose another folder with "
-            "--output-root (--data-root for figures), or mend its permissions."
-        ) from err
-    return folder
 
 
 def as_stored(layer: LayerSpectra) -> LayerSpectra:

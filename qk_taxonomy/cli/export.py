@@ -71,7 +71,8 @@ def export(
     """
     chosen = _format_of(output, file_format)
 
-    from qk_taxonomy.outputs.files import PLOT_FOLDER, write_file
+    from qk_taxonomy.cache import write_file
+    from qk_taxonomy.outputs.files import PLOT_FOLDER
     from qk_taxonomy.tables import csv_bytes, parquet_bytes, readable_heads
 
     with bar("heads") as advance:

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, load_spectra
+from qk_taxonomy.cache import find_spectra, load_spectra, write_file
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
     FigureProgress,
     for_each_file,
     stem_of,
-    write_file,
 )
 from qk_taxonomy.outputs.taxonomies import Report
 from qk_taxonomy.tables import csv_bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.errors import CatalogError
 from qk_taxonomy.figures.boxes import box_figure
 from qk_taxonomy.figures.style import house_style, statistic_label
@@ -20,7 +20,6 @@ from qk_taxonomy.outputs.files import (
     png_bytes,
     stem_of,
     title_of,
-    write_file,
 )
 from qk_taxonomy.records import Circuit, Convention, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from qk_taxonomy.cache import write_file
 from qk_taxonomy.figures.circuits.densities import density_figure
 from qk_taxonomy.figures.circuits.eigenvalues import eigenvalue_figure
 from qk_taxonomy.figures.circuits.maps import map_figure
@@ -19,7 +20,7 @@ from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_figur
 from qk_taxonomy.figures.circuits.tokens import token_figure
 from qk_taxonomy.figures.circuits.unusual import unusual_figure
 from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, write_file
+from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
 from qk_taxonomy.records import CONVENTIONS, Convention
 from qk_taxonomy.studies.circuits.chosen import ChosenHeads, Head, chosen_heads
 from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds

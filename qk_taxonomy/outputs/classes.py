@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.figures.classes import class_figure
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.files import (
@@ -16,7 +16,6 @@ from qk_taxonomy.outputs.files import (
     png_bytes,
     stem_of,
     title_of,
-    write_file,
 )
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qk_taxonomy.cache import load_spectra, make_folder
+from qk_taxonomy.cache import load_spectra
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError, SpectraFileError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, ModelSpectra
 
@@ -43,29 +40,6 @@ def numbers_of(models: Iterable[ModelSpectra], circuit: Circuit, convention: Con
     imported = any(spectra.is_imported for spectra in models)
     formula = ", predecessor's formula" if imported else ""
     return f"{circuit.upper()} circuit, {convention} weights{formula}"
-
-
-def write_file(path: Path, data: bytes) -> Path:
-    """Write a file beside its name, then rename it; a link's target, where ``path`` is a link.
-
-    What is there and is no regular file, such as a device or a pipe, is written into. Raises
-    SpectraFileError.
-    """
-    try:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if not stat.S_ISREG(path.stat().st_mode):
-                path.write_bytes(data)
-                return path
-        target = Path(os.path.realpath(path)) if path.is_symlink() else path
-        beside = make_folder(target.parent) / f".{target.name}.{os.getpid()}"
-        try:
-            beside.write_bytes(data)
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as err:
-        raise SpectraFileError(f"{path} cannot be written: {err.strerror}.") from err
-    return path
 
 
 def png_bytes(fig: Figure) -> bytes:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qk_taxonomy.cache import write_file
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError
 from qk_taxonomy.figures.contrasts import contrast_figure
 from qk_taxonomy.figures.families import family_figure
@@ -17,7 +18,7 @@ from qk_taxonomy.hypotheses.contrast import ContrastResult
 from qk_taxonomy.hypotheses.heads import HeadSet
 from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
-from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of, write_file
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
 from qk_taxonomy.records import Circuit, Convention
 from qk_taxonomy.tables import csv_bytes
 

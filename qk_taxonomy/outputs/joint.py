@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.catalog import check_file_name
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
 from qk_taxonomy.figures.joint import joint_figure
@@ -21,7 +21,6 @@ from qk_taxonomy.outputs.files import (
     numbers_of,
     png_bytes,
     stem_of,
-    write_file,
 )
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,

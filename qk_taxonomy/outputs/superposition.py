@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from qk_taxonomy.cache import write_file
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
@@ -24,7 +25,7 @@ from qk_taxonomy.figures.superposition.parts import Array, seeds_text, sparsity_
 from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_figure
 from qk_taxonomy.figures.superposition.singular import singular_figure
 from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure
-from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes, write_file
+from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
 from qk_taxonomy.statistics.decomposition import SingularVectors
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
 from qk_taxonomy.studies.superposition.answers import Answer

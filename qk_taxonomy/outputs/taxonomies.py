@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.outputs.files import write_file
+from qk_taxonomy.cache import write_file
 from qk_taxonomy.records import ModelSpectra
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import (
