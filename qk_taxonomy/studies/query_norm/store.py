@@ -11,16 +11,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qk_taxonomy.cache import write_file
+from qk_taxonomy.cache import DATA_FOLDER, spectra_path, write_file
 from qk_taxonomy.errors import StudyError
+from qk_taxonomy.records import ModelRef
 from qk_taxonomy.studies.query_norm.records import MEASURES, LayerMeasures, Sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Where samples are, below the folder of data.
+SAMPLES_FOLDER = "query-norm"
+
 _FORMAT = "qk-taxonomy-query-norm"
 _VERSION = "1"
 _KEY = b"qk_taxonomy"
+
+
+def samples_folder(root: str | Path, ref: ModelRef, context: int) -> Path:
+    """Where a model's samples of so many tokens are:
+    ``<root>/data/query-norm/<family>/<model>[@<revision>]/<context>/``.
+    """
+    of_spectra = spectra_path(root, ref)
+    folder = Path(root) / DATA_FOLDER / SAMPLES_FOLDER / ref.family
+    return folder / of_spectra.name.removesuffix(of_spectra.suffix) / str(context)
 
 
 def fingerprint(settings: Mapping[str, str], tokens: np.ndarray) -> str:

@@ -1,0 +1,165 @@
+"""``qk-taxonomy query-norm``: does the norm of a query predict how sharply its head attends?"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qk_taxonomy.cli.making import write_files
+from qk_taxonomy.cli.options import catalog_option, console, debug_option, output_root_option
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import ModelRef
+    from qk_taxonomy.studies.query_norm.study import QueryNormStudy
+
+_HEAD = re.compile(r"(\d+)\.(\d+)")
+
+
+def _heads(
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    heads = []
+    for value in values:
+        found = _HEAD.fullmatch(value)
+        if found is None:
+            raise click.BadParameter(f"{value!r} is no LAYER.HEAD, such as 3.0.")
+        heads.append((int(found[1]), int(found[2])))
+    return tuple(dict.fromkeys(heads))
+
+
+@click.command(
+    epilog="Example: qk-taxonomy query-norm HuggingFaceTB/SmolLM2-135M --context 1024 --samples 4"
+)
+@click.argument("ref", metavar="REF")
+@click.option(
+    "--text",
+    "files",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Text to show the model (repeatable).  [default: Python's documentation topics]",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens of each text.  [default: 512, or what the model has positions for]",
+)
+@click.option(
+    "--samples",
+    "n_samples",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Texts of so many tokens: the unit of replication.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Of weights and activations; attention and its statistics have float32 or better.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option("--after-rope", is_flag=True, help="Take norms of queries after RoPE.")
+@click.option(
+    "--scale",
+    "scaled",
+    multiple=True,
+    callback=_heads,
+    metavar="LAYER.HEAD",
+    help="Scale this head's queries (repeatable).  [default: the heads of extreme correlation]",
+)
+@click.option(
+    "--criteria",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What the verdict goes by (TOML, as catalog/query-norm.toml).",
+)
+@click.option("--family-name", metavar="NAME", help="File the results under this family.")
+@click.option("--revision", metavar="REV", help="A branch, tag or commit.")
+@output_root_option
+@click.option("--force", is_flag=True, help="Capture what is there already again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@catalog_option
+@debug_option
+def query_norm(
+    ref: str,
+    files: tuple[Path, ...],
+    criteria: Path | None,
+    family_name: str | None,
+    revision: str | None,
+    output_root: Path,
+    catalog: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Does the norm of a query predict how sharply its head attends?
+
+    Runs a model on texts and measures, in every head at every token, the norm of the query, the
+    entropy of its attention and more. Correlates both, with position held fixed and without, and
+    decides by criteria fixed in advance; then asks which of the model's spectra tell what its heads
+    do. REF is a hub id, a local folder or a .gguf file. Needs pip install "qk-taxonomy[activations]".
+
+    Samples are kept in data/query-norm/ and go on from there; the report, tables and figures go to
+    plots/query-norm/.
+    """
+    from qk_taxonomy.catalog import load_families, model_ref
+    from qk_taxonomy.outputs.query_norm import write_query_norm
+    from qk_taxonomy.studies.query_norm.criteria import load_criteria
+    from qk_taxonomy.studies.query_norm.texts import read_texts
+
+    fixed = load_criteria(criteria)
+    texts = read_texts(files)
+    model = model_ref(
+        ref, family_name=family_name, revision=revision, families=load_families(catalog)
+    )
+    study = _studied(model, criteria=fixed, texts=texts, output_root=output_root, **options)
+    if not as_json:
+        _print_study(study)
+    for note in study.notes:
+        click.echo(f"Note: {note}.", err=True)
+    files_made = write_query_norm(study, output_root)
+    write_files(f"report of {study.ref_name}", files_made, told=not as_json)
+    if as_json:
+        click.echo(json.dumps(_as_json(study), indent=2))
+
+
+def _studied(ref: ModelRef, **options: Any) -> QueryNormStudy:
+    """Study a model, with a bar; torch is loaded here and not before."""
+    from qk_taxonomy.cli.progress import StepBars
+    from qk_taxonomy.studies.query_norm.study import study_query_norm
+
+    with StepBars() as bars:
+        return study_query_norm(ref, progress=bars, **options)
+
+
+def _print_study(study: QueryNormStudy) -> None:
+    out = console()
+    out.print(f"{study.description['model']}; {study.description['texts']}", style="bold")
+    out.print(f"{study.verdict.kind}: {study.verdict.line}")
+    if study.bridge is not None:
+        out.print(study.bridge.line)
+
+
+def _as_json(study: QueryNormStudy) -> dict[str, Any]:
+    """The verdict, what it rests on, and what was run; numbers that are not there are null."""
+    numbers = {
+        name: value if value == value else None  # noqa: PLR0124
+        for name, value in study.verdict.numbers.items()
+    }
+    return {
+        "verdict": study.verdict.kind,
+        "line": study.verdict.line,
+        "numbers": numbers,
+        "bridge": None if study.bridge is None else study.bridge.line,
+        **study.description,
+        "notes": list(study.notes),
+    }

@@ -1,0 +1,237 @@
+"""The study of one model: capture, correlations and verdict, intervention, bridge to its spectra."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pandas as pd
+
+from qk_taxonomy import __version__
+from qk_taxonomy.cache import exclusive, load_spectra, make_folder
+from qk_taxonomy.errors import QKTaxonomyError
+from qk_taxonomy.records import CIRCUITS, ModelRef
+from qk_taxonomy.studies.query_norm.behaviour import head_behaviour, spectral_table
+from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
+from qk_taxonomy.studies.query_norm.capture import capture
+from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
+from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
+from qk_taxonomy.studies.query_norm.records import Sample
+from qk_taxonomy.studies.query_norm.scaling import ScalingResult, scale_heads
+from qk_taxonomy.studies.query_norm.store import (
+    fingerprint,
+    read_sample,
+    samples_folder,
+    write_sample,
+)
+from qk_taxonomy.studies.query_norm.texts import Text, Window, built_in_text, windows
+from qk_taxonomy.studies.query_norm.verdict import Verdict, decide
+from qk_taxonomy.survey import survey_model
+from qk_taxonomy.tables import spectra_rows
+from qk_taxonomy.taxonomy import classify_heads
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from qk_taxonomy.survey import Progress as SurveyProgress
+
+#: Tokens of a text, unless the model has positions for fewer; and texts.
+CONTEXT, N_SAMPLES = 512, 8
+
+
+class Progress(Protocol):
+    """What the study tells while it runs; the command line draws a bar from it."""
+
+    def start(self, what: str, n_steps: int) -> None:
+        """Something of so many steps begins."""
+
+    def advance(self, n_steps: int) -> None:
+        """So many more steps are done."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def start(self, what: str, n_steps: int) -> None: ...
+
+    def advance(self, n_steps: int) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class QueryNormStudy:
+    """What the study found of one model.
+
+    ref_name, family: as its results are called. context: tokens of a text. description: what was
+    run, in the words of the report. samples: as captured. bridge: None where the model's spectra
+    could not be had, and then a note says why. notes: sentences that a reader must know.
+    """
+
+    ref_name: str
+    family: str
+    context: int
+    description: Mapping[str, str]
+    criteria: Criteria
+    correlations: HeadCorrelations
+    verdict: Verdict
+    behaviour: pd.DataFrame
+    bridge: Bridge | None
+    scaling: ScalingResult | None
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...]
+
+
+def study_query_norm(
+    ref: ModelRef,
+    *,
+    criteria: Criteria,
+    texts: Sequence[Text] = (),
+    context: int | None = None,
+    n_samples: int = N_SAMPLES,
+    dtype: str = "float32",
+    device: str = "auto",
+    after_rope: bool = False,
+    scaled: Sequence[tuple[int, int]] = (),
+    output_root: str | Path = ".",
+    force: bool = False,
+    api: HfApi | None = None,
+    progress: Progress | None = None,
+    survey_progress: SurveyProgress | None = None,
+) -> QueryNormStudy:
+    """Does the norm of a query predict the entropy of its attention, in every head of a model?
+
+    texts: those of the user, else Python's documentation topics. context: tokens of each text,
+    :data:`CONTEXT` or what the model has positions for unless given. scaled: heads (layer, head)
+    whose queries are scaled; unless given, those of the extreme correlations. Samples that were
+    captured before, of the same model and tokens, are taken from their files under
+    ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError.
+    """
+    told = progress or Silent()
+    begun = time.perf_counter()
+    model = open_model(ref, dtype=dtype, device=device, api=api)
+    if context is None:
+        context = min(CONTEXT, model.longest or CONTEXT)
+    shown, notes = windows(texts or (built_in_text(),), model.tokenizer, context, n_samples)
+    samples, n_kept = _samples(
+        ref, model, shown, context, after_rope=after_rope, output_root=output_root, force=force,
+        progress=told,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    correlations = correlate(samples, criteria)
+    verdict = decide(correlations, criteria)
+    behaviour = head_behaviour(samples)
+    chosen = scaled or _extremes(correlations)
+    told.start("scaled queries", 1)
+    scaling = scale_heads(model, shown[0].tokens, chosen) if chosen else None
+    told.advance(1)
+    found, more = _bridge(ref, behaviour, criteria.seed, output_root, api, survey_progress)
+    texts_used = ", ".join(dict.fromkeys(window.name.rpartition(", ")[0] for window in shown))
+    description = {
+        "model": f"{ref.ref if model.is_on_hub else ref.name}, {model.revision}",
+        "weights and activations": f"{model.dtype}, on {model.device}",
+        "texts": f"{len(shown)} of at most {context} tokens: {texts_used}",
+        "norm of queries": "after RoPE" if after_rope else "before RoPE",
+        "attention": "causal" if model.causal else "bidirectional",
+        "captured in": f"{seconds:.0f} s"
+        + (f" ({n_kept} of {len(shown)} texts had been captured before)" if n_kept else ""),
+        "versions": _versions(),
+    }
+    return QueryNormStudy(
+        ref.name, ref.family, context, description, criteria, correlations, verdict, behaviour,
+        found, scaling, samples, (*notes, *more),
+    )  # fmt: skip
+
+
+def _samples(
+    ref: ModelRef,
+    model: OpenModel,
+    shown: Sequence[Window],
+    context: int,
+    *,
+    after_rope: bool,
+    output_root: str | Path,
+    force: bool,
+    progress: Progress,
+) -> tuple[tuple[Sample, ...], int]:
+    """Each window's sample, captured or as it was kept, and how many were kept."""
+    settings = {
+        "model": model.model_id,
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "after_rope": str(after_rope),
+    }
+    folder = make_folder(samples_folder(output_root, ref, context))
+    samples, n_kept = [], 0
+    progress.start(f"{ref.name}, {context} tokens", len(shown))
+    for number, window in enumerate(shown):
+        path = folder / f"{number:03d}.parquet"
+        with exclusive(path):
+            mark = fingerprint({**settings, "name": window.name}, window.tokens)
+            sample = None if force else read_sample(path, mark)
+            n_kept += sample is not None
+            if sample is None:
+                sample = capture(model, window.tokens, name=window.name, after_rope=after_rope)
+                write_sample(path, sample, mark)
+        samples.append(sample)
+        progress.advance(1)
+    return tuple(samples), n_kept
+
+
+def _extremes(correlations: HeadCorrelations) -> list[tuple[int, int]]:
+    """The heads of the lowest and the highest r, and of the largest |r| given position."""
+    heads = correlations.heads
+    heads = heads[heads["stack"] == heads["stack"].iloc[0]].dropna(subset="pearson")
+    raw, partial = heads["pearson"], heads["partial_pearson"].abs()
+    places = [raw.idxmin(), raw.idxmax(), partial.idxmax()] if len(heads) else []
+    rows = heads.loc[list(dict.fromkeys(places))]
+    return list(zip(rows["layer"].tolist(), rows["head"].tolist(), strict=True))
+
+
+def _bridge(
+    ref: ModelRef,
+    behaviour: pd.DataFrame,
+    seed: int,
+    output_root: str | Path,
+    api: HfApi | None,
+    progress: SurveyProgress | None,
+) -> tuple[Bridge | None, tuple[str, ...]]:
+    """The bridge to the model's spectra, surveyed here if they are not there; or why there is none."""
+    try:
+        surveyed = survey_model(
+            ref,
+            output_root=output_root,
+            circuits=CIRCUITS,
+            conventions=("folded",),
+            api=api,
+            progress=progress,
+        )
+        spectra = load_spectra(surveyed.path)
+        table = spectra_rows(spectra, spectra.layers, Path(surveyed.path).stem)
+        spectral = spectral_table(table, spectra.family, Path(surveyed.path).stem)
+        taxonomy = classify_heads(spectra.select("qk", "folded"))
+        classes = pd.DataFrame(
+            {
+                "stack": taxonomy.stacks,
+                "layer": taxonomy.layers,
+                "head": taxonomy.heads,
+                "class": taxonomy.labels,
+            }
+        )
+        found = bridge(behaviour, spectral, classes, seed=seed)
+    except QKTaxonomyError as err:
+        return None, (f"Behaviour is not held against spectra: {err}".rstrip("."),)
+    return found, found.notes
+
+
+def _versions() -> str:
+    import torch
+    import transformers
+
+    return (
+        f"qk-taxonomy {__version__}, transformers {transformers.__version__}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
