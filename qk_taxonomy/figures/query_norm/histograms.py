@@ -31,7 +31,7 @@ def histogram_figure(
     heads by their mean query norm and entropy. Dotted: ±``correlation``, what counts as passing.
 
     heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`, and ``control``, the
-    mean r of shuffled entropies. behaviour: a row a head, means over tokens and samples.
+    mean r of shuffled entropies. behaviour: a row a head, means over tokens and texts.
     """
     fig = Figure(figsize=(11.4, 5.8), layout="constrained")
     put_title(fig, title, counted(len(heads)))

@@ -22,7 +22,7 @@ def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Fi
     grows; left as measured, right given the logarithm of position; Pearson above Spearman.
 
     heads: of one stack, a row a head, with columns ``pearson``, ``spearman``, ``partial_pearson``,
-    ``partial_spearman`` (means over samples), ``consistent_raw``, ``consistent_partial`` (shares of
+    ``partial_spearman`` (means over texts), ``consistent_raw``, ``consistent_partial`` (shares of
     samples) and ``n_samples``. Heads of a share of ``consistent`` or more have a dot. Cells
     without a value are grey.
     """
@@ -32,8 +32,8 @@ def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Fi
     height = float(np.clip(0.05 * n_heads + 1.3, 1.9, 5.6))
     fig = Figure(figsize=(2 * width + 0.9, 2 * height + 1.1), layout="constrained")
     n_samples = int(heads["n_samples"].max())
-    dots = f"dots: consistent in {consistent:.0%} of samples or more, with one sign"
-    put_title(fig, title, f"means over {counted(n_samples, 'sample')}; {dots}")
+    dots = f"dots: consistent in {consistent:.0%} of the texts or more, with one sign"
+    put_title(fig, title, f"means over {counted(n_samples, 'text')}; {dots}")
     axes = fig.subplots(2, 2, sharex=True, sharey=True)
     cell = 72 * min((width - 0.8) / n_layers, (height - 0.7) / n_heads)
     dot = min(_DOT_SHARE * cell, _LARGEST_DOT)

@@ -39,18 +39,21 @@ def extreme_heads(heads: pd.DataFrame, n: int = _OF_A_KIND) -> list[ExtremeHead]
     heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`.
     """
     raw, partial = numbers(heads, "pearson"), numbers(heads, "partial_pearson")
+    scores = {"lowest r": raw, "highest r": -raw, "largest |r| given position": -np.abs(partial)}
     found: dict[int, str] = {}
-    for reason, score in (
-        ("lowest r", raw), ("highest r", -raw), ("largest |r| given position", -np.abs(partial))
-    ):  # fmt: skip
-        order = np.argsort(score, kind="stable")  # nan last
-        fresh = [int(i) for i in order if np.isfinite(score[i]) and int(i) not in found]
-        found |= dict.fromkeys(fresh[:n], reason)
+    # In turn, so that of few heads each kind has its own.
+    for reason in [*scores] * n:
+        score = scores[reason].copy()
+        score[[*found]] = np.nan
+        if np.isfinite(score).any():
+            found[int(np.nanargmin(score))] = reason
     rows = heads[["stack", "layer", "head"]].to_numpy()
     return [
         ExtremeHead(Head(str(rows[i][0]), int(rows[i][1]), int(rows[i][2])), reason, raw[i],
                     partial[i])
-        for i, reason in found.items()
+        for reason in scores
+        for i, its in found.items()
+        if its == reason
     ]  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def scatter_figure(
     samples: Sequence[Sample], chosen: Sequence[ExtremeHead], title: str
 ) -> Figure:
     """A column a head: above, the entropy of each token against its query norm; below, what is left
-    of both when, in every sample, a line in log position is taken out. Coloured by position.
+    of both when, in every text, a line in log position is taken out. Coloured by position.
     """
     fig = Figure(figsize=(2.55 * max(len(chosen), 2) + 1.2, 6.3), layout="constrained")
     longest = max(len(one.tokens) for one in samples)
@@ -77,8 +80,8 @@ def scatter_figure(
         below.set_xlabel("‖q‖, what position leaves")
     axes[0, 0].set_ylabel(measure_label("entropy"))
     axes[1, 0].set_ylabel("H, what position leaves, nats")
-    put_title(fig, title, f"tokens of {counted(len(samples), 'sample')}; r: Pearson, their mean")
-    fig.colorbar(scale, ax=axes, label="position in the sample, tokens", aspect=40)
+    put_title(fig, title, f"tokens of {counted(len(samples), 'text')}; r: Pearson, their mean")
+    fig.colorbar(scale, ax=axes, label="position in the text, tokens", aspect=40)
     return fig
 
 
@@ -90,7 +93,7 @@ def _draw(ax: Axes, x: Array, y: Array, colours: Array) -> None:
 
 
 def _points(samples: Sequence[Sample], head: Head) -> Array:
-    """Position (from 1), norm, entropy and the residuals of both, (5, n), of all samples."""
+    """Position (from 1), norm, entropy and the residuals of both, (5, n), of all texts."""
     found = []
     for layer in (_layer(sample, head) for sample in samples):
         norm, entropy = (

@@ -1,0 +1,57 @@
+"""The study of query norms on disk: its report, its tables and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from qk_taxonomy.cache import write_file
+from qk_taxonomy.figures.query_norm.associations import association_figure
+from qk_taxonomy.figures.query_norm.classes import behaviour_figure
+from qk_taxonomy.figures.query_norm.histograms import histogram_figure
+from qk_taxonomy.figures.query_norm.layers import layer_figure
+from qk_taxonomy.figures.query_norm.maps import correlation_map
+from qk_taxonomy.figures.query_norm.prediction import prediction_figure
+from qk_taxonomy.figures.query_norm.scatter import extreme_heads, scatter_figure
+from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
+from qk_taxonomy.outputs.query_norm_report import report
+from qk_taxonomy.studies.query_norm.study import QueryNormStudy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Where reports of the study are, below the folder of plots.
+QUERY_NORM_FOLDER = "query_norm"
+
+
+def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iterator[Path]:
+    """Write the tables, figures and report of a study, and yield the path of each when it is there.
+
+    In :func:`query_norm_folder`: ``heads.csv``, a row a head; ``samples.csv``, a row a text and
+    head; ``behaviour.csv``; of the bridge to spectra, ``prediction.csv``, ``associations.csv`` and
+    ``classes.csv``; of the intervention, ``scaling.csv``; the figures, each named after the stack
+    too where a model has several; and at last ``report.md``. Raises SpectraFileError.
+    """
+    folder = query_norm_folder(study, data_root)
+    for name, table in _tables(study):
+        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        yield write_file(folder / f"{name}.csv", text.encode())
+    drawn: dict[str, list[str]] = {}
+    for name, stack, draw in _drawings(study):
+        path = folder / f"{'_'.join(filter(None, (stack, name)))}.png"
+        with house_style():
+            yield write_file(path, png_bytes(draw()))
+        drawn.setdefault(name, []).append(path.name)
+    yield write_file(folder / "report.md", report(study, drawn).encode())
+
+
+def query_norm_folder(study: QueryNormStudy, data_root: str | Path = ".") -> Path:
+    """``<data_root>/plots/query_norm/<family>/<name>/``; without a family, of the name alone."""
+    folder = Path(data_root) / PLOT_FOLDER / QUERY_NORM_FOLDER
+    return folder / study.family / study.ref_name.replace("/", "--")
