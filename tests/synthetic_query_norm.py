@@ -1,65 +1,84 @@
-"""Samples of the query norm study that were planted, not captured: what they hold is known."""
+"""Studies of query norms that were planted, not captured: what they hold is known."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
+from synthetic_samples import planted_sample
 
-from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, LayerMeasures, Sample
+from qk_taxonomy.studies.query_norm.behaviour import head_behaviour
+from qk_taxonomy.studies.query_norm.bridge import bridge
+from qk_taxonomy.studies.query_norm.correlations import correlate
+from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.records import Sample
+from qk_taxonomy.studies.query_norm.study import QueryNormStudy
+from qk_taxonomy.studies.query_norm.verdict import decide
+
+#: Texts of a planted study, and tokens of each.
+N_TEXTS, N_TOKENS = 3, 90
 
 
-def planted_samples(
-    n_layers: int,
-    n_heads: int,
-    *,
-    n_tokens: int = 200,
-    n_samples: int = 3,
-    stack: str = "",
-    first_layer: int = 0,
-    seed: int = 0,
+def planted_texts(
+    n_layers: int, n_heads: int, *, stack: str = "", causal: bool = True
 ) -> tuple[Sample, ...]:
-    """Causal samples whose heads differ in one thing each, the same in every sample.
-
-    Entropy is a share of log(keys), less ``slope`` times what noise is in the query's norm: from
-    head 0, slope 0, to the last head, slope 1. Norms grow with position in later layers. Heads of
-    odd layers attend to the token before.
+    """Texts in which entropy falls with the norm in the first heads and rises in the last, and both
+    rise with position.
     """
-    rng = np.random.default_rng(seed)
-    n_keys = np.arange(1, n_tokens + 1)
-    position = np.log(n_keys)
-    share = rng.uniform(0.3, 0.8, (n_layers, n_heads, 1))
-    slope = np.linspace(0.0, 1.0, n_heads)[:, None]
-    samples = []
-    for number in range(n_samples):
-        layers = []
-        for layer in range(n_layers):
-            noise, other = rng.standard_normal((2, n_heads, n_tokens))
-            depth = layer / max(n_layers - 1, 1)
-            norm = 8.0 + 2.0 * depth * position + noise
-            entropy = share[layer] * position * (1.0 - 0.25 * slope * noise) + 0.1 * other
-            entropy = np.clip(entropy, 0.0, position)
-            before = (0.7 if layer % 2 else 0.05) * rng.uniform(0.8, 1.2, (n_heads, n_tokens))
-            values = {
-                "query_norm": norm,
-                "entropy": entropy,
-                "normalised_entropy": entropy / np.maximum(position, 1e-9),
-                "max_attention": np.exp(-entropy),
-                "k_eff": np.ceil(0.9 * np.exp(entropy)),
-                "gain": 0.4 * entropy,
-                "distance": 0.2 * n_keys * (1.0 + 0.1 * other),
-                "previous_token": before,
-                "first_token": 0.2 * rng.uniform(0.0, 1.0, (n_heads, n_tokens)),
-            }
-            for name, of in values.items():
-                if name != "query_norm":
-                    of[:, n_keys < FEWEST_KEYS] = np.nan
-            layers.append(
-                LayerMeasures(
-                    first_layer + layer,
-                    stack,
-                    n_keys,
-                    {name: of.astype(np.float32) for name, of in values.items()},
-                )
-            )
-        tokens = rng.integers(0, 1000, n_tokens)
-        samples.append(Sample(f"text {number}", tokens, True, tuple(layers)))
-    return tuple(samples)
+    slopes = np.linspace(-2.0, 2.0, n_layers * n_heads).reshape(n_layers, n_heads)
+    samples = (
+        planted_sample(f"text {seed}", seed, slopes, n_tokens=N_TOKENS, position=0.7, causal=causal)
+        for seed in range(N_TEXTS)
+    )
+    return tuple(
+        replace(one, layers=tuple(replace(layer, stack=stack) for layer in one.layers))
+        for one in samples
+    )
+
+
+def planted_spectra(behaviour: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Statistics and classes of the heads of a table of behaviour: ``qk_MEAN`` and two of three
+    classes follow from the entropy, all else is noise.
+    """
+    rng = np.random.default_rng(0)
+    heads = behaviour[["stack", "layer", "head"]]
+    noise = {
+        f"{circuit}_{name}": rng.standard_normal(len(heads))
+        for circuit in ("qk", "ov")
+        for name in ("MEAN", "r90", "near_zero_ratio")
+    }
+    entropy = behaviour["entropy"].to_numpy()
+    spread = (entropy - entropy.mean()) / entropy.std()
+    noise["qk_MEAN"] = spread + 0.1 * noise["qk_MEAN"]
+    label = np.where(spread > 0, rng.integers(0, 2, len(heads)), 2)
+    return heads.assign(**noise), heads.assign(**{"class": label})
+
+
+def planted_study(
+    n_layers: int, n_heads: int, *, stacks: tuple[str, ...] = ("",), with_bridge: bool = True
+) -> QueryNormStudy:
+    """A study of planted texts and spectra."""
+    texts = [planted_texts(n_layers, n_heads, stack=stack) for stack in stacks]
+    samples = tuple(
+        replace(of_one[0], layers=tuple(layer for one in of_one for layer in one.layers))
+        for of_one in zip(*texts, strict=True)
+    )
+    criteria = Criteria(n_permutations=10)
+    correlations = correlate(samples, criteria)
+    behaviour = head_behaviour(samples)
+    return QueryNormStudy(
+        ref_name="planted-1M",
+        family="planted",
+        description={"model": "planted, no revision", "context": f"{N_TOKENS} tokens | 3 texts"},
+        criteria=criteria,
+        correlations=correlations,
+        verdict=decide(correlations, criteria),
+        behaviour=behaviour,
+        bridge=bridge(behaviour, *planted_spectra(behaviour), n_permutations=20)
+        if with_bridge
+        else None,
+        scaling=None,
+        samples=samples,
+        notes=("The text was shorter than the context.", correlations.notes[0]),
+    )

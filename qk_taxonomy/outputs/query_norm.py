@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,3 +54,42 @@ def query_norm_folder(study: QueryNormStudy, data_root: str | Path = ".") -> Pat
     """``<data_root>/plots/query_norm/<family>/<name>/``; without a family, of the name alone."""
     folder = Path(data_root) / PLOT_FOLDER / QUERY_NORM_FOLDER
     return folder / study.family / study.ref_name.replace("/", "--")
+
+
+def _tables(study: QueryNormStudy) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "heads", study.correlations.heads
+    yield "samples", study.correlations.by_sample
+    yield "behaviour", study.behaviour
+    if study.bridge is not None:
+        yield "prediction", study.bridge.prediction
+        yield "associations", study.bridge.associations
+        if len(study.bridge.classes):
+            yield "classes", study.bridge.classes
+
+
+def _drawings(study: QueryNormStudy) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """The figures: what each is called, of which stack it is, and how to draw it."""
+    name = f"{study.ref_name} ({study.family})" if study.family else study.ref_name
+    heads, criteria = study.correlations.heads, study.criteria
+    for stack, rows in heads.groupby("stack", sort=False):
+        title = f"{name}, {stack} stack" if stack else name
+        behaviour = study.behaviour[study.behaviour["stack"] == stack]
+        maps = partial(correlation_map, rows, f"{title}: query norm and attention entropy")
+        yield "correlation_map", stack, partial(maps, consistent=criteria.consistent)
+        histograms = partial(histogram_figure, rows, behaviour, f"{title}: heads by correlation")
+        yield "histograms", stack, partial(histograms, correlation=criteria.correlation)
+        yield "layers", stack, partial(layer_figure, rows, behaviour, f"{title}: heads by depth")
+        chosen = extreme_heads(rows)
+        if study.samples and chosen:
+            title = f"{title}: heads of extreme correlation"
+            yield "scatter", stack, partial(scatter_figure, study.samples, chosen, title)
+    bridge = study.bridge
+    if bridge is None:
+        return
+    title = f"{name}: behaviour of heads by their spectra"
+    if bridge.prediction["r2_spectra"].notna().any():
+        yield "prediction", "", partial(prediction_figure, bridge.prediction, title)
+    yield "associations", "", partial(association_figure, bridge.associations, title)
+    if len(bridge.classes):
+        title = f"{name}: behaviour of heads by class"
+        yield "classes", "", partial(behaviour_figure, bridge.heads, bridge.classes, title)

@@ -1,17 +1,17 @@
-"""The report of the study of query norms, in Markdown: the verdict on top, then what it rests on."""
+"""The report of the study of query norms, in Markdown: verdict first, then what it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.figures.query_norm.parts import measure_label, rounded
+from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
-from qk_taxonomy.studies.query_norm.behaviour import Bridge
+from qk_taxonomy.studies.query_norm.bridge import Bridge
 from qk_taxonomy.studies.query_norm.correlations import CORRELATIONS
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
@@ -43,7 +43,7 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
     """The report of a study. figures: files beside it by kind, one a stack."""
     parts = [
         f"# Query norm and attention entropy: {study.ref_name}",
-        f"**Verdict: {study.verdict.kind}.** {study.verdict.line}",
+        f"**Verdict.** {study.verdict.line}",
         *_shown(figures, "correlation_map"),
         "## What the verdict rests on",
         *_numbers(study),
@@ -59,15 +59,9 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
         "## Limits",
         "\n".join(f"- {note}" for note in _notes(study)),
         "## Files",
-        _FILES,
+        _files(study),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-_FILES = (
-    "`heads.csv`: a row a head, over texts. `samples.csv`: a row a text and head. "
-    "`behaviour.csv`: what each head does, on average. Numbers without a value are empty."
-)
 
 
 def _numbers(study: QueryNormStudy) -> Iterator[str]:
@@ -89,13 +83,15 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
             row("median of Pearson's r", ".2f", "median_pearson", "median_partial_pearson"),
         ],
     )  # fmt: skip
+    entropy, norm = (
+        _number(found[f"median_position_{of}"], ".2f") for of in ("entropy", "norm")
+    )  # fmt: skip
     yield (
-        f"With log position, the median r of entropy is {rounded(found['median_position_entropy'])} "
-        f"and that of query norm {rounded(found['median_position_norm'])}. With entropies shuffled "
-        f"in each text {study.criteria.n_permutations} times, the mean r is "
-        f"{_number(found['control_mean'], '.4f')}, the mean |r| "
-        f"{_number(found['control_mean_abs'], '.3f')}, and {_number(found['control_share'], '.2%')} "
-        f"reach |r| ≥ {study.criteria.correlation:g}."
+        f"With log position, the median r of entropy is {entropy} and that of query norm {norm}. "
+        f"With entropies shuffled in each text {study.criteria.n_permutations} times, the mean r "
+        f"is {_number(found['control_mean'], '.4f')}, the mean |r| "
+        f"{_number(found['control_mean_abs'], '.3f')}, and "
+        f"{_number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}."
     )
     if found["heads_undefined"]:
         yield f"{int(found['heads_undefined'])} heads have no correlation in any text."
@@ -132,11 +128,11 @@ def _head_row(head: Mapping[str, float]) -> tuple[str, ...]:
     return (
         str(Head(str(head["stack"]), int(head["layer"]), int(head["head"]))),
         *(
-            f"{rounded(head[name])} [{rounded(head[f'{name}_low'])}, {rounded(head[f'{name}_high'])}]"
+            f"{_number(head[name], '.2f')} {_interval(head[f'{name}_low'], head[f'{name}_high'])}"
             for name in CORRELATIONS
         ),
-        rounded(head["position_entropy"]),
-        *(f"{head[f'consistent_{kind}']:.0%}" for kind in ("raw", "partial")),
+        _number(head["position_entropy"], ".2f"),
+        *(_number(head[f"consistent_{kind}"], ".0%") for kind in ("raw", "partial")),
     )  # fmt: skip
 
 
@@ -145,12 +141,79 @@ def _bridge(bridge: Bridge | None, figures: Mapping[str, Sequence[str]]) -> Iter
         yield "The spectra of this model were not surveyed, so that none is held against behaviour."
         return
     yield bridge.line
-    yield from _shown(figures, "prediction", "associations", "classes")
+    yield from _shown(figures, "prediction")
+    yield (
+        "Predictive R² of a behaviour's normal scores in layers that were held out; in brackets, "
+        "the central 95 % for spectra of heads that were permuted within layers."
+    )
+    yield _table(
+        ("behaviour", "by spectra", "of permuted heads", "by depth alone", "by both", "p", "q"),
+        (
+            (
+                measure_label(row["behaviour"]), _number(row["r2_spectra"], ".2f"),
+                _interval(row["null_low"], row["null_high"]), _number(row["r2_depth"], ".2f"),
+                _number(row["r2_both"], ".2f"), *(_number(row[key], ".2g") for key in "pq"),
+            )
+            for row in bridge.prediction.to_dict("records")
+        ),
+    )  # fmt: skip
+    yield from _shown(figures, "associations")
+    yield from _associations(bridge.associations)
+    if len(bridge.classes):
+        yield "### Classes of the taxonomy"
+        yield from _shown(figures, "classes")
+        yield _table(
+            ("behaviour", "η² within layers", "heads", "classes", "p", "q"),
+            (
+                (
+                    measure_label(row["behaviour"]), _number(row["eta_squared"], ".2f"),
+                    str(row["n_heads"]), str(row["n_classes"]),
+                    *(_number(row[key], ".2g") for key in "pq"),
+                )
+                for row in bridge.classes.to_dict("records")
+            ),
+        )  # fmt: skip
+
+
+def _associations(table: pd.DataFrame) -> Iterator[str]:
+    """Those pairs of behaviour and statistic that hold, the strongest of them in a table."""
+    holding = table[table["q"] <= LEVEL]
+    tested = int(table["q"].notna().sum())
+    yield f"{len(holding)} of {tested} associations within layers hold at q ≤ {LEVEL}."
+    if len(holding):
+        order = holding["spearman"].abs().sort_values(ascending=False, kind="stable").index
+        yield _table(
+            ("behaviour", "statistic", "Spearman's ρ within layers", "q"),
+            (
+                (
+                    measure_label(row["behaviour"]), statistic_label(row["statistic"]),
+                    _number(row["spearman"], ".2f"), _number(row["q"], ".2g"),
+                )
+                for row in holding.loc[order[:_TOP]].to_dict("records")
+            ),
+        )  # fmt: skip
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{_number(low, '.2f')}, {_number(high, '.2f')}]"
 
 
 def _notes(study: QueryNormStudy) -> list[str]:
     """What limits this run, and any; each once."""
-    return list(dict.fromkeys((*study.notes, *study.correlations.notes, *_LIMITS)))
+    of_bridge = study.bridge.notes if study.bridge is not None else ()
+    return list(dict.fromkeys((*study.notes, *study.correlations.notes, *of_bridge, *_LIMITS)))
+
+
+def _files(study: QueryNormStudy) -> str:
+    parts = [
+        "`heads.csv`: a row a head, over texts",
+        "`samples.csv`: a row a text and head",
+        "`behaviour.csv`: what each head does, on average",
+    ]
+    if study.bridge is not None:
+        parts.append("`prediction.csv`, `associations.csv` and, of classes, `classes.csv`: a row "
+                     "a test of behaviour")  # fmt: skip
+    return "; ".join(parts) + ". What has no value is empty."
 
 
 def _shown(figures: Mapping[str, Sequence[str]], *kinds: str) -> Iterator[str]:
@@ -159,9 +222,9 @@ def _shown(figures: Mapping[str, Sequence[str]], *kinds: str) -> Iterator[str]:
             yield f"![{kind.replace('_', ' ')}]({name.replace(' ', '%20')})"
 
 
-def _table(header: Sequence[str], rows: object) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, whose cells may hold bars, such as those of |r|."""
-    lines = [header, ["---"] * len(header), *rows]  # type: ignore[misc]
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 
 
@@ -172,4 +235,6 @@ def _cell(text: str) -> str:
 def _number(value: float, form: str) -> str:
     if not np.isfinite(value):
         return "–"
-    return format(int(value) if form == "d" else value, form).replace("-", "−")
+    text = format(int(value) if form == "d" else value, form)
+    # What is rounded to zero has no sign.
+    return text.replace("-", "−") if set(text) & set("123456789") else text.removeprefix("-")

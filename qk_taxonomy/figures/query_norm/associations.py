@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.query_norm.parts import measure_label
+from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
 from qk_taxonomy.figures.superposition.parts import heat_map, put_title, symmetric_colours
 from qk_taxonomy.statistics.findings import LEVEL
 
@@ -40,13 +40,8 @@ def association_figure(associations: pd.DataFrame, title: str) -> Figure:
     image = heat_map(ax, rho, cmap=cmap, norm=norm)
     row, column = np.nonzero(holds)
     ax.plot(column, row, ls="", marker="o", ms=4.0, mfc="black", mec="white", mew=0.5)
-    ax.set_xticks(range(n_columns), [_statistic_label(one) for one in rho.columns], rotation=90)
+    ax.set_xticks(range(n_columns), [statistic_label(one) for one in rho.columns], rotation=90)
     ax.set_yticks(range(n_rows), [measure_label(one) for one in rho.index])
     ax.tick_params(length=0)
     fig.colorbar(image, ax=ax, label="Spearman's ρ within layers")
     return fig
-
-
-def _statistic_label(name: str) -> str:
-    circuit, _, statistic = name.partition("_")
-    return f"{circuit.upper()} {statistic.replace('_', ' ')}"

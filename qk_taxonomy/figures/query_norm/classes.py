@@ -23,10 +23,12 @@ def behaviour_figure(heads: pd.DataFrame, tests: pd.DataFrame, title: str) -> Fi
     """A panel a behaviour: a box a class (median, quartiles, whiskers to 1.5 IQR) over the points
     of its heads.
 
-    heads: a row a head, with its ``class`` and a column a behaviour. tests: a row a behaviour:
+    heads: a row a head, with its ``class`` or nan, and a column a behaviour. tests: a row a
+    behaviour:
     ``behaviour``, ``eta_squared`` within layers, ``p`` and ``q``.
     """
     behaviours = list(tests["behaviour"])
+    heads = heads[heads["class"].notna()]
     labels = sorted(heads["class"].unique())
     colours = class_colours(len(labels))
     width = float(np.clip(0.42 * len(labels) + 1.6, 3.2, 6.0))
@@ -42,7 +44,7 @@ def behaviour_figure(heads: pd.DataFrame, tests: pd.DataFrame, title: str) -> Fi
         of = heads["class"].to_numpy()
         groups = [values[(of == label) & np.isfinite(values)] for label in labels]
         _draw(ax, groups, colours)
-        ax.set_xticks(range(len(labels)), [str(label) for label in labels])
+        ax.set_xticks(range(len(labels)), [f"{label:g}" for label in labels])
         ax.set_title(f"{measure_label(test['behaviour'])}\n{_said(test)}")
     for ax in at_the_bottom(axes):
         ax.set_xlabel("class")

@@ -34,6 +34,12 @@ def measure_label(name: str) -> str:
     return _LABELS[name]
 
 
+def statistic_label(name: str) -> str:
+    """What is called a spectral statistic of a circuit, of its column's name."""
+    circuit, _, statistic = name.partition("_")
+    return f"{circuit.upper()} {statistic.replace('_', ' ')}"
+
+
 def rounded(r: float) -> str:
     """A correlation with two decimals, and no sign where these are zeros."""
     return signed(round(r, 2) + 0.0)

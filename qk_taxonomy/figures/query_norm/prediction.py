@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,7 +20,7 @@ from qk_taxonomy.statistics.findings import LEVEL
 _WORST = -1.0
 
 # Columns, how they are drawn, and what they are called.
-_MARKS = (
+_MARKS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("r2_depth", {"marker": "s", "color": "0.45", "ms": 5}, "depth alone"),
     ("r2_both", {"marker": "D", "color": REJECTED, "ms": 4.5}, "spectra and depth"),
     ("r2_spectra", {"marker": "o", "color": KEPT, "ms": 6.5}, "spectra"),
@@ -26,8 +28,10 @@ _MARKS = (
 
 
 def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
-    """A row a behaviour: R² of ridge regression in layers held out, on spectra, on depth alone and
+    """A row a behaviour: R² of its normal scores by ridge regression in layers held out, on spectra, on depth alone and
     on both; grey, the 95 % of spectra whose heads were permuted within layers.
+
+    Starred where that is beyond chance after correction, and positive.
 
     prediction: ``behaviour``, ``r2_spectra``, ``r2_depth``, ``r2_both``, ``null_low``,
     ``null_high``, ``p`` and ``q``. At 0, predictions are as good as the mean of the other layers.
@@ -46,22 +50,27 @@ def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
         ax.annotate(_said(row), (1.01, place), xycoords=("axes fraction", "data"), va="center",
                     fontsize=8, annotation_clip=False)  # fmt: skip
     ax.set_yticks(places, [measure_label(str(one)) for one in prediction["behaviour"]])
-    ax.set(ylim=(n - 0.4, -0.6), xlim=(_WORST - 0.06, 1.05), xlabel="R² in layers held out")
+    ax.set(
+        ylim=(n - 0.4, -0.6),
+        xlim=(_WORST - 0.06, 1.05),
+        xlabel="R² of normal scores, in layers held out",
+    )
     handles = [Line2D([], [], ls="", label=label, **style) for _, style, label in _MARKS]
     legend_under(fig, [*handles, Patch(color="0.87", label="spectra permuted within layers, 95 %")])
     return fig
 
 
-def _draw(ax: Axes, values: np.ndarray, style: dict[str, object]) -> None:
+def _draw(ax: Axes, values: np.ndarray, style: dict[str, Any]) -> None:
     for place, value in enumerate(values):
         if value >= _WORST:
-            ax.plot([value], [place], ls="", **style)  # type: ignore[arg-type]
+            ax.plot([value], [place], ls="", **style)
         elif np.isfinite(value):
-            ax.plot([_WORST - 0.03], [place], ls="", **{**style, "marker": "<"})  # type: ignore[arg-type]
+            ax.plot([_WORST - 0.03], [place], ls="", **{**style, "marker": "<"})
 
 
 def _said(row: dict[str, float]) -> str:
     if not np.isfinite(row["r2_spectra"]):
         return "not predicted"
     found = f"R² = {row['r2_spectra']:.2f}, q = {row['q']:.2g}".replace("-", "−")
-    return f"{found} *" if row["q"] <= LEVEL else found
+    # Beyond chance, but worse than the mean of the other layers, is no prediction.
+    return f"{found} *" if row["q"] <= LEVEL and row["r2_spectra"] > 0 else found

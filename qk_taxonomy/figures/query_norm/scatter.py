@@ -57,9 +57,7 @@ def extreme_heads(heads: pd.DataFrame, n: int = _OF_A_KIND) -> list[ExtremeHead]
     ]  # fmt: skip
 
 
-def scatter_figure(
-    samples: Sequence[Sample], chosen: Sequence[ExtremeHead], title: str
-) -> Figure:
+def scatter_figure(samples: Sequence[Sample], chosen: Sequence[ExtremeHead], title: str) -> Figure:
     """A column a head: above, the entropy of each token against its query norm; below, what is left
     of both when, in every text, a line in log position is taken out. Coloured by position.
     """
