@@ -59,10 +59,7 @@ def _numbers(correlations: HeadCorrelations, criteria: Criteria) -> dict[str, fl
         "heads_undefined": int((heads["n_samples"] == 0).sum()),
     }
     for kind, sign in (("raw", "sign_raw"), ("partial", "sign")):
-        # Shares of samples are fractions: 3 of 10 must reach 0.3 whatever binary makes of it.
-        consistent = heads[f"consistent_{kind}"] >= criteria.consistent - 1e-9
-        # A head that passes nowhere is not consistent, however low the criterion.
-        consistent &= heads[f"consistent_{kind}"] > 0
+        consistent = heads[f"consistent_{kind}"] >= criteria.consistent
         numbers[kind] = int(consistent.sum())
         numbers[f"{kind}_share"] = float(consistent.mean())
         numbers[f"{kind}_negative"] = int((consistent & (heads[sign] < 0)).sum())
