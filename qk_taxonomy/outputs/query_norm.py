@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from qk_taxonomy.cache import write_file
@@ -16,10 +17,12 @@ from qk_taxonomy.figures.query_norm.histograms import histogram_figure
 from qk_taxonomy.figures.query_norm.layers import layer_figure
 from qk_taxonomy.figures.query_norm.maps import correlation_map
 from qk_taxonomy.figures.query_norm.prediction import prediction_figure
+from qk_taxonomy.figures.query_norm.scaling import scaling_figure
 from qk_taxonomy.figures.query_norm.scatter import extreme_heads, scatter_figure
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
 from qk_taxonomy.outputs.query_norm_report import report
+from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 
 if TYPE_CHECKING:
@@ -51,9 +54,21 @@ def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iter
 
 
 def query_norm_folder(study: QueryNormStudy, data_root: str | Path = ".") -> Path:
-    """``<data_root>/plots/query_norm/<family>/<name>/``; without a family, of the name alone."""
+    """``<data_root>/plots/query_norm/<family>/<name>-<context>/``, by the tokens of a text."""
     folder = Path(data_root) / PLOT_FOLDER / QUERY_NORM_FOLDER
-    return folder / study.family / study.ref_name.replace("/", "--")
+    return folder / study.family / f"{study.ref_name}-{study.context}"
+
+
+def scaling_table(scaling: ScalingResult) -> pd.DataFrame:
+    """One row a head and factor of its queries."""
+    n = len(scaling.alphas)
+    layers, heads = (np.repeat(column, n) for column in zip(*scaling.heads, strict=True))
+    numbers = {
+        name: getattr(scaling, name).ravel()
+        for name in ("entropy", "slope", "predicted", "deviation")
+    }
+    alphas = np.tile(scaling.alphas, len(scaling.heads))
+    return pd.DataFrame({"layer": layers, "head": heads, "alpha": alphas, **numbers})
 
 
 def _tables(study: QueryNormStudy) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -65,11 +80,13 @@ def _tables(study: QueryNormStudy) -> Iterator[tuple[str, pd.DataFrame]]:
         yield "associations", study.bridge.associations
         if len(study.bridge.classes):
             yield "classes", study.bridge.classes
+    if study.scaling is not None:
+        yield "scaling", scaling_table(study.scaling)
 
 
 def _drawings(study: QueryNormStudy) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
     """The figures: what each is called, of which stack it is, and how to draw it."""
-    name = f"{study.ref_name} ({study.family})" if study.family else study.ref_name
+    name = f"{study.ref_name} ({study.family}), {study.context} tokens"
     heads, criteria = study.correlations.heads, study.criteria
     for stack, rows in heads.groupby("stack", sort=False):
         title = f"{name}, {stack} stack" if stack else name
@@ -80,9 +97,12 @@ def _drawings(study: QueryNormStudy) -> Iterator[tuple[str, str, Callable[[], Fi
         yield "histograms", stack, partial(histograms, correlation=criteria.correlation)
         yield "layers", stack, partial(layer_figure, rows, behaviour, f"{title}: heads by depth")
         chosen = extreme_heads(rows)
-        if study.samples and chosen:
+        if chosen:
             title = f"{title}: heads of extreme correlation"
             yield "scatter", stack, partial(scatter_figure, study.samples, chosen, title)
+    if study.scaling is not None:
+        title = f"{name}: heads whose queries are scaled"
+        yield "scaling", "", partial(scaling_figure, study.scaling, title)
     bridge = study.bridge
     if bridge is None:
         return

@@ -14,6 +14,7 @@ from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.query_norm.bridge import Bridge
 from qk_taxonomy.studies.query_norm.correlations import CORRELATIONS
 from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 
 # Rows of a table of heads, and of associations.
@@ -32,7 +33,7 @@ _CRITERIA = {
 # What no run can tell, whatever its numbers are.
 _LIMITS = (
     "A correlation over tokens does not say that the norm makes attention sharp: the queries of a "
-    "head differ in direction as well as in norm. The intervention scales the norm alone.",
+    "head differ in direction as well as in norm.",
     "Position is held fixed as its logarithm, in a straight line. What norm and entropy share with "
     "position in another form remains in the partial correlation.",
     "Behaviour is that on these texts; spectra are of the weights alone.",
@@ -54,6 +55,7 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
         "## Correlations by head",
         *_shown(figures, "histograms", "layers", "scatter"),
         *_heads(study.correlations.heads),
+        *_scaling(study.scaling, figures),
         "## Behaviour and spectra",
         *_bridge(study.bridge, figures),
         "## Limits",
@@ -136,6 +138,36 @@ def _head_row(head: Mapping[str, float]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _scaling(
+    scaling: ScalingResult | None, figures: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """What becomes of entropy when the queries of a head are scaled, and nothing else is changed."""
+    if scaling is None:
+        return
+    yield "## Intervention: the norm alone"
+    yield from _shown(figures, "scaling")
+    yield (
+        f"Queries of a head times α, all else left as it was; means over {scaling.n_tokens} tokens "
+        "of the first text. By the identity dH/d log α = −Cov_p(s, ∂s/∂log α), entropy falls as α "
+        "grows wherever scores are linear in the query; it was checked by central differences to "
+        f"a relative deviation of {_number(float(scaling.deviation.max()), '.1e')}."
+    )
+    first, one, last = 0, int(np.argmin(np.abs(np.log(scaling.alphas)))), -1
+    yield _table(
+        ("head", *(f"H at α = {scaling.alphas[at]:g}" for at in (first, one, last)),
+         "dH/d log α at 1, measured", "by the identity"),
+        (
+            (
+                str(Head("", *head)), *(_number(entropy[at], ".3f") for at in (first, one, last)),
+                _number(slope[one], ".3f"), _number(predicted[one], ".3f"),
+            )
+            for head, entropy, slope, predicted in zip(
+                scaling.heads, scaling.entropy, scaling.slope, scaling.predicted, strict=True
+            )
+        ),
+    )  # fmt: skip
+
+
 def _bridge(bridge: Bridge | None, figures: Mapping[str, Sequence[str]]) -> Iterator[str]:
     if bridge is None:
         yield "The spectra of this model were not surveyed, so that none is held against behaviour."
@@ -213,6 +245,8 @@ def _files(study: QueryNormStudy) -> str:
     if study.bridge is not None:
         parts.append("`prediction.csv`, `associations.csv` and, of classes, `classes.csv`: a row "
                      "a test of behaviour")  # fmt: skip
+    if study.scaling is not None:
+        parts.append("`scaling.csv`: a row a head and factor of its queries")
     return "; ".join(parts) + ". What has no value is empty."
 
 

@@ -28,8 +28,8 @@ _MARKS: tuple[tuple[str, dict[str, Any], str], ...] = (
 
 
 def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
-    """A row a behaviour: R² of its normal scores by ridge regression in layers held out, on spectra, on depth alone and
-    on both; grey, the 95 % of spectra whose heads were permuted within layers.
+    """A row a behaviour: R² of its normal scores by ridge regression in layers held out, on
+    spectra, on depth alone and on both; grey, the 95 % of heads that were permuted within layers.
 
     Starred where that is beyond chance after correction, and positive.
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.circuits.parts import counted
 from qk_taxonomy.figures.query_norm.parts import Array
-from qk_taxonomy.figures.style import class_colours
+from qk_taxonomy.figures.style import KEPT, class_colours
 from qk_taxonomy.figures.superposition.parts import legend_under, put_title
+from qk_taxonomy.studies.circuits.chosen import Head
+from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 
 # Heads beyond these have one colour, and no name.
 _MOST_NAMED = 8
@@ -26,28 +28,16 @@ _TANGENT = 0.16
 _APART = 0.12
 
 
-def scaling_figure(
-    names: Sequence[str],
-    factors: ArrayLike,
-    entropy: ArrayLike,
-    predicted: ArrayLike,
-    measured: ArrayLike,
-    title: str,
-) -> Figure:
+def scaling_figure(scaling: ScalingResult, title: str) -> Figure:
     """Left: mean entropy of each head by the factor α of its queries, with the tangent at α = 1
     that the identity predicts; right: slopes dH/d log α measured by differences against predicted.
-
-    names: of the n heads. factors: (A,), ascending. entropy, predicted, measured: (n, A), of H in
-    nats and of its slope; nan where a slope was not taken.
     """
-    alpha = np.asarray(factors, dtype=np.float64)
-    h, slope, found = (np.asarray(v, np.float64) for v in (entropy, predicted, measured))
-    n = len(names)
-    colours = class_colours(n) if n <= _MOST_NAMED else [(0.0, 0.45, 0.7)] * n
+    alpha, n = scaling.alphas, len(scaling.heads)
+    colours: list[Any] = class_colours(n) if n <= _MOST_NAMED else [KEPT] * n
     fig = Figure(figsize=(10.4, 5.0), layout="constrained")
-    put_title(fig, title, f"{counted(n)}, means over tokens")
+    put_title(fig, title, f"{counted(n)}, means over {counted(scaling.n_tokens, 'token')}")
     left, right = fig.subplots(1, 2)
-    for colour, line, of in zip(colours, h, slope, strict=True):
+    for colour, line, of in zip(colours, scaling.entropy, scaling.predicted, strict=True):
         left.plot(alpha, line, color=colour, lw=1.4, alpha=0.9 if n <= _MOST_NAMED else 0.35)
         _tangent(left, alpha, line, of)
     left.axvline(1.0, color="0.8", lw=0.8, zorder=0)
@@ -58,38 +48,33 @@ def scaling_figure(
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set(xlabel="factor α of the head's queries", ylabel="mean entropy H, nats",
              title="entropy by the norm of queries")  # fmt: skip
-    _slopes(right, slope, found, colours)
+    _slopes(right, scaling, colours)
     handles = [
-        Line2D([], [], color=colour, label=f"head {name}")
-        for colour, name in zip(colours, names, strict=True)
+        Line2D([], [], color=colour, label=f"head {Head('', *head)}")
+        for colour, head in zip(colours, scaling.heads, strict=True)
     ][: n if n <= _MOST_NAMED else 0]
     tangent = "slope at α = 1 by the identity dH/d log α = −gain"
     legend_under(fig, [*handles, Line2D([], [], color="black", ls="--", lw=1.0, label=tangent)])
     return fig
 
 
-def _tangent(ax: Axes, alpha: Array, line: Array, slope: Array) -> None:
+def _tangent(ax: Axes, alpha: Array, entropy: Array, slope: Array) -> None:
     at = int(np.argmin(np.abs(np.log(alpha))))
     reach = np.array([-_TANGENT, _TANGENT])
-    if np.isfinite(slope[at]):
-        ax.plot(
-            alpha[at] * np.exp(reach), line[at] + slope[at] * reach, color="black", ls="--", lw=1.0
-        )  # fmt: skip
+    ends = alpha[at] * np.exp(reach), entropy[at] + slope[at] * reach
+    ax.plot(*ends, color="black", ls="--", lw=1.0)
 
 
-def _slopes(ax: Axes, predicted: Array, measured: Array, colours: Sequence[object]) -> None:
-    both = np.isfinite(predicted) & np.isfinite(measured)
-    ends = np.array([0.0, 0.0])
-    if both.any():
-        values = np.concatenate([predicted[both], measured[both], [0.0]])
-        ends = np.array([values.min(), values.max()])
+def _slopes(ax: Axes, scaling: ScalingResult, colours: Sequence[Any]) -> None:
+    both = np.stack([scaling.predicted, scaling.slope])
+    ends = [both.min(initial=0.0), both.max(initial=0.0)]
     ax.plot(ends, ends, color="0.6", lw=0.9, zorder=0)
-    for colour, x, y, there in zip(colours, predicted, measured, both, strict=True):
-        ax.plot(x[there], y[there], ls="", marker="o", ms=3.5, color=colour, alpha=0.8)
-    largest = np.abs(measured - predicted)[both].max(initial=0.0)
+    for colour, x, y in zip(colours, *both, strict=True):
+        ax.plot(x, y, ls="", marker="o", ms=3.5, color=colour, alpha=0.8)
     ax.set(
         xlabel="slope dH/d log α predicted, nats", ylabel="slope measured by differences, nats",
-        title=f"{int(both.sum())} slopes, largest difference {largest:.2g} nats",
+        title=f"{counted(scaling.slope.size, 'slope')}, largest relative deviation "
+        f"{scaling.deviation.max():.1e}".replace("-", "−"),
     )  # fmt: skip
 
 
