@@ -13,6 +13,7 @@ from qk_taxonomy.studies.query_norm.bridge import bridge
 from qk_taxonomy.studies.query_norm.correlations import correlate
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.records import Sample
+from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 from qk_taxonomy.studies.query_norm.verdict import decide
 
@@ -55,6 +56,21 @@ def planted_spectra(behaviour: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     return heads.assign(**noise), heads.assign(**{"class": label})
 
 
+def planted_scaling(n: int) -> ScalingResult:
+    """Entropies of n heads that are straight lines in log α, with slopes measured 1 % too steep."""
+    alphas = np.arange(5, 16) / 10
+    gain = np.repeat(np.linspace(0.5, 3.0, n)[:, None], len(alphas), axis=1)
+    return ScalingResult(
+        heads=tuple((number, 0) for number in range(n)),
+        alphas=alphas,
+        entropy=5.0 - gain * np.log(alphas),
+        slope=-1.01 * gain,
+        predicted=-gain,
+        deviation=np.full_like(gain, 0.01),
+        n_tokens=N_TOKENS - 2,
+    )
+
+
 def planted_study(
     n_layers: int, n_heads: int, *, stacks: tuple[str, ...] = ("",), with_bridge: bool = True
 ) -> QueryNormStudy:
@@ -70,7 +86,8 @@ def planted_study(
     return QueryNormStudy(
         ref_name="planted-1M",
         family="planted",
-        description={"model": "planted, no revision", "context": f"{N_TOKENS} tokens | 3 texts"},
+        context=N_TOKENS,
+        description={"model": "planted, no revision", "texts": "3 | planted"},
         criteria=criteria,
         correlations=correlations,
         verdict=decide(correlations, criteria),
@@ -78,7 +95,7 @@ def planted_study(
         bridge=bridge(behaviour, *planted_spectra(behaviour), n_permutations=20)
         if with_bridge
         else None,
-        scaling=None,
+        scaling=planted_scaling(3),
         samples=samples,
         notes=("The text was shorter than the context.", correlations.notes[0]),
     )

@@ -1,4 +1,4 @@
-"""Figures of the study of query norms: what they show, at any size, and that no text covers another.
+"""Figures of query norms: what they show, at any size, and that no text covers another.
 
 Warnings are errors here: a glyph that the font lacks, or a layout that collapsed, is a failure.
 """
@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from readable import assert_readable
-from synthetic_query_norm import N_TEXTS, N_TOKENS, planted_texts
+from synthetic_query_norm import (
+    N_TEXTS,
+    N_TOKENS,
+    planted_scaling,
+    planted_spectra,
+    planted_texts,
+)
+from synthetic_samples import planted_sample
 
 from qk_taxonomy.figures.query_norm.associations import association_figure
 from qk_taxonomy.figures.query_norm.classes import behaviour_figure
@@ -23,6 +30,9 @@ from qk_taxonomy.figures.query_norm.parts import by_layer
 from qk_taxonomy.figures.query_norm.prediction import prediction_figure
 from qk_taxonomy.figures.query_norm.scaling import scaling_figure
 from qk_taxonomy.figures.query_norm.scatter import extreme_heads, scatter_figure
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.studies.query_norm.behaviour import head_behaviour
+from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.records import MEASURES
@@ -41,15 +51,7 @@ def found(n_layers: int, n_heads: int) -> HeadCorrelations:
 
 @functools.cache
 def behaviour_of(n_layers: int, n_heads: int) -> pd.DataFrame:
-    """Means over tokens and texts of every measure of every head."""
-    texts = planted_texts(n_layers, n_heads)
-    return pd.DataFrame([
-        {"stack": "", "layer": layer, "head": head}
-        | {name: np.mean([np.nanmean(one.layers[layer].values[name][head]) for one in texts])
-           for name in MEASURES}
-        for layer in range(n_layers)
-        for head in range(n_heads)
-    ])  # fmt: skip
+    return head_behaviour(planted_texts(n_layers, n_heads))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -140,7 +142,7 @@ class TestEdges:
     def test_layers_of_unlike_numbers_of_heads(self) -> None:
         heads = found(4, 4).heads
         heads = heads[(heads["layer"] != 1) | (heads["head"] < 2)]
-        layers, values = by_layer(heads, heads["pearson"].to_numpy())
+        _, values = by_layer(heads, heads["pearson"].to_numpy())
         assert np.isfinite(values).sum(axis=1).tolist() == [4, 2, 4, 4]
         behaviour = behaviour_of(4, 4)
         assert_readable(lambda: layer_figure(heads, behaviour, TITLE))
@@ -153,6 +155,15 @@ class TestEdges:
         chosen = extreme_heads(heads)
         assert chosen[0].raw == heads["pearson"].min()
         assert chosen[2].raw == heads["pearson"].max()
+
+    def test_residuals_in_a_sliding_window_are_given_the_number_of_keys(self) -> None:
+        slopes = np.linspace(-1.0, 1.0, 4).reshape(1, 4)
+        text = planted_sample("text", 0, slopes, n_tokens=300, position=1.0, window=16)
+        heads = correlate([text], CRITERIA).heads
+        (_, one, *_) = chosen = extreme_heads(heads)
+        fig = assert_readable(lambda: scatter_figure([text], chosen, TITLE))
+        left = np.asarray(fig.axes[len(chosen) + 1].collections[0].get_offsets())
+        assert np.corrcoef(left.T)[0, 1] == pytest.approx(one.partial, abs=1e-6)
 
     def test_scatter_of_a_stack(self) -> None:
         texts = planted_texts(2, 2, stack="encoder", causal=False)
@@ -169,21 +180,81 @@ class TestEdges:
 
 @pytest.mark.parametrize("n", [1, 6, 40])
 def test_scaling(n: int) -> None:
-    factors = np.arange(0.5, 1.55, 0.1)
-    gain = np.linspace(0.5, 3.0, n)[:, None]
-    slope = np.repeat(-gain, len(factors), axis=1)
-    measured = np.pad(1.01 * slope[:, 1:-1], ((0, 0), (1, 1)), constant_values=np.nan)
-    entropy = 5.0 - gain * np.log(factors)
-    names = [f"{number}.0" for number in range(n)]
-    fig = assert_readable(
-        lambda: scaling_figure(names, factors, entropy, slope, measured, TITLE)
-    )  # fmt: skip
+    scaling = planted_scaling(n)
+    fig = assert_readable(lambda: scaling_figure(scaling, TITLE))
     left, right = fig.axes
     # Entropies that are straight lines in log α lie on their tangents.
     line, tangent = left.lines[:2]
-    np.testing.assert_allclose(
-        tangent.get_ydata(), np.interp(np.log(tangent.get_xdata()), np.log(factors), line.get_ydata())
-    )  # fmt: skip
-    assert right.get_title() == f"{9 * n} slopes, largest difference {0.01 * gain.max():.2g} nats"
-    names_told = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert len(names_told) == (n + 1 if n <= 8 else 1)
+    x, y = (np.asarray(one.get_xdata()) for one in (tangent, line))
+    expected = np.interp(np.log(x), np.log(y), np.asarray(line.get_ydata()))
+    np.testing.assert_allclose(tangent.get_ydata(), expected)
+    n_slopes = sum(len(points.get_xdata()) for points in right.lines[1:])
+    assert n_slopes == scaling.slope.size
+    assert right.get_title() == f"{n_slopes} slopes, largest relative deviation 0.01"
+    told = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert len(told) == (n + 1 if n <= 8 else 1)
+
+
+@functools.cache
+def planted_bridge(n_layers: int, n_heads: int) -> Bridge:
+    behaviour = behaviour_of(n_layers, n_heads)
+    return bridge(behaviour, *planted_spectra(behaviour), n_permutations=20)
+
+
+class TestOfBridge:
+    @pytest.mark.parametrize("shape", [(4, 4), (30, 9)], ids=str)
+    def test_prediction(self, shape: tuple[int, int]) -> None:
+        table = planted_bridge(*shape).prediction
+        fig = assert_readable(lambda: prediction_figure(table, TITLE))
+        (ax,) = fig.axes
+        drawn = [line for line in ax.lines if line.get_marker() == "o"]
+        for line, row in zip(drawn, table.itertuples(), strict=True):
+            assert line.get_xdata()[0] == row.r2_spectra
+        for bar, low, high in zip(
+            ax.patches, table["null_low"], table["null_high"], strict=False
+        ):  # fmt: skip
+            assert bar.get_x() == pytest.approx(max(low, -1.0))
+            assert bar.get_x() + bar.get_width() == pytest.approx(max(high, -1.0))
+
+    def test_predictions_that_are_worse_than_can_be_shown_or_none(self) -> None:
+        table = planted_bridge(4, 4).prediction.assign(q=0.01)
+        table.loc[:1, ["r2_spectra", "r2_depth"]] = [[-7.0, np.nan], [np.nan, np.nan]]
+        fig = assert_readable(lambda: prediction_figure(table, TITLE))
+        (ax,) = fig.axes
+        assert [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "<"] == [0]
+        said = [text.get_text() for text in ax.texts]
+        # Worse than the mean is no prediction, whatever chance would do.
+        assert said[:2] == ["R² = −7.00, q = 0.01", "not predicted"]
+        positive = [row.r2_spectra > 0 for row in table.iloc[2:].itertuples()]
+        assert [text.endswith("*") for text in said[2:]] == positive
+
+    def test_associations(self) -> None:
+        found = planted_bridge(30, 9).associations
+        fig = assert_readable(lambda: association_figure(found, TITLE))
+        image = np.asarray(fig.axes[0].images[0].get_array())
+        wide = found.set_index(["behaviour", "statistic"])["spearman"].unstack(sort=False)
+        np.testing.assert_allclose(image, wide.to_numpy())
+        (dots,) = fig.axes[0].lines
+        assert len(dots.get_xdata()) == (found["q"] <= LEVEL).sum() > 0
+
+    @pytest.mark.parametrize("shape", [(4, 4), (80, 64)], ids=str)
+    def test_classes(self, shape: tuple[int, int]) -> None:
+        behaviour = behaviour_of(*shape)
+        label = planted_spectra(behaviour)[1]["class"].astype(float)
+        label.iloc[0] = np.nan
+        heads = behaviour.assign(**{"class": label})
+        tests = pd.DataFrame({"behaviour": MEASURES, "eta_squared": 0.4, "p": 0.01, "q": 0.03})
+        tests.loc[1, ["eta_squared", "p", "q"]] = np.nan
+        fig = assert_readable(lambda: behaviour_figure(heads, tests, TITLE))
+        assert len(fig.axes) == len(MEASURES)
+        assert "not tested" in fig.axes[1].get_title()
+        for ax, measure in zip(fig.axes, MEASURES, strict=True):
+            points = [np.asarray(one.get_offsets())[:, 1] for one in ax.collections]
+            assert sum(map(len, points)) == len(heads) - 1
+            np.testing.assert_allclose(points[2], heads.loc[label == 2, measure])
+
+    def test_many_classes(self) -> None:
+        behaviour = behaviour_of(30, 9)
+        heads = behaviour.assign(**{"class": np.arange(len(behaviour)) % 12})
+        tests = pd.DataFrame({"behaviour": MEASURES, "eta_squared": 0.4, "p": 0.5, "q": 0.6})
+        assert_readable(lambda: behaviour_figure(heads, tests, TITLE))

@@ -43,7 +43,7 @@ _LIMITS = (
 def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
     """The report of a study. figures: files beside it by kind, one a stack."""
     parts = [
-        f"# Query norm and attention entropy: {study.ref_name}",
+        f"# Query norm and attention entropy: {study.ref_name}, {study.context} tokens",
         f"**Verdict.** {study.verdict.line}",
         *_shown(figures, "correlation_map"),
         "## What the verdict rests on",
@@ -138,10 +138,8 @@ def _head_row(head: Mapping[str, float]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _scaling(
-    scaling: ScalingResult | None, figures: Mapping[str, Sequence[str]]
-) -> Iterator[str]:
-    """What becomes of entropy when the queries of a head are scaled, and nothing else is changed."""
+def _scaling(scaling: ScalingResult | None, figures: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What becomes of entropy when queries of a head are scaled, and nothing else is changed."""
     if scaling is None:
         return
     yield "## Intervention: the norm alone"
@@ -150,7 +148,7 @@ def _scaling(
         f"Queries of a head times α, all else left as it was; means over {scaling.n_tokens} tokens "
         "of the first text. By the identity dH/d log α = −Cov_p(s, ∂s/∂log α), entropy falls as α "
         "grows wherever scores are linear in the query; it was checked by central differences to "
-        f"a relative deviation of {_number(float(scaling.deviation.max()), '.1e')}."
+        f"a relative deviation of {_number(np.nanmax(scaling.deviation, initial=0.0), '.2g')}."
     )
     first, one, last = 0, int(np.argmin(np.abs(np.log(scaling.alphas)))), -1
     yield _table(

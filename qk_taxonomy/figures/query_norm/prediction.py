@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from qk_taxonomy.figures.query_norm.parts import measure_label, numbers
+from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
 from qk_taxonomy.figures.style import KEPT, REJECTED
 from qk_taxonomy.figures.superposition.parts import legend_under, put_title
 from qk_taxonomy.statistics.findings import LEVEL
@@ -52,7 +52,7 @@ def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
     ax.set_yticks(places, [measure_label(str(one)) for one in prediction["behaviour"]])
     ax.set(
         ylim=(n - 0.4, -0.6),
-        xlim=(_WORST - 0.06, 1.05),
+        xlim=(min(ax.get_xlim()[0], -0.1), 1.05),
         xlabel="R² of normal scores, in layers held out",
     )
     handles = [Line2D([], [], ls="", label=label, **style) for _, style, label in _MARKS]
@@ -71,6 +71,6 @@ def _draw(ax: Axes, values: np.ndarray, style: dict[str, Any]) -> None:
 def _said(row: dict[str, float]) -> str:
     if not np.isfinite(row["r2_spectra"]):
         return "not predicted"
-    found = f"R² = {row['r2_spectra']:.2f}, q = {row['q']:.2g}".replace("-", "−")
+    found = f"R² = {rounded(row['r2_spectra'])}, q = {row['q']:.2g}"
     # Beyond chance, but worse than the mean of the other layers, is no prediction.
     return f"{found} *" if row["q"] <= LEVEL and row["r2_spectra"] > 0 else found

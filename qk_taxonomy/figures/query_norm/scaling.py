@@ -74,7 +74,7 @@ def _slopes(ax: Axes, scaling: ScalingResult, colours: Sequence[Any]) -> None:
     ax.set(
         xlabel="slope dH/d log α predicted, nats", ylabel="slope measured by differences, nats",
         title=f"{counted(scaling.slope.size, 'slope')}, largest relative deviation "
-        f"{scaling.deviation.max():.1e}".replace("-", "−"),
+        f"{np.nanmax(scaling.deviation, initial=0.0):.2g}".replace("-", "−"),
     )  # fmt: skip
 
 

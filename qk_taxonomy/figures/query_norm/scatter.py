@@ -59,7 +59,8 @@ def extreme_heads(heads: pd.DataFrame, n: int = _OF_A_KIND) -> list[ExtremeHead]
 
 def scatter_figure(samples: Sequence[Sample], chosen: Sequence[ExtremeHead], title: str) -> Figure:
     """A column a head: above, the entropy of each token against its query norm; below, what is left
-    of both when, in every text, a line in log position is taken out. Coloured by position.
+    of both when, in every text, a line in log position (in a sliding window, and in the log of the
+    number of keys) is taken out. Coloured by position.
     """
     fig = Figure(figsize=(2.55 * max(len(chosen), 2) + 1.2, 6.3), layout="constrained")
     longest = max(len(one.tokens) for one in samples)
@@ -94,16 +95,14 @@ def _points(samples: Sequence[Sample], head: Head) -> Array:
     """Position (from 1), norm, entropy and the residuals of both, (5, n), of all texts."""
     found = []
     for layer in (_layer(sample, head) for sample in samples):
-        norm, entropy = (
-            layer.values[name][head.head].astype(np.float64) for name in ("query_norm", "entropy")
-        )
-        position = np.arange(1.0, len(norm) + 1.0)
-        defined = np.isfinite(norm) & np.isfinite(entropy)
-        x, y, z = norm[defined], entropy[defined], position[defined]
-        line = np.column_stack([np.ones_like(z), np.log(z)])
-        both = np.column_stack([x, y])
-        left = both - line @ np.linalg.lstsq(line, both)[0]
-        found.append(np.stack([z, x, y, *left.T]))
+        both = np.stack([layer.values[name][head.head] for name in ("query_norm", "entropy")])
+        defined = np.isfinite(both).all(axis=0)
+        position = np.arange(1.0, both.shape[1] + 1.0)[defined]
+        both = both[:, defined].astype(np.float64)
+        # Without a sliding window the number of keys follows from position, and adds nothing.
+        given = np.stack([np.ones_like(position), np.log(position), np.log(layer.n_keys[defined])])
+        left = both.T - given.T @ np.linalg.lstsq(given.T, both.T)[0]
+        found.append(np.stack([position, *both, *left.T]))
     return np.concatenate(found, axis=1)
 
 
