@@ -21,7 +21,7 @@ from qk_taxonomy.errors import StudyError
 from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock, attend
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _NAME = "qk_taxonomy_observed"
 
@@ -120,23 +120,28 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
 
     Raises StudyError where it cannot.
     """
-    parts = {
-        part: config
-        for part in model.config.sub_configs
-        if (config := getattr(model.config, part, None)) is not None
-    }
-    before = {part: config._attn_implementation for part, config in parts.items()}
-    before[""] = model.config._attn_implementation
+    configs = [part.config for part in model.modules() if hasattr(part, "config")]
+    before = [(config, _implementations(config)) for config in configs]
     model.set_attn_implementation(name)
     try:
         if model.config._attn_implementation != name:
-            raise _refusal(model)
+            raise not_observable(model)
         yield
     finally:
-        model.set_attn_implementation(before)
+        for config, implementations in before:
+            config._attn_implementation = implementations
 
 
-def _refusal(model: PreTrainedModel) -> StudyError:
+def _implementations(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a config and its parts, by name, say of how to attend, as transformers takes it."""
+    parts = {part: getattr(config, part, None) for part in config.sub_configs}
+    return {
+        "": config._attn_implementation,
+        **{part: _implementations(own) for part, own in parts.items() if own is not None},
+    }
+
+
+def not_observable(model: PreTrainedModel) -> StudyError:
     """Why a model's attention cannot be observed."""
     kind = type(model).__name__
     if any("attention" in type(module).__name__.lower() for module in model.modules()):
@@ -205,7 +210,7 @@ class _Watch:
         k, v = (tensor.repeat_interleave(len(q) // len(tensor), dim=0) for tensor in (k, v))
         layer = AttentionLayer(place[1], place[0], len(q), norms)
         self._observer.begin(layer)
-        output = torch.empty(len(q), n_tokens, v.shape[-1], dtype=value.dtype, device=value.device)
+        output = value.new_empty(n_tokens, len(q), v.shape[-1])
         q = q * scale
         positions = torch.arange(n_tokens, device=q.device)
         for rows in _blocks(len(q), n_tokens, q):
@@ -227,8 +232,8 @@ class _Watch:
                     f"{query.dtype}, or the weights hold NaN. Try --dtype float32."
                 )
             self._observer.see(layer, block, attention)
-            output[:, rows] = (attention.probabilities @ v[:, keys]).to(output.dtype)
-        return output.transpose(0, 1)[None]
+            output[rows] = (attention.probabilities @ v[:, keys]).transpose(0, 1)
+        return output[None]
 
     def _place(self, module: torch.nn.Module) -> tuple[str, int]:
         """A call's stack and layer. A module that is called again (ALBERT's) is a layer more."""

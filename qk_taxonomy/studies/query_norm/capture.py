@@ -37,7 +37,7 @@ def capture(
     suffice, or the attention is of a kind that is not known.
     """
     ids = np.asarray(tokens, dtype=np.int64)
-    _check_length(model, ids)
+    check_length(model, ids)
     observer = _Measuring(ids.shape[0])
     scaling = Scaling(scale or {}, scaled)
     with observed(model.model, observer, after_rope=after_rope, scaling=scaling):
@@ -51,7 +51,8 @@ def capture(
     return Sample(name, ids, observer.causal, observer.named())
 
 
-def _check_length(model: OpenModel, ids: NDArray[np.int64]) -> None:
+def check_length(model: OpenModel, ids: NDArray[np.int64]) -> None:
+    """Raise StudyError where a model cannot be captured on a text of so many tokens."""
     n_tokens, longest = len(ids), model.longest
     if n_tokens < FEWEST_KEYS:
         raise StudyError(

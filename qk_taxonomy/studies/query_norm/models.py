@@ -21,13 +21,14 @@ from qk_taxonomy.errors import CheckpointError, StudyError
 from qk_taxonomy.studies.query_norm.attention import (
     AttentionLayer,
     attention_implementation,
+    not_observable,
     observed,
 )
 from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock
 from qk_taxonomy.survey import resolve_device
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {
     "float32": torch.float32,
@@ -105,14 +106,10 @@ def open_model(
         place, arguments["revision"] = (str(path), None) if path.exists() else (ref, revision)
     with _quiet(transformers), _explained(ref):
         config = transformers.AutoConfig.from_pretrained(place, **arguments)
-        if config.is_encoder_decoder:
-            raise StudyError(
-                f"{ref} is an encoder-decoder model; captured are models of one stack of layers, "
-                "decoders or encoders."
-            )
+        _check_kind(config, ref)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, **arguments)
         model, loaded = transformers.AutoModel.from_pretrained(
-            place, dtype=DTYPES[dtype], output_loading_info=True, **arguments
+            place, config=config, dtype=DTYPES[dtype], output_loading_info=True, **arguments
         )
     _check_loaded(ref, loaded["missing_keys"])
     return opened(
@@ -132,6 +129,7 @@ def opened(
     It runs some tokens, once with its own attention and once with the captured: raises StudyError
     where what comes out differs, or its attention cannot be captured.
     """
+    _check_kind(model.config, name)
     model = model.eval()
     text = model.config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
@@ -145,6 +143,8 @@ def opened(
         own = run(result, ids)
     with observed(model, seen):
         other = run(result, ids)
+    if not seen.n_layers:
+        raise not_observable(model)
     difference = ((own - other).norm(dim=-1) / own.norm(dim=-1)).median().item()
     if not difference <= _DIFFERENCE.get(model.dtype, _DIFFERENCE_SHORT):
         raise StudyError(
@@ -257,6 +257,20 @@ def _explained(ref: str) -> Iterator[None]:
             "weights and a tokenizer of an architecture that it knows; a newer release may know "
             "more (pip install --upgrade transformers)."
         ) from err
+
+
+def _check_kind(config: PreTrainedConfig, name: str) -> None:
+    """Raise StudyError for a model that is not one stack of layers on text."""
+    if config.is_encoder_decoder:
+        found = "an encoder-decoder model"
+    elif not hasattr(config.get_text_config(), "vocab_size"):
+        found = "a model without a vocabulary"
+    else:
+        return
+    raise StudyError(
+        f"{name} ({config.model_type}) is {found}; captured are models of text with one stack of "
+        "layers, decoders or encoders. Choose such a one."
+    )
 
 
 def _check_loaded(ref: str, missing: set[str]) -> None:
