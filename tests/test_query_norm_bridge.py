@@ -90,6 +90,7 @@ def test_predictions_are_of_groups_held_out() -> None:
     again = predict(x, y, groups, n_permutations=50)
     np.testing.assert_array_equal(again.null, found.null)
     assert np.isnan(predict(x, y, groups).p_values).all()
+    assert np.isnan(predict(x, np.ones((120, 1)), groups, n_permutations=3).p_values).all()
     with pytest.raises(ShapeError, match="two groups or more"):
         predict(x, y, np.zeros(120, dtype=np.int64))
     with pytest.raises(ShapeError, match="n groups"):
@@ -220,7 +221,7 @@ def test_eta_squared_is_that_of_two_way_analysis() -> None:
 
 def test_what_is_missing_is_told() -> None:
     behaviour, spectral = planted(3)
-    behaviour["gain"] = np.nan
+    behaviour["gain"], behaviour["k_eff"] = np.nan, 4.0
     spectral["ov_S0"] = 1.0
     spectral.loc[:20, "ov_S1"] = np.nan
     spectral.loc[5, "qk_S0"] = np.nan
@@ -233,7 +234,7 @@ def test_what_is_missing_is_told() -> None:
         "2 of 47 surveyed heads were not measured.",
         "Statistics that do not vary, or that more than 10% of the heads lack, are left out: "
         "ov_S0, ov_S1.",
-        "Behaviours that no head has are left out: gain.",
+        "Behaviours that do not vary are left out: k_eff, gain.",
         "1 of 45 heads lack a behaviour or a statistic and are left out.",
         "4 of 44 heads have no class.",
         "Heads of a layer do not differ in class: classes are not tested.",
@@ -243,7 +244,9 @@ def test_what_is_missing_is_told() -> None:
     assert "classes" not in found.line
     with pytest.raises(StudyError, match="48 heads \\(stack 'vision', layers 0 to 7\\) surveyed"):
         bridge(behaviour, spectral.assign(stack="vision"), None)
-    with pytest.raises(StudyError, match="that vary over heads"):
+    with pytest.raises(StudyError, match="behaviours that vary over heads"):
+        bridge(behaviour.assign(**dict.fromkeys(MEASURES, 1.0)), spectral, None)
+    with pytest.raises(StudyError, match=r"statistics .* that vary over heads"):
         bridge(behaviour, spectral.drop(columns=["qk_S0", "qk_S1"]), None)
 
 

@@ -37,7 +37,7 @@ class Prediction:
     ``r2``: predictive R², 1 − Σ(y − ŷ)² / Σ(y − ȳ)² with ȳ the mean of the training groups, at most
     1, negative where predictions are worse than that mean. ``spearman``: of y and ŷ over all rows.
     ``null`` (n_permutations, t): R² of values permuted within groups; ``p_values``: (1 + #{null ≥
-    R²}) / (1 + n_permutations); nan without permutations.
+    R²}) / (1 + n_permutations); nan without permutations. All nan for a target that is constant.
     """
 
     r2: Array
@@ -86,7 +86,8 @@ def predict(
     p_values = np.full(t, np.nan)
     if n_permutations:
         # Other rounding must not make an equal prediction a worse one.
-        p_values = (1.0 + (null >= r2 - 1e-9).sum(0)) / (1.0 + n_permutations)
+        extreme = 1.0 + (null >= r2 - 1e-9).sum(0)
+        p_values = np.where(np.isnan(r2), np.nan, extreme / (1.0 + n_permutations))
     return Prediction(r2, column_correlations(*ranks), null, p_values)
 
 

@@ -119,13 +119,13 @@ def _keyed(classes: pd.DataFrame) -> pd.DataFrame:
 
 def _join(behaviour: pd.DataFrame, spectral: pd.DataFrame) -> _Heads:
     statistics = [name for name in spectral if name.startswith(("qk_", "ov_"))]
-    known = [name for name in MEASURES if behaviour[name].notna().any()]
     joined = behaviour.merge(spectral, on=HEAD, how="inner")
     if joined.empty:
         raise StudyError(
             f"Wanted spectra of the heads whose attention was measured, found none: "
             f"{_places(behaviour)} were measured and {_places(spectral)} surveyed."
         )
+    known = [name for name in MEASURES if joined[name].nunique() > 1]
     notes = _unmatched(len(behaviour), len(spectral), len(joined))
     varying = [
         name
@@ -137,12 +137,11 @@ def _join(behaviour: pd.DataFrame, spectral: pd.DataFrame) -> _Heads:
             f"Statistics that do not vary, or that more than {_MOST_MISSING:.0%} of the heads "
             f"lack, are left out: {', '.join(left_out)}."
         )
-    if not varying:
-        raise StudyError(
-            "Wanted spectral statistics (qk_…, ov_…) that vary over heads, found none."
-        )
+    if not varying or not known:
+        what = "behaviours" if varying else "spectral statistics (qk_…, ov_…)"
+        raise StudyError(f"Wanted {what} that vary over heads, found none.")
     if missing := [name for name in MEASURES if name not in known]:
-        notes.append(f"Behaviours that no head has are left out: {', '.join(missing)}.")
+        notes.append(f"Behaviours that do not vary are left out: {', '.join(missing)}.")
     table = joined.dropna(subset=[*known, *varying]).reset_index(drop=True)
     if len(table) < len(joined):
         notes.append(

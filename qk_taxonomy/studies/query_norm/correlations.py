@@ -209,7 +209,9 @@ def _mean_correlation(by_sample: pd.DataFrame, name: str, size: str) -> tuple[Ar
 def _notes(samples: Sequence[Sample]) -> list[str]:
     notes = [
         "Texts are the unit of replication: p-values within a text take the effective number of "
-        "its tokens, which follow each other, and a head's interval is over texts."
+        "its tokens, which follow each other, and a head's interval is over texts. How alike "
+        "tokens are is taken of what position leaves of norm and entropy, for raw correlations "
+        "too: a trend with position is the same in every text, and no chance."
     ]
     if len(samples) == 1:
         notes.append(
