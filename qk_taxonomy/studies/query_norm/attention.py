@@ -120,7 +120,7 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
 
     Raises StudyError where it cannot.
     """
-    configs = [part.config for part in model.modules() if hasattr(part, "config")]
+    configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
     before = [(config, _implementations(config)) for config in configs]
     model.set_attn_implementation(name)
     try:

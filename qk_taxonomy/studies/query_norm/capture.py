@@ -37,7 +37,7 @@ def capture(
     suffice, or the attention is of a kind that is not known.
     """
     ids = np.asarray(tokens, dtype=np.int64)
-    check_length(model, ids)
+    check_text(model, ids)
     observer = _Measuring(ids.shape[0])
     scaling = Scaling(scale or {}, scaled)
     with observed(model.model, observer, after_rope=after_rope, scaling=scaling):
@@ -51,8 +51,8 @@ def capture(
     return Sample(name, ids, observer.causal, observer.named())
 
 
-def check_length(model: OpenModel, ids: NDArray[np.int64]) -> None:
-    """Raise StudyError where a model cannot be captured on a text of so many tokens."""
+def check_text(model: OpenModel, ids: NDArray[np.int64]) -> None:
+    """Raise StudyError where a text has too few or many tokens for a model, or those of another."""
     n_tokens, longest = len(ids), model.longest
     if n_tokens < FEWEST_KEYS:
         raise StudyError(
@@ -63,6 +63,13 @@ def check_length(model: OpenModel, ids: NDArray[np.int64]) -> None:
         raise StudyError(
             f"The text has {n_tokens} tokens, and {model.name} has positions for {longest}. Take a "
             f"window of at most that many (--context {longest})."
+        )
+    n_known = model.model.config.get_text_config().vocab_size
+    strange = ids[(ids < 0) | (ids >= n_known)]
+    if len(strange):
+        raise StudyError(
+            f"The text has the token {strange[0]}, and {model.name} "
+            f"knows those from 0 to {n_known - 1}. Take the tokenizer of the same model."
         )
 
 

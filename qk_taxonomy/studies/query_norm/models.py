@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +45,12 @@ _COMPARED = 32
 # below, an attention that is not understood far above.
 _DIFFERENCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _DIFFERENCE_SHORT = 0.1
+
+# RoBERTa and its kin count positions from behind the padding token's id.
+_POSITIONS_AFTER_PADDING = {
+    *("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "roberta-prelayernorm"),
+    *("data2vec-text", "xmod", "longformer"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +119,12 @@ def open_model(
             place, config=config, dtype=DTYPES[dtype], output_loading_info=True, **arguments
         )
     _check_loaded(ref, loaded["missing_keys"])
+    n_known = config.get_text_config().vocab_size
+    if len(tokenizer) < n_known / 2:  # transformers makes an empty one where there are no files
+        raise CheckpointError(
+            f"{ref} has a tokenizer of {len(tokenizer)} tokens for a model of {n_known}. Are the "
+            "tokenizer's files there (tokenizer.json)?"
+        )
     return opened(
         model.to(resolve_device(device)), tokenizer, name=ref, revision=checkpoint.revision
     )
@@ -153,13 +166,6 @@ def opened(
             "its own. Choose another model, or ask for support of this one."
         )
     return OpenModel(model, tokenizer, name, revision, seen.causal, seen.n_layers, longest)
-
-
-# RoBERTa and its kin count positions from behind the padding token's id.
-_POSITIONS_AFTER_PADDING = {
-    *("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "roberta-prelayernorm"),
-    *("data2vec-text", "xmod", "longformer"),
-}
 
 
 def run(model: OpenModel, ids: NDArray[np.int64]) -> torch.Tensor:
@@ -226,17 +232,16 @@ def _transformers() -> ModuleType:
 
 @contextmanager
 def _quiet(transformers: ModuleType) -> Iterator[None]:
-    """transformers tells no more than errors: its warnings are of heads that are left out."""
+    """transformers tells nothing but errors that it raises: its warnings are of heads that are left
+    out, and some of its bars are drawn where there is no terminal."""
     logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.studies.query_norm.attention import AttentionLayer, observed
-from qk_taxonomy.studies.query_norm.capture import check_length
+from qk_taxonomy.studies.query_norm.capture import check_text
 from qk_taxonomy.studies.query_norm.models import OpenModel, run
 from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS
 from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock, attend
@@ -58,7 +58,7 @@ def scale_queries(
     model's scores. Raises StudyError as :func:`capture` does, and for heads that are not there.
     """
     ids = np.asarray(tokens, dtype=np.int64)
-    check_length(model, ids)
+    check_text(model, ids)
     observer = _Scaling(list(heads), np.sort(np.asarray(alphas, dtype=np.float64)))
     with observed(model.model, observer):
         run(model, ids)
