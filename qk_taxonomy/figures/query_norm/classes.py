@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from qk_taxonomy.figures.circuits.parts import counted
 from qk_taxonomy.figures.query_norm.parts import measure_label, nothing, numbers
 from qk_taxonomy.figures.style import RGB, class_colours
-from qk_taxonomy.figures.superposition.parts import at_the_bottom, panel_grid, put_title
+from qk_taxonomy.figures.superposition.parts import at_the_bottom, grid_shape, panel_grid, put_title
 from qk_taxonomy.statistics.findings import LEVEL
 
 # Half the width over which the points of a class are spread.
@@ -24,18 +24,15 @@ def behaviour_figure(heads: pd.DataFrame, tests: pd.DataFrame, title: str) -> Fi
     of its heads.
 
     heads: a row a head, with its ``class`` or nan, and a column a behaviour. tests: a row a
-    behaviour:
-    ``behaviour``, ``eta_squared`` within layers, ``p`` and ``q``.
+    behaviour: ``behaviour``, ``eta_squared`` within layers, ``p`` and ``q``.
     """
     behaviours = list(tests["behaviour"])
     heads = heads[heads["class"].notna()]
     labels = sorted(heads["class"].unique())
     colours = class_colours(len(labels))
     width = float(np.clip(0.42 * len(labels) + 1.6, 3.2, 6.0))
-    columns = min(4, len(behaviours))
-    fig = Figure(
-        figsize=(width * columns, 2.9 * -(-len(behaviours) // columns) + 0.9), layout="constrained"
-    )
+    n_rows, n_columns = grid_shape(len(behaviours))
+    fig = Figure(figsize=(width * n_columns, 2.9 * n_rows + 0.9), layout="constrained")
     what = "η²: share of the variance within layers that classes explain; p: permuted in layers"
     put_title(fig, title, f"{counted(len(heads))}; {what}")
     axes = panel_grid(fig, len(behaviours))
@@ -52,7 +49,7 @@ def behaviour_figure(heads: pd.DataFrame, tests: pd.DataFrame, title: str) -> Fi
 
 
 def _said(test: dict[str, float]) -> str:
-    """What was found of a behaviour, in bold where it holds after correction."""
+    """What was found of a behaviour, starred where it holds after correction."""
     if not np.isfinite(test["eta_squared"]):
         return "not tested"
     found = f"η² = {test['eta_squared']:.2f}, p = {test['p']:.2g}, q = {test['q']:.2g}"
