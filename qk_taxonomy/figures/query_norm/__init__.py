@@ -1,0 +1,1 @@
+"""Figures of the study of query norms: correlations, behaviour of heads, and what predicts it."""

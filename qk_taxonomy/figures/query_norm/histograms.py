@@ -1,0 +1,75 @@
+"""How many heads have which correlation, query norm and entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.query_norm.parts import (
+    PARTIAL,
+    RAW,
+    SHUFFLED,
+    Array,
+    measure_label,
+    nothing,
+    numbers,
+    rounded,
+)
+from qk_taxonomy.figures.superposition.parts import put_title
+
+_BEHAVIOUR = ("query_norm", "entropy", "normalised_entropy")
+
+
+def histogram_figure(
+    heads: pd.DataFrame, behaviour: pd.DataFrame, title: str, *, correlation: float
+) -> Figure:
+    """Above, heads by Pearson r: as measured, given position, and of shuffled entropies; below,
+    heads by their mean query norm and entropy. Dotted: ±``correlation``, what counts as passing.
+
+    heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`, and ``control``, the
+    mean r of shuffled entropies. behaviour: a row a head, means over tokens and texts.
+    """
+    fig = Figure(figsize=(11.4, 5.8), layout="constrained")
+    put_title(fig, title, counted(len(heads)))
+    above, below = fig.subplots(2, 3)
+    bins = np.linspace(-1.0, 1.0, 41)
+    for ax, column, colour, name in (
+        (above[0], "pearson", RAW, "as measured"),
+        (above[1], "partial_pearson", PARTIAL, "given log position"),
+        (above[2], "control", SHUFFLED, "of shuffled entropies"),
+    ):
+        found = _draw(ax, numbers(heads, column), bins, colour)
+        for level in (-correlation, correlation):
+            ax.axvline(level, color="black", ls=":", lw=0.9)
+        beyond = int((np.abs(found) >= correlation).sum())
+        median = f"median {rounded(float(np.median(found)))} (dashed), " if len(found) else ""
+        ax.set_title(f"r {name}\n{median}{beyond} of {len(found)} at |r| ≥ {correlation:g}")
+        ax.set(xlabel="Pearson r of query norm and entropy", xlim=(-1.0, 1.0),
+               xticks=(-1.0, -0.5, 0.0, 0.5, 1.0))  # fmt: skip
+    for ax, measure in zip(below, _BEHAVIOUR, strict=True):
+        values = numbers(behaviour, measure)
+        n_bins = int(np.clip(len(values) // 6, 8, 40))
+        edges = np.histogram_bin_edges(values[np.isfinite(values)], bins=n_bins)
+        found = _draw(ax, values, edges, "0.35")
+        median = f"\nmedian {float(np.median(found)):.3g} (dashed)" if len(found) else ""
+        ax.set_title(f"mean {measure_label(measure)}{median}")
+        ax.set(xlabel=measure_label(measure))
+    for ax in (above[0], below[0]):
+        ax.set_ylabel("heads")
+    return fig
+
+
+def _draw(ax: Axes, values: Array, edges: Array, colour: str) -> Array:
+    """Draw a histogram of what is finite, and give that back."""
+    found = values[np.isfinite(values)]
+    ax.hist(found, bins=edges.tolist(), color=colour, linewidth=0)
+    if len(found):
+        ax.axvline(float(np.median(found)), color="black", ls="--", lw=1.0)
+    else:
+        nothing(ax, "no head has a value")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    return found

@@ -1,0 +1,60 @@
+"""Correlations and behaviour by depth: medians over the heads of a layer, and their spread."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.query_norm.parts import (
+    PARTIAL,
+    RAW,
+    by_layer,
+    layer_axis,
+    measure_label,
+    numbers,
+)
+from qk_taxonomy.figures.superposition.parts import band, legend_under, put_title
+
+# Behaviour that is drawn by layer, a panel each.
+_BEHAVIOUR = ("query_norm", "normalised_entropy", "gain", "distance")
+
+
+def layer_figure(heads: pd.DataFrame, behaviour: pd.DataFrame, title: str) -> Figure:
+    """By layer: Pearson's and Spearman's r, as measured and given position, and what heads do;
+    lines are medians over the heads of a layer, bands reach to the quartiles.
+
+    heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`. behaviour: of the
+    same stack, a row a head, means over tokens and texts by name of the measure.
+    """
+    fig = Figure(figsize=(12.6, 6.6), layout="constrained")
+    most = int(heads.groupby("layer").size().max())
+    spread = "" if most == 1 else "median and quartiles over "
+    put_title(fig, title, f"{spread}{counted(most)} a layer")
+    axes = fig.subplots(2, 3)
+    for ax, kind in zip(axes[:, 0], ("pearson", "spearman"), strict=True):
+        for column, colour in ((kind, RAW), (f"partial_{kind}", PARTIAL)):
+            _draw(ax, heads, column, colour)
+        ax.axhline(0.0, color="0.8", lw=0.8, zorder=0)
+        ax.set(ylim=(-1.05, 1.05), ylabel=f"{kind.capitalize()} r of norm and entropy")
+    for ax, measure in zip(axes[:, 1:].ravel(), _BEHAVIOUR, strict=True):
+        _draw(ax, behaviour, measure, "black")
+        ax.set_ylabel(f"mean {measure_label(measure)}")
+    legend_under(
+        fig,
+        [
+            Line2D([], [], color=colour, marker="o", ms=3, label=label)
+            for colour, label in ((RAW, "r as measured"), (PARTIAL, "r given log position"))
+        ],
+    )
+    return fig
+
+
+def _draw(ax: Axes, table: pd.DataFrame, column: str, colour: str) -> None:
+    layers, values = by_layer(table, numbers(table, column))
+    # Points show layers whose neighbours have no attention; of many they would hide the band.
+    marker = "o" if len(layers) <= 60 else ""
+    band(ax, layers, values, colour, lw=1.4, marker=marker, ms=3)
+    layer_axis(ax, layers)

@@ -1,0 +1,75 @@
+"""Layer × head maps of the correlation of query norm and entropy: raw beside partial."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.query_norm.parts import numbers, rounded
+from qk_taxonomy.figures.style import layer_head_grid
+from qk_taxonomy.figures.superposition.parts import put_title
+
+# Of a dot in a cell: a share of the cell's lesser side, at most so many points.
+_DOT_SHARE, _LARGEST_DOT = 0.35, 5.0
+
+
+def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Figure:
+    """Maps of r over heads, layers across and heads upwards, blue where entropy falls as the norm
+    grows; left as measured, right given the logarithm of position; Pearson above Spearman.
+
+    heads: of one stack, a row a head, with columns ``pearson``, ``spearman``, ``partial_pearson``,
+    ``partial_spearman`` (means over texts), ``consistent_raw``, ``consistent_partial`` (shares of
+    samples) and ``n_samples``. Heads of a share of ``consistent`` or more have a dot. Cells
+    without a value are grey.
+    """
+    n_layers = int(heads["layer"].max() - heads["layer"].min()) + 1
+    n_heads = int(heads["head"].max()) + 1
+    width = float(np.clip(0.05 * n_layers + 2.4, 3.6, 7.4))
+    height = float(np.clip(0.05 * n_heads + 1.3, 1.9, 5.6))
+    fig = Figure(figsize=(2 * width + 0.9, 2 * height + 1.1), layout="constrained")
+    n_samples = int(heads["n_samples"].max())
+    dots = f"dots: consistent in {consistent:.0%} of the texts or more, with one sign"
+    put_title(fig, title, f"means over {counted(n_samples, 'text')}; {dots}")
+    axes = fig.subplots(2, 2, sharex=True, sharey=True)
+    cell = 72 * min((width - 0.8) / n_layers, (height - 0.7) / n_heads)
+    dot = min(_DOT_SHARE * cell, _LARGEST_DOT)
+    for row, kind in zip(axes, ("pearson", "spearman"), strict=True):
+        for ax, column, of, name in (
+            (row[0], kind, "consistent_raw", "as measured"),
+            (row[1], f"partial_{kind}", "consistent_partial", "given log position"),
+        ):
+            marked = numbers(heads, of) >= consistent
+            image = _draw(ax, heads, numbers(heads, column), marked, dot)
+            found = numbers(heads, column)
+            found = found[np.isfinite(found)]
+            median = f"median {rounded(float(np.median(found)))}, " if len(found) else ""
+            ax.set_title(
+                f"{kind.capitalize()} r {name}\n"
+                f"{median}{counted(len(found))}, {int(marked.sum())} consistent"
+            )
+    for ax in axes[:, 0]:
+        ax.set_ylabel("head")
+    for ax in axes[1]:
+        ax.set_xlabel("layer")
+    fig.colorbar(image, ax=axes, label="r of query norm and entropy")
+    return fig
+
+
+def _draw(
+    ax: Axes, heads: pd.DataFrame, values: np.ndarray, marked: np.ndarray, dot: float
+) -> AxesImage:
+    layers = heads["layer"]
+    image = layer_head_grid(
+        ax, layers, heads["head"], values, cmap="RdBu_r", vmin=-1.0, vmax=1.0
+    )  # fmt: skip
+    ax.plot(
+        layers[marked], heads["head"][marked], ls="", marker="o", ms=dot, mfc="black",
+        mec="white", mew=min(0.12 * dot, 0.6),
+    )  # fmt: skip
+    # Where only later layers attend, the map begins with the first of them.
+    ax.set_xlim(int(layers.min()) - 0.5, int(layers.max()) + 0.5)
+    return image

@@ -1,0 +1,76 @@
+"""How well spectra predict the behaviour of heads in layers that were held out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
+from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.figures.superposition.parts import legend_under, put_title
+from qk_taxonomy.statistics.findings import LEVEL
+
+# Where predictions are far worse than the mean, how much worse is no matter: drawn at the end.
+_WORST = -1.0
+
+# Columns, how they are drawn, and what they are called.
+_MARKS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("r2_depth", {"marker": "s", "color": "0.45", "ms": 5}, "depth alone"),
+    ("r2_both", {"marker": "D", "color": REJECTED, "ms": 4.5}, "spectra and depth"),
+    ("r2_spectra", {"marker": "o", "color": KEPT, "ms": 6.5}, "spectra"),
+)
+
+
+def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
+    """A row a behaviour: R² of its normal scores by ridge regression in layers held out, on
+    spectra, on depth alone and on both; grey, the 95 % of heads that were permuted within layers.
+
+    Starred where that is beyond chance after correction, and positive.
+
+    prediction: ``behaviour``, ``r2_spectra``, ``r2_depth``, ``r2_both``, ``null_low``,
+    ``null_high``, ``p`` and ``q``. At 0, predictions are as good as the mean of the other layers.
+    """
+    n = len(prediction)
+    fig = Figure(figsize=(9.4, 0.36 * n + 2.4), layout="constrained")
+    put_title(fig, title, "cross-validated by layer; 1: perfect, 0: no better than the mean")
+    ax = fig.subplots()
+    ax.axvline(0.0, color="black", ls=":", lw=0.9)
+    places = np.arange(n)
+    low, high = (np.maximum(numbers(prediction, end), _WORST) for end in ("null_low", "null_high"))
+    ax.barh(places, high - low, left=low, height=0.62, color="0.87", zorder=0)
+    for column, style, _ in _MARKS:
+        _draw(ax, numbers(prediction, column), style)
+    for place, row in enumerate(prediction.to_dict("records")):
+        ax.annotate(_said(row), (1.01, place), xycoords=("axes fraction", "data"), va="center",
+                    fontsize=8, annotation_clip=False)  # fmt: skip
+    ax.set_yticks(places, [measure_label(str(one)) for one in prediction["behaviour"]])
+    ax.set(
+        ylim=(n - 0.4, -0.6),
+        xlim=(min(ax.get_xlim()[0], -0.1), 1.05),
+        xlabel="R² of normal scores, in layers held out",
+    )
+    handles = [Line2D([], [], ls="", label=label, **style) for _, style, label in _MARKS]
+    legend_under(fig, [*handles, Patch(color="0.87", label="spectra permuted within layers, 95 %")])
+    return fig
+
+
+def _draw(ax: Axes, values: np.ndarray, style: dict[str, Any]) -> None:
+    for place, value in enumerate(values):
+        if value >= _WORST:
+            ax.plot([value], [place], ls="", **style)
+        elif np.isfinite(value):
+            ax.plot([_WORST - 0.03], [place], ls="", **{**style, "marker": "<"})
+
+
+def _said(row: dict[str, float]) -> str:
+    if not np.isfinite(row["r2_spectra"]):
+        return "not predicted"
+    found = f"R² = {rounded(row['r2_spectra'])}, q = {row['q']:.2g}"
+    # Beyond chance, but worse than the mean of the other layers, is no prediction.
+    return f"{found} *" if row["q"] <= LEVEL and row["r2_spectra"] > 0 else found

@@ -1,0 +1,111 @@
+"""Query norm against entropy, token by token, of the heads in which they go together most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.query_norm.parts import Array, measure_label, numbers, rounded
+from qk_taxonomy.figures.superposition.parts import put_title
+from qk_taxonomy.studies.circuits.chosen import Head
+from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
+
+# Heads of each kind, and tokens of a head: more would lie upon each other.
+_OF_A_KIND, _MOST_POINTS = 2, 3000
+
+
+@dataclass(frozen=True)
+class ExtremeHead:
+    """A head that is shown, and why; its Pearson r, as measured and given position."""
+
+    head: Head
+    reason: str
+    raw: float
+    partial: float
+
+
+def extreme_heads(heads: pd.DataFrame, n: int = _OF_A_KIND) -> list[ExtremeHead]:
+    """``n`` heads of lowest, of highest r and of largest |r| given position each, none twice.
+
+    heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`.
+    """
+    raw, partial = numbers(heads, "pearson"), numbers(heads, "partial_pearson")
+    scores = {"lowest r": raw, "highest r": -raw, "largest |r| given position": -np.abs(partial)}
+    found: dict[int, str] = {}
+    # In turn, so that of few heads each kind has its own.
+    for reason in [*scores] * n:
+        score = scores[reason].copy()
+        score[[*found]] = np.nan
+        if np.isfinite(score).any():
+            found[int(np.nanargmin(score))] = reason
+    rows = heads[["stack", "layer", "head"]].to_numpy()
+    return [
+        ExtremeHead(Head(str(rows[i][0]), int(rows[i][1]), int(rows[i][2])), reason, raw[i],
+                    partial[i])
+        for reason in scores
+        for i, its in found.items()
+        if its == reason
+    ]  # fmt: skip
+
+
+def scatter_figure(samples: Sequence[Sample], chosen: Sequence[ExtremeHead], title: str) -> Figure:
+    """A column a head: above, the entropy of each token against its query norm; below, what is left
+    of both when, in every text, a line in log position (in a sliding window, and in the log of the
+    number of keys) is taken out. Coloured by position.
+    """
+    fig = Figure(figsize=(2.55 * max(len(chosen), 2) + 1.2, 6.3), layout="constrained")
+    longest = max(len(one.tokens) for one in samples)
+    scale = ScalarMappable(LogNorm(1.0, max(longest, 2)), "viridis")
+    axes = fig.subplots(2, len(chosen), squeeze=False)
+    for (above, below), one in zip(axes.T, chosen, strict=True):
+        points = _points(samples, one.head)
+        order = np.random.default_rng(0).permutation(points.shape[1])[:_MOST_POINTS]
+        position, norm, entropy, norm_left, entropy_left = points[:, order]
+        colours = scale.to_rgba(position)
+        _draw(above, norm, entropy, colours)
+        _draw(below, norm_left, entropy_left, colours)
+        above.set_title(f"head {one.head}\n{one.reason}\nr = {rounded(one.raw)}")
+        below.set_title(f"given log position, r = {rounded(one.partial)}")
+        above.set_xlabel(measure_label("query_norm"))
+        below.set_xlabel("‖q‖, what position leaves")
+    axes[0, 0].set_ylabel(measure_label("entropy"))
+    axes[1, 0].set_ylabel("H, what position leaves, nats")
+    put_title(fig, title, f"tokens of {counted(len(samples), 'text')}; r: Pearson, their mean")
+    fig.colorbar(scale, ax=axes, label="position in the text, tokens", aspect=40)
+    return fig
+
+
+def _draw(ax: Axes, x: Array, y: Array, colours: Array) -> None:
+    size = float(np.clip(6000 / max(len(x), 1), 2.0, 14.0))
+    ax.scatter(x, y, c=colours, s=size, alpha=0.7, linewidth=0)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
+
+
+def _points(samples: Sequence[Sample], head: Head) -> Array:
+    """Position (from 1), norm, entropy and the residuals of both, (5, n), of all texts."""
+    found = []
+    for layer in (_layer(sample, head) for sample in samples):
+        both = np.stack([layer.values[name][head.head] for name in ("query_norm", "entropy")])
+        defined = np.isfinite(both).all(axis=0)
+        position = np.arange(1.0, both.shape[1] + 1.0)[defined]
+        both = both[:, defined].astype(np.float64)
+        # Without a sliding window the number of keys follows from position, and adds nothing.
+        given = np.stack([np.ones_like(position), np.log(position), np.log(layer.n_keys[defined])])
+        left = both.T - given.T @ np.linalg.lstsq(given.T, both.T)[0]
+        found.append(np.stack([position, *both, *left.T]))
+    return np.concatenate(found, axis=1)
+
+
+def _layer(sample: Sample, head: Head) -> LayerMeasures:
+    (found,) = (one for one in sample.layers if (one.stack, one.layer) == (head.stack, head.layer))
+    return found

@@ -1,0 +1,272 @@
+"""The report of the study of query norms, in Markdown: verdict first, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.studies.circuits.chosen import Head
+from qk_taxonomy.studies.query_norm.bridge import Bridge
+from qk_taxonomy.studies.query_norm.correlations import CORRELATIONS
+from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.scaling import ScalingResult
+from qk_taxonomy.studies.query_norm.study import QueryNormStudy
+
+# Rows of a table of heads, and of associations.
+_TOP = 10
+
+_CRITERIA = {
+    "correlation": "least |r|, of Pearson and of Spearman alike, for a head to pass in a text",
+    "p_value": "p of both below, corrected for the number of heads (Benjamini–Hochberg)",
+    "consistent": "share of the texts in which a head passes with one sign, to be consistent",
+    "share_of_heads": "share of the heads that are consistent given position, for a go",
+    "control": "largest |mean r|, and share of |r| that pass, of shuffled entropies",
+    "n_permutations": "shuffles of the entropies of each text",
+    "seed": "of the shuffles",
+}
+
+# What no run can tell, whatever its numbers are.
+_LIMITS = (
+    "A correlation over tokens does not say that the norm makes attention sharp: the queries of a "
+    "head differ in direction as well as in norm.",
+    "Position is held fixed as its logarithm, in a straight line. What norm and entropy share with "
+    "position in another form remains in the partial correlation.",
+    "Behaviour is that on these texts; spectra are of the weights alone.",
+)
+
+
+def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
+    """The report of a study. figures: files beside it by kind, one a stack."""
+    parts = [
+        f"# Query norm and attention entropy: {study.ref_name}, {study.context} tokens",
+        f"**Verdict.** {study.verdict.line}",
+        *_shown(figures, "correlation_map"),
+        "## What the verdict rests on",
+        *_numbers(study),
+        "## Criteria, fixed before the run",
+        _criteria(study.criteria),
+        "## What was run",
+        _table(("", ""), study.description.items()),
+        "## Correlations by head",
+        *_shown(figures, "histograms", "layers", "scatter"),
+        *_heads(study.correlations.heads),
+        *_scaling(study.scaling, figures),
+        "## Behaviour and spectra",
+        *_bridge(study.bridge, figures),
+        "## Limits",
+        "\n".join(f"- {note}" for note in _notes(study)),
+        "## Files",
+        _files(study),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _numbers(study: QueryNormStudy) -> Iterator[str]:
+    found = study.verdict.numbers
+    n = int(found["heads"])
+
+    def row(name: str, form: str, *keys: str) -> tuple[str, ...]:
+        return (name, *(_number(found[key], form) for key in keys))
+
+    yield _table(
+        (f"of {n} heads, {int(found['samples'])} texts", "as measured", "given position"),
+        [
+            row("consistent heads", "d", "raw", "partial"),
+            row("their share", ".1%", "raw_share", "partial_share"),
+            row("of negative r: the larger the norm, the sharper", "d", "raw_negative",
+                "partial_negative"),
+            row("of positive r: the larger the norm, the broader", "d", "raw_positive",
+                "partial_positive"),
+            row("median of Pearson's r", ".2f", "median_pearson", "median_partial_pearson"),
+        ],
+    )  # fmt: skip
+    entropy, norm = (
+        _number(found[f"median_position_{of}"], ".2f") for of in ("entropy", "norm")
+    )  # fmt: skip
+    yield (
+        f"With log position, the median r of entropy is {entropy} and that of query norm {norm}. "
+        f"With entropies shuffled in each text {study.criteria.n_permutations} times, the mean r "
+        f"is {_number(found['control_mean'], '.4f')}, the mean |r| "
+        f"{_number(found['control_mean_abs'], '.3f')}, and "
+        f"{_number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}."
+    )
+    if found["heads_undefined"]:
+        yield f"{int(found['heads_undefined'])} heads have no correlation in any text."
+
+
+def _criteria(criteria: Criteria) -> str:
+    values = asdict(criteria)
+    rows = ((f"`{key}`", f"{values[key]:g}", what) for key, what in _CRITERIA.items())
+    return _table(("criterion", "value", "what it is"), rows)
+
+
+def _heads(heads: pd.DataFrame) -> Iterator[str]:
+    """The heads of most negative and positive r, and those of the largest given position."""
+    over = "over texts" if (heads["n_samples"] > 1).any() else "over the tokens of one text"
+    yield f"In brackets: 95 % intervals, {over}. All heads are in `heads.csv`."
+    raw, partial = heads["pearson"], heads["partial_pearson"]
+    for name, order in (
+        ("Lowest r as measured", raw),
+        ("Highest r as measured", -raw),
+        ("Largest |r| given position", -partial.abs()),
+    ):
+        top = heads.loc[order.dropna().sort_values(kind="stable").index[:_TOP]]
+        if len(top):
+            yield f"### {name}"
+            yield _table(
+                ("head", "Pearson", "Spearman", "Pearson given position",
+                 "Spearman given position", "r of entropy with position",
+                 "consistent as measured", "consistent given position"),
+                map(_head_row, top.to_dict("records")),
+            )  # fmt: skip
+
+
+def _head_row(head: Mapping[str, float]) -> tuple[str, ...]:
+    return (
+        str(Head(str(head["stack"]), int(head["layer"]), int(head["head"]))),
+        *(
+            f"{_number(head[name], '.2f')} {_interval(head[f'{name}_low'], head[f'{name}_high'])}"
+            for name in CORRELATIONS
+        ),
+        _number(head["position_entropy"], ".2f"),
+        *(_number(head[f"consistent_{kind}"], ".0%") for kind in ("raw", "partial")),
+    )  # fmt: skip
+
+
+def _scaling(scaling: ScalingResult | None, figures: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What becomes of entropy when queries of a head are scaled, and nothing else is changed."""
+    if scaling is None:
+        return
+    yield "## Intervention: the norm alone"
+    yield from _shown(figures, "scaling")
+    yield (
+        f"Queries of a head times α, all else left as it was; means over {scaling.n_tokens} tokens "
+        "of the first text. By the identity dH/d log α = −Cov_p(s, ∂s/∂log α), entropy falls as α "
+        "grows wherever scores are linear in the query; it was checked by central differences to "
+        f"a relative deviation of {_number(np.nanmax(scaling.deviation, initial=0.0), '.2g')}."
+    )
+    first, one, last = 0, int(np.argmin(np.abs(np.log(scaling.alphas)))), -1
+    yield _table(
+        ("head", *(f"H at α = {scaling.alphas[at]:g}" for at in (first, one, last)),
+         "dH/d log α at 1, measured", "by the identity"),
+        (
+            (
+                str(Head("", *head)), *(_number(entropy[at], ".3f") for at in (first, one, last)),
+                _number(slope[one], ".3f"), _number(predicted[one], ".3f"),
+            )
+            for head, entropy, slope, predicted in zip(
+                scaling.heads, scaling.entropy, scaling.slope, scaling.predicted, strict=True
+            )
+        ),
+    )  # fmt: skip
+
+
+def _bridge(bridge: Bridge | None, figures: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    if bridge is None:
+        yield "The spectra of this model were not surveyed, so that none is held against behaviour."
+        return
+    yield bridge.line
+    yield from _shown(figures, "prediction")
+    yield (
+        "Predictive R² of a behaviour's normal scores in layers that were held out; in brackets, "
+        "the central 95 % for spectra of heads that were permuted within layers."
+    )
+    yield _table(
+        ("behaviour", "by spectra", "of permuted heads", "by depth alone", "by both", "p", "q"),
+        (
+            (
+                measure_label(row["behaviour"]), _number(row["r2_spectra"], ".2f"),
+                _interval(row["null_low"], row["null_high"]), _number(row["r2_depth"], ".2f"),
+                _number(row["r2_both"], ".2f"), *(_number(row[key], ".2g") for key in "pq"),
+            )
+            for row in bridge.prediction.to_dict("records")
+        ),
+    )  # fmt: skip
+    yield from _shown(figures, "associations")
+    yield from _associations(bridge.associations)
+    if len(bridge.classes):
+        yield "### Classes of the taxonomy"
+        yield from _shown(figures, "classes")
+        yield _table(
+            ("behaviour", "η² within layers", "heads", "classes", "p", "q"),
+            (
+                (
+                    measure_label(row["behaviour"]), _number(row["eta_squared"], ".2f"),
+                    str(row["n_heads"]), str(row["n_classes"]),
+                    *(_number(row[key], ".2g") for key in "pq"),
+                )
+                for row in bridge.classes.to_dict("records")
+            ),
+        )  # fmt: skip
+
+
+def _associations(table: pd.DataFrame) -> Iterator[str]:
+    """Those pairs of behaviour and statistic that hold, the strongest of them in a table."""
+    holding = table[table["q"] <= LEVEL]
+    tested = int(table["q"].notna().sum())
+    yield f"{len(holding)} of {tested} associations within layers hold at q ≤ {LEVEL}."
+    if len(holding):
+        order = holding["spearman"].abs().sort_values(ascending=False, kind="stable").index
+        yield _table(
+            ("behaviour", "statistic", "Spearman's ρ within layers", "q"),
+            (
+                (
+                    measure_label(row["behaviour"]), statistic_label(row["statistic"]),
+                    _number(row["spearman"], ".2f"), _number(row["q"], ".2g"),
+                )
+                for row in holding.loc[order[:_TOP]].to_dict("records")
+            ),
+        )  # fmt: skip
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{_number(low, '.2f')}, {_number(high, '.2f')}]"
+
+
+def _notes(study: QueryNormStudy) -> list[str]:
+    """What limits this run, and any; each once."""
+    of_bridge = study.bridge.notes if study.bridge is not None else ()
+    return list(dict.fromkeys((*study.notes, *study.correlations.notes, *of_bridge, *_LIMITS)))
+
+
+def _files(study: QueryNormStudy) -> str:
+    parts = [
+        "`heads.csv`: a row a head, over texts",
+        "`samples.csv`: a row a text and head",
+        "`behaviour.csv`: what each head does, on average",
+    ]
+    if study.bridge is not None:
+        parts.append("`prediction.csv`, `associations.csv` and, of classes, `classes.csv`: a row "
+                     "a test of behaviour")  # fmt: skip
+    if study.scaling is not None:
+        parts.append("`scaling.csv`: a row a head and factor of its queries")
+    return "; ".join(parts) + ". What has no value is empty."
+
+
+def _shown(figures: Mapping[str, Sequence[str]], *kinds: str) -> Iterator[str]:
+    for kind in kinds:
+        for name in figures.get(kind, ()):
+            yield f"![{kind.replace('_', ' ')}]({name.replace(' ', '%20')})"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, whose cells may hold bars, such as those of |r|."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float, form: str) -> str:
+    if not np.isfinite(value):
+        return "–"
+    text = format(int(value) if form == "d" else value, form)
+    # What is rounded to zero has no sign.
+    return text.replace("-", "−") if set(text) & set("123456789") else text.removeprefix("-")
