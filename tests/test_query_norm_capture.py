@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 from conftest import package_folder
+from gguf_models import write_gguf
 from loopback_hub import LoopbackHub
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -549,6 +550,14 @@ class TestOpening:
         sample = capture(open_, ids, name="text")
         assert len(sample.layers) == 30
         assert np.isfinite(sample.layers[29].values["entropy"][:, 2:]).all()
+
+    def test_one_part_of_a_gguf_model(self, tmp_path: Path) -> None:
+        config = TINY_MODELS["llama"].transformers_config()
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        write_gguf("llama", model, tmp_path / "tiny.gguf", split_max_tensors=12)
+        part = min(tmp_path.glob("*.gguf"))
+        with pytest.raises(CheckpointError, match=r"tiny-00001-of-00002\.gguf is one part"):
+            open_model(str(part))
 
     def test_the_hub(self, hub: LoopbackHub, minilm: Path, tmp_path: Path) -> None:
         sha = hub.add("org/mini", minilm)

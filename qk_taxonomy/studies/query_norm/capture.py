@@ -143,8 +143,11 @@ def _fewest(p: torch.Tensor) -> torch.Tensor:
 
     All keys but the most that together hold no more than the rest of it.
     """
-    # NumPy's sort of short floats is many times as fast as torch's on a CPU.
-    ascending = p.sort(-1).values if p.is_cuda else torch.from_numpy(np.sort(p.numpy(), axis=-1))
+    if p.device.type == "cpu":
+        # NumPy's sort of short floats is many times as fast as torch's.
+        ascending = torch.from_numpy(np.sort(p.numpy(), axis=-1))
+    else:
+        ascending = p.sort(-1).values
     held = ascending.cumsum_(-1)
     spare = (1 - _SHARE) * held[..., -1:]
     return p.shape[-1] - (held <= spare).sum(-1)

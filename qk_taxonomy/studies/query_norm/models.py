@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from qk_taxonomy.checkpoints import open_checkpoint
+from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint, find_gguf
 from qk_taxonomy.checkpoints.hub import HubCheckpoint
 from qk_taxonomy.errors import CheckpointError, StudyError
@@ -90,9 +91,32 @@ def open_model(
     transformers = _transformers()
     if dtype not in DTYPES:
         raise StudyError(f"There is no dtype {dtype!r}; there are {', '.join(DTYPES)}.")
+    where = resolve_device(device)
     checkpoint = open_checkpoint(ref, revision)
+    place, arguments = _for_transformers(checkpoint, ref, revision)
+    with _quiet(transformers), _explained(ref):
+        config = transformers.AutoConfig.from_pretrained(place, **arguments)
+        _check_kind(config, ref)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **arguments)
+        model, loaded = transformers.AutoModel.from_pretrained(
+            place, config=config, dtype=DTYPES[dtype], output_loading_info=True, **arguments
+        )
+        model = model.to(where)
+    _check_loaded(ref, loaded["missing_keys"])
+    n_known = config.get_text_config().vocab_size
+    if len(tokenizer) < n_known / 2:  # transformers makes an empty one where there are no files
+        raise CheckpointError(
+            f"{ref} has a tokenizer of {len(tokenizer)} tokens for a model of {n_known}. Are the "
+            "tokenizer's files there (tokenizer.json)?"
+        )
+    return opened(model, tokenizer, name=ref, revision=checkpoint.revision)
+
+
+def _for_transformers(
+    checkpoint: Checkpoint, ref: str, revision: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Where a checkpoint is, and the arguments that tell transformers so."""
     path = Path(ref).expanduser()
-    arguments: dict[str, Any] = {}
     if isinstance(checkpoint, GgufCheckpoint):
         file = find_gguf(path)
         assert file is not None
@@ -101,33 +125,17 @@ def open_model(
                 f"{file} is one part of a GGUF model, and transformers runs whole files only. Join "
                 "the parts with llama-gguf-split --merge."
             )
-        place, arguments["gguf_file"] = str(file.parent), file.name
-    elif isinstance(checkpoint, HubCheckpoint):
-        place, arguments["revision"] = ref, checkpoint.revision
-    elif path.is_file():
+        return str(file.parent), {"gguf_file": file.name}
+    if path.is_file():
         raise CheckpointError(
             f"{ref} holds weights alone. Give the folder, with config.json and the tokenizer's "
             "files."
         )
-    else:
-        place, arguments["revision"] = (str(path), None) if path.exists() else (ref, revision)
-    with _quiet(transformers), _explained(ref):
-        config = transformers.AutoConfig.from_pretrained(place, **arguments)
-        _check_kind(config, ref)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **arguments)
-        model, loaded = transformers.AutoModel.from_pretrained(
-            place, config=config, dtype=DTYPES[dtype], output_loading_info=True, **arguments
-        )
-    _check_loaded(ref, loaded["missing_keys"])
-    n_known = config.get_text_config().vocab_size
-    if len(tokenizer) < n_known / 2:  # transformers makes an empty one where there are no files
-        raise CheckpointError(
-            f"{ref} has a tokenizer of {len(tokenizer)} tokens for a model of {n_known}. Are the "
-            "tokenizer's files there (tokenizer.json)?"
-        )
-    return opened(
-        model.to(resolve_device(device)), tokenizer, name=ref, revision=checkpoint.revision
-    )
+    if path.exists():
+        return str(path), {}
+    # At the commit that was looked up; out of the hub cache, where the hub is out of reach.
+    pinned = isinstance(checkpoint, HubCheckpoint)
+    return ref, {"revision": checkpoint.revision if pinned else revision}
 
 
 def opened(
