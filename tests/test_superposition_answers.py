@@ -54,7 +54,7 @@ class TestMeans:
         assert (found.effect, found.n) == (pytest.approx(2.89 / 3), 3)
         # Student's t would reach beyond 1; of three seeds, the range is all that is known.
         assert (found.low, found.high) == (0.9, 1.0)
-        assert "1 seeds have no value" in found.note
+        assert "seeds without a value: 1" in found.note
 
     def test_intervals_cover_the_mean(self) -> None:
         rng = np.random.default_rng(1)
