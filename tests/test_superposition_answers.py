@@ -127,9 +127,14 @@ class TestCapacity:
         }  # fmt: skip
         assert answer.answer.startswith(
             "p = 0.5: a head of all m = r = 15 dimensions recovers 5 of 5 targets; of r = 2 and 4, "
-            "2 and 4; which are kept, as AUC, by weight 1, by importance of i 1, of j 0; a "
-            "recovered pair's singular vector carries 1"
+            "2 and 4; which are kept, as AUC, by weight 1, by importance of i 1, of j 0; "
+            "what is spanned goes with weight 0.787, importance of i 0.787, of j -0.787 (ρ); a "
+            "recovered pair's singular vector carries 1 pairs; two recovered pairs overlap by 0;"
         )
+        # Of five targets, two are spanned alike, and four.
+        assert of(answer, "Spearman")["p = 0.5, r = 2"].effect == pytest.approx(0.75**0.5)
+        assert of(answer, "Spearman")["p = 0.5, r = 4"].effect == pytest.approx(0.5**0.5)
+        assert "p = 0.5, r = 15" not in of(answer, "Spearman")
         # Where all are recovered, nothing tells which are.
         assert "p = 0.5, r = 15" not in of(answer, "AUC of the weight")
         assert of(answer, "AUC of the importance of feature i")["p = 0.1, all r"].effect == 1
@@ -163,8 +168,8 @@ class TestCapacity:
         rng = np.random.default_rng(0)
         answer = capacity([with_heads(measured, *rng.standard_normal((2, 16, 1, 15)))])
         names = [one.measure.split()[0] for one in answer.measures]
-        assert names == ["targets", "pairs", "singular"]
-        assert "of r = 1, 0; any other singular vector carries" in answer.answer
+        assert names == ["targets", "Spearman's", "ρ", "ρ", "pairs", "singular"]
+        assert "of r = 1, 0; what is spanned goes with weight" in answer.answer
         assert "nan" not in answer.answer
 
     def test_one_seed(self) -> None:

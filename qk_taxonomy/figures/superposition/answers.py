@@ -19,7 +19,7 @@ from qk_taxonomy.figures.superposition.parts import (
     seeds_text,
 )
 from qk_taxonomy.statistics.findings import Finding
-from qk_taxonomy.studies.superposition.answers import Answer, Effects
+from qk_taxonomy.studies.superposition.answers import Answer, Effects, with_interval
 
 # Inches of a row, and of a panel without its rows; panels side by side.
 _ROW, _AROUND, _WIDTH = 0.24, 0.9, 4.6
@@ -98,7 +98,5 @@ def _numbers(effect: Finding) -> str:
         return f"no value, {n}"
     if np.isinf(effect.effect):
         return f"never, {n}"
-    text = f"{effect.effect:.4g}"
-    if not np.isnan((effect.low, effect.high)).any():
-        text += f" [{effect.low:.4g}, {effect.high:.4g}]"
+    text = with_interval(effect, 4)
     return f"{text.replace('-', '−').replace('inf', '∞')}, {n}"

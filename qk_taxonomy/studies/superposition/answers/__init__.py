@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from qk_taxonomy.studies.superposition.answers.capacity import capacity
 from qk_taxonomy.studies.superposition.answers.order import order_in_training
-from qk_taxonomy.studies.superposition.answers.records import Answer, Effects, mean_over_seeds
+from qk_taxonomy.studies.superposition.answers.records import (
+    Answer,
+    Effects,
+    mean_over_seeds,
+    with_interval,
+)
 from qk_taxonomy.studies.superposition.answers.recovery import recovery
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 
 __all__ = [
     "QUESTIONS", "Answer", "Effects", "capacity", "mean_over_seeds", "order_in_training",
-    "recovery",
+    "recovery", "with_interval",
 ]  # fmt: skip
 
 #: How the question of a preset is answered by all its runs, in whatever order they come.

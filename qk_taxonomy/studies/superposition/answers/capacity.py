@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy.statistics.decomposition import SingularVectors
-from qk_taxonomy.statistics.findings import Finding
+from qk_taxonomy.statistics.findings import Finding, nan
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
 from qk_taxonomy.studies.superposition.answers.records import (
     Answer,
@@ -20,13 +20,17 @@ from qk_taxonomy.studies.superposition.answers.records import (
     with_interval,
 )
 from qk_taxonomy.studies.superposition.measured import CARRIES, MeasuredRun
-from qk_taxonomy.studies.superposition.sharing import pair_sharing
+from qk_taxonomy.studies.superposition.sharing import feature_capture, pair_sharing
 
 Array = NDArray[np.float64]
 
 _RECOVERED = f"targets recovered, both |cos| ≥ {ALIGNED:g}"
 _WEIGHT = "AUC of the weight, recovered over lost targets"
 _LEFT, _RIGHT = (f"AUC of the importance of feature {side}, likewise" for side in "ij")
+_SPANNED = "Spearman's ρ of the weight and how much of both features the head spans"
+_SPANNED_LEFT, _SPANNED_RIGHT = (
+    f"ρ of the importance of feature {side}, likewise" for side in "ij"
+)
 _OWN = "pairs on a singular vector of a recovered pair"
 _OTHER = f"pairs on another singular vector of σ ≥ {CARRIES:.0%} of σ₁"
 _OVERLAP = "overlap of two recovered pairs over singular vectors"
@@ -34,8 +38,9 @@ _LOST = "singular vectors that a lost pair is spread over"
 
 # Each measure and its value where weight or importance decides nothing and nothing is shared.
 _MEASURES = {
-    _RECOVERED: None, _WEIGHT: 0.5, _LEFT: 0.5, _RIGHT: 0.5, _OWN: 1.0, _OTHER: 1.0, _OVERLAP: 0.0,
-    _LOST: 1.0,
+    _RECOVERED: None, _WEIGHT: 0.5, _LEFT: 0.5, _RIGHT: 0.5,
+    _SPANNED: 0.0, _SPANNED_LEFT: 0.0, _SPANNED_RIGHT: 0.0,
+    _OWN: 1.0, _OTHER: 1.0, _OVERLAP: 0.0, _LOST: 1.0,
 }  # fmt: skip
 
 _ALL = "all r"
@@ -46,9 +51,11 @@ def capacity(runs: Sequence[MeasuredRun]) -> Answer:
     vectors shared? Of runs that differ in d_head.
 
     A pair is recovered, or lost. AUC is the probability that a recovered one has more of something
-    than a lost one of the same seed, ½ where it does not matter. What is not defined in a seed, as
-    where all are recovered, is left out of the mean over seeds. Means over all sizes of head are
-    those of each seed's own means.
+    than a lost one of the same seed, ½ where it does not matter. A small head may recover next to none,
+    and yet have room for some pairs rather than others: what it spans of a pair is the lesser of
+    what the carrying u_k have of W_i and the v_k of W_j. What is not defined in a seed, as where
+    all are recovered, is left out of the mean over seeds. Means over all sizes of head are those of
+    each seed's own means.
     """
     ordered = sorted(runs, key=lambda one: one.run.config.d_head)
     config = ordered[0].run.config
@@ -96,9 +103,17 @@ def _measures(measured: MeasuredRun, chosen: NDArray[np.bool_]) -> dict[str, Arr
     singular = measured.targets.singular[-1, chosen].astype(np.intp)
     vectors = SingularVectors(*(one[-1, chosen] for one in measured.vectors))
     shared = pair_sharing(measured.last.w[chosen], vectors, pairs)
+    carried = vectors.sigma >= CARRIES * vectors.sigma[:, :1]
+    spanned = np.minimum(
+        *(
+            feature_capture(measured.last.w[chosen], side * carried[:, None])[:, features]
+            for side, features in zip((vectors.u, vectors.v), pairs.T, strict=True)
+        )
+    )
+    whole = run.config.d_head == run.config.d_hidden
     out = {measure: np.full(len(recovered), np.nan) for measure in _MEASURES}
     for seed, kept in enumerate(recovered):
-        carries = vectors.sigma[seed] >= CARRIES * vectors.sigma[seed, 0]
+        carries = carried[seed]
         own = np.isin(np.arange(len(carries)), singular[seed, kept])
         both = kept[:, None] & kept & ~np.eye(len(kept), dtype=bool)
         values = {
@@ -106,6 +121,9 @@ def _measures(measured: MeasuredRun, chosen: NDArray[np.bool_]) -> dict[str, Arr
             _WEIGHT: _auc(weights, kept),
             _LEFT: _auc(importance[:, 0], kept),
             _RIGHT: _auc(importance[:, 1], kept),
+            _SPANNED: nan if whole else _rho(weights, spanned[seed]),
+            _SPANNED_LEFT: nan if whole else _rho(importance[:, 0], spanned[seed]),
+            _SPANNED_RIGHT: nan if whole else _rho(importance[:, 1], spanned[seed]),
             _OWN: _mean(shared.pairs_per_vector[seed, own]),
             _OTHER: _mean(shared.pairs_per_vector[seed, carries & ~own]),
             _OVERLAP: _mean(shared.overlap[seed, both]),
@@ -119,12 +137,23 @@ def _measures(measured: MeasuredRun, chosen: NDArray[np.bool_]) -> dict[str, Arr
 def _auc(values: Array, kept: NDArray[np.bool_]) -> float:
     """P(one that is kept has more than one that is not), ties as one half; nan without both."""
     ahead = np.sign(values[kept][:, None] - values[~kept])
-    return float((ahead.mean() + 1) / 2) if ahead.size else float("nan")
+    return float((ahead.mean() + 1) / 2) if ahead.size else nan
+
+
+def _rho(values: Array, spanned: Array) -> float:
+    """Spearman's rank correlation; nan where one of both is the same for all targets."""
+    from scipy.stats import spearmanr
+
+    # What is nothing but for rounding has no order.
+    shares = np.round(spanned, 3)
+    if min(np.ptp(values), np.ptp(shares)) == 0:
+        return nan
+    return float(spearmanr(values, shares).statistic)
 
 
 def _mean(values: Array) -> float:
     known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")
+    return float(known.mean()) if known.size else nan
 
 
 def _means(by_head: Mapping[int, Mapping[str, Array]], measure: str) -> Array:
@@ -161,6 +190,13 @@ def _said(ordered: Sequence[MeasuredRun], means: Mapping[str, Mapping[str, Findi
     ]
     if any(kept):
         parts.append(f"which are kept, as AUC, {', '.join(filter(None, kept))}")
+    spanned = [
+        over_heads(_SPANNED, "weight {}"),
+        over_heads(_SPANNED_LEFT, "importance of i {}"),
+        over_heads(_SPANNED_RIGHT, "of j {}"),
+    ]
+    if any(spanned):
+        parts.append(f"what is spanned goes with {', '.join(filter(None, spanned))} (ρ)")
     shared = [
         over_heads(_OWN, "a recovered pair's singular vector carries {} pairs"),
         over_heads(_OVERLAP, "two recovered pairs overlap by {}"),

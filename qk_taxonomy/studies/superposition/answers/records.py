@@ -74,11 +74,15 @@ def instances_by_probability(measured: MeasuredRun) -> Iterator[tuple[float, NDA
 
 
 def with_interval(found: Finding, digits: int = 3) -> str:
-    """An effect as a sentence has it, such as "0.98 [0.95, 0.99]"; without an interval, alone."""
-    text = f"{found.effect:.{digits}g}"
-    if np.isnan((found.low, found.high)).any():
-        return text
-    return f"{text} [{found.low:.{digits}g}, {found.high:.{digits}g}]"
+    """An effect as a sentence has it, such as "0.98 [0.95, 0.99]"; without an interval, or
+    one that is to be seen in so many digits, it is alone.
+    """
+    numbers = (found.effect, found.low, found.high)
+    # Effects are of the order of one: what is less than this is rounding.
+    effect, low, high = (f"{round(number, 6) + 0.0:.{digits}g}" for number in numbers)
+    if np.isnan(numbers[1:]).any() or effect == low == high:
+        return effect
+    return f"{effect} [{low}, {high}]"
 
 
 def listed(parts: list[str]) -> str:
