@@ -126,9 +126,9 @@ class TestCapacity:
             "p = 0.1, r = 2": 2.0, "p = 0.1, r = 4": 4.0, "p = 0.1, r = 15": 5.0,
         }  # fmt: skip
         assert answer.answer.startswith(
-            "p = 0.5: a head of all m = r = 15 dimensions recovers 5 of 5 targets; of r = 2 and 4, "
-            "2 and 4; which are kept, as AUC, by weight 1, by importance of i 1, of j 0; "
-            "what is spanned goes with weight 0.787, importance of i 0.787, of j -0.787 (ρ); a "
+            "p = 0.5: a head of all m = r = 15 dimensions recovers 5 of 5 targets; smaller "
+            "heads recover 2 (r = 2) and 4 (r = 4) of 5; what is spanned goes with weight 0.787, importance of i "
+            "0.787, of j -0.787 (ρ); recovered targets outweigh lost ones, AUC 1; a "
             "recovered pair's singular vector carries 1 pairs; two recovered pairs overlap by 0;"
         )
         # Of five targets, two are spanned alike, and four.
@@ -137,8 +137,9 @@ class TestCapacity:
         assert "p = 0.5, r = 15" not in of(answer, "Spearman")
         # Where all are recovered, nothing tells which are.
         assert "p = 0.5, r = 15" not in of(answer, "AUC of the weight")
-        assert of(answer, "AUC of the importance of feature i")["p = 0.1, all r"].effect == 1
-        assert of(answer, "AUC of the importance of feature j")["p = 0.1, all r"].effect == 0
+        for side, sign in (("i", 1), ("j", -1)):
+            found = of(answer, f"ρ of the importance of feature {side}")["p = 0.1, r = 2"]
+            assert found.effect == pytest.approx(sign * 0.75**0.5)
         for one in of(answer, "overlap").values():
             assert one.effect == pytest.approx(0, abs=1e-2)
 
@@ -169,7 +170,10 @@ class TestCapacity:
         answer = capacity([with_heads(measured, *rng.standard_normal((2, 16, 1, 15)))])
         names = [one.measure.split()[0] for one in answer.measures]
         assert names == ["targets", "Spearman's", "ρ", "ρ", "pairs", "singular"]
-        assert "of r = 1, 0; what is spanned goes with weight" in answer.answer
+        assert (
+            "smaller heads recover 0 (r = 1) of 5; what is spanned goes with weight"
+            in answer.answer
+        )
         assert "nan" not in answer.answer
 
     def test_one_seed(self) -> None:

@@ -26,7 +26,6 @@ Array = NDArray[np.float64]
 
 _RECOVERED = f"targets recovered, both |cos| ≥ {ALIGNED:g}"
 _WEIGHT = "AUC of the weight, recovered over lost targets"
-_LEFT, _RIGHT = (f"AUC of the importance of feature {side}, likewise" for side in "ij")
 _SPANNED = "Spearman's ρ of the weight and how much of both features the head spans"
 _SPANNED_LEFT, _SPANNED_RIGHT = (
     f"ρ of the importance of feature {side}, likewise" for side in "ij"
@@ -38,7 +37,7 @@ _LOST = "singular vectors that a lost pair is spread over"
 
 # Each measure and its value where weight or importance decides nothing and nothing is shared.
 _MEASURES = {
-    _RECOVERED: None, _WEIGHT: 0.5, _LEFT: 0.5, _RIGHT: 0.5,
+    _RECOVERED: None, _WEIGHT: 0.5,
     _SPANNED: 0.0, _SPANNED_LEFT: 0.0, _SPANNED_RIGHT: 0.0,
     _OWN: 1.0, _OTHER: 1.0, _OVERLAP: 0.0, _LOST: 1.0,
 }  # fmt: skip
@@ -50,12 +49,13 @@ def capacity(runs: Sequence[MeasuredRun]) -> Answer:
     """(3) With as many targets as dimensions of the head, or more, which are kept, and are singular
     vectors shared? Of runs that differ in d_head.
 
-    A pair is recovered, or lost. AUC is the probability that a recovered one has more of something
-    than a lost one of the same seed, ½ where it does not matter. A small head may recover next to none,
-    and yet have room for some pairs rather than others: what it spans of a pair is the lesser of
-    what the carrying u_k have of W_i and the v_k of W_j. What is not defined in a seed, as where
-    all are recovered, is left out of the mean over seeds. Means over all sizes of head are those of
-    each seed's own means.
+    A pair is recovered, or lost. AUC is the probability that a recovered one has more weight than a
+    lost one of the same seed, ½ where weight does not matter. A small head may recover next to
+    none, and yet have room for some pairs rather than others: what it spans of a pair is the lesser
+    of what the carrying u_k have of W_i and the v_k of W_j, which is held against the weight and
+    both importances, over all targets. What is not defined in a seed, as where all are recovered,
+    is left out of the mean over seeds. Means over all sizes of head are those of a seed's own
+    means.
     """
     ordered = sorted(runs, key=lambda one: one.run.config.d_head)
     config = ordered[0].run.config
@@ -119,8 +119,6 @@ def _measures(measured: MeasuredRun, chosen: NDArray[np.bool_]) -> dict[str, Arr
         values = {
             _RECOVERED: float(kept.sum()),
             _WEIGHT: _auc(weights, kept),
-            _LEFT: _auc(importance[:, 0], kept),
-            _RIGHT: _auc(importance[:, 1], kept),
             _SPANNED: nan if whole else _rho(weights, spanned[seed]),
             _SPANNED_LEFT: nan if whole else _rho(importance[:, 0], spanned[seed]),
             _SPANNED_RIGHT: nan if whole else _rho(importance[:, 1], spanned[seed]),
@@ -176,20 +174,13 @@ def _said(ordered: Sequence[MeasuredRun], means: Mapping[str, Mapping[str, Findi
         for r in whole
     ]
     if below:
-        numbers = listed([with_interval(recovered[f"r = {r}"]) for r in below])
-        parts.append(f"of r = {listed(list(map(str, below)))}, {numbers}")
+        numbers = [f"{with_interval(recovered[f'r = {r}'])} (r = {r})" for r in below]
+        parts.append(f"smaller heads recover {listed(numbers)} of {n_targets}")
 
     def over_heads(measure: str, words: str) -> str:
         found = means[measure].get(_ALL)
         return "" if found is None else words.format(with_interval(found))
 
-    kept = [
-        over_heads(_WEIGHT, "by weight {}"),
-        over_heads(_LEFT, "by importance of i {}"),
-        over_heads(_RIGHT, "of j {}"),
-    ]
-    if any(kept):
-        parts.append(f"which are kept, as AUC, {', '.join(filter(None, kept))}")
     spanned = [
         over_heads(_SPANNED, "weight {}"),
         over_heads(_SPANNED_LEFT, "importance of i {}"),
@@ -197,6 +188,8 @@ def _said(ordered: Sequence[MeasuredRun], means: Mapping[str, Mapping[str, Findi
     ]
     if any(spanned):
         parts.append(f"what is spanned goes with {', '.join(filter(None, spanned))} (ρ)")
+    if heavier := over_heads(_WEIGHT, "recovered targets outweigh lost ones, AUC {}"):
+        parts.append(heavier)
     shared = [
         over_heads(_OWN, "a recovered pair's singular vector carries {} pairs"),
         over_heads(_OVERLAP, "two recovered pairs overlap by {}"),
