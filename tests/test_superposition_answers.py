@@ -126,10 +126,10 @@ class TestCapacity:
             "p = 0.1, r = 2": 2.0, "p = 0.1, r = 4": 4.0, "p = 0.1, r = 15": 5.0,
         }  # fmt: skip
         assert answer.answer.startswith(
-            "p = 0.5: a head of all m = r = 15 dimensions recovers 5 of 5 targets; smaller "
-            "heads recover 2 (r = 2) and 4 (r = 4) of 5; what is spanned goes with weight 0.787, importance of i "
-            "0.787, of j -0.787 (ρ); recovered targets outweigh lost ones, AUC 1; a "
-            "recovered pair's singular vector carries 1 pairs; two recovered pairs overlap by 0;"
+            "p = 0.5: a head of all m = r = 15 dimensions recovers 5 of 5 targets; smaller heads "
+            "recover 2 (r = 2) and 4 (r = 4) of 5; what is spanned goes with weight 0.787, "
+            "importance of i 0.787, of j -0.787 (ρ); recovered targets outweigh lost ones, AUC 1; "
+            "a recovered pair's singular vector carries 1 pairs; two recovered pairs overlap by 0;"
         )
         # Of five targets, two are spanned alike, and four.
         assert of(answer, "Spearman")["p = 0.5, r = 2"].effect == pytest.approx(0.75**0.5)
