@@ -127,8 +127,8 @@ class TestCapacity:
         }  # fmt: skip
         assert answer.answer.startswith(
             "p = 0.5: a head of all m = r = 15 dimensions recovers 5 of 5 targets; smaller heads "
-            "recover 2 (r = 2) and 4 (r = 4) of 5; what is spanned goes with weight 0.787, "
-            "importance of i 0.787, of j -0.787 (ρ); recovered targets outweigh lost ones, AUC 1; "
+            "recover 2 (r = 2) and 4 (r = 4) of 5; of those, what is spanned goes with weight "
+            "0.787, importance of i 0.787, of j -0.787 (ρ); recovered targets outweigh lost ones, AUC 1; "
             "a recovered pair's singular vector carries 1 pairs; two recovered pairs overlap by 0;"
         )
         # Of five targets, two are spanned alike, and four.
@@ -171,7 +171,7 @@ class TestCapacity:
         names = [one.measure.split()[0] for one in answer.measures]
         assert names == ["targets", "Spearman's", "ρ", "ρ", "pairs", "singular"]
         assert (
-            "smaller heads recover 0 (r = 1) of 5; what is spanned goes with weight"
+            "smaller heads recover 0 (r = 1) of 5; of those, what is spanned goes with weight"
             in answer.answer
         )
         assert "nan" not in answer.answer

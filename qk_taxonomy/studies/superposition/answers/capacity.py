@@ -42,7 +42,7 @@ _MEASURES = {
     _OWN: 1.0, _OTHER: 1.0, _OVERLAP: 0.0, _LOST: 1.0,
 }  # fmt: skip
 
-_ALL = "all r"
+_BELOW = "r < m"
 
 
 def capacity(runs: Sequence[MeasuredRun]) -> Answer:
@@ -54,8 +54,7 @@ def capacity(runs: Sequence[MeasuredRun]) -> Answer:
     none, and yet have room for some pairs rather than others: what it spans of a pair is the lesser
     of what the carrying u_k have of W_i and the v_k of W_j, which is held against the weight and
     both importances, over all targets. What is not defined in a seed, as where all are recovered,
-    is left out of the mean over seeds. Means over all sizes of head are those of a seed's own
-    means.
+    is left out of the mean over seeds. Means over heads of r < m are those of a seed's own means.
     """
     ordered = sorted(runs, key=lambda one: one.run.config.d_head)
     config = ordered[0].run.config
@@ -63,10 +62,11 @@ def capacity(runs: Sequence[MeasuredRun]) -> Answer:
     parts = []
     for p, chosen in instances_by_probability(ordered[0]):
         by_head = {one.run.config.d_head: _measures(one, chosen) for one in ordered}
+        small = [values for r, values in by_head.items() if r < config.d_hidden]
         found = {
             measure: {
                 **{f"r = {r}": values[measure] for r, values in by_head.items()},
-                **({_ALL: _means(by_head, measure)} if measure != _RECOVERED else {}),
+                **({_BELOW: _means(small, measure)} if small and measure != _RECOVERED else {}),
             }
             for measure in _MEASURES
         }
@@ -154,9 +154,9 @@ def _mean(values: Array) -> float:
     return float(known.mean()) if known.size else nan
 
 
-def _means(by_head: Mapping[int, Mapping[str, Array]], measure: str) -> Array:
+def _means(heads: Sequence[Mapping[str, Array]], measure: str) -> Array:
     """Each seed's mean over the heads of which it is defined."""
-    stacked = np.stack([values[measure] for values in by_head.values()], axis=-1)
+    stacked = np.stack([values[measure] for values in heads], axis=-1)
     return np.array([_mean(of_seed) for of_seed in stacked])
 
 
@@ -178,7 +178,7 @@ def _said(ordered: Sequence[MeasuredRun], means: Mapping[str, Mapping[str, Findi
         parts.append(f"smaller heads recover {listed(numbers)} of {n_targets}")
 
     def over_heads(measure: str, words: str) -> str:
-        found = means[measure].get(_ALL)
+        found = means[measure].get(_BELOW)
         return "" if found is None else words.format(with_interval(found))
 
     spanned = [
@@ -187,7 +187,7 @@ def _said(ordered: Sequence[MeasuredRun], means: Mapping[str, Mapping[str, Findi
         over_heads(_SPANNED_RIGHT, "of j {}"),
     ]
     if any(spanned):
-        parts.append(f"what is spanned goes with {', '.join(filter(None, spanned))} (ρ)")
+        parts.append(f"of those, what is spanned goes with {', '.join(filter(None, spanned))} (ρ)")
     if heavier := over_heads(_WEIGHT, "recovered targets outweigh lost ones, AUC {}"):
         parts.append(heavier)
     shared = [
