@@ -128,7 +128,8 @@ class TestCapacity:
         assert answer.answer.startswith(
             "p = 0.5: a head of all m = r = 15 dimensions recovers 5 of 5 targets; smaller heads "
             "recover 2 (r = 2) and 4 (r = 4) of 5; of those, what is spanned goes with weight "
-            "0.787, importance of i 0.787, of j -0.787 (ρ); recovered targets outweigh lost ones, AUC 1; "
+            "0.787, importance of i 0.787, of j -0.787 (ρ); recovered targets outweigh lost ones, "
+            "AUC 1; "
             "a recovered pair's singular vector carries 1 pairs; two recovered pairs overlap by 0;"
         )
         # Of five targets, two are spanned alike, and four.
