@@ -102,12 +102,6 @@ def test_the_first_question_is_answered_by_its_preset() -> None:
     assert Path("data/superposition/basic-2-seeds-20-steps.safetensors").is_file()
 
 
-def test_what_one_preset_cannot_answer_alone_is_left_out() -> None:
-    result = run("tegum-apart", "--seeds", "1", "--steps", "5")
-    assert result.exit_code == 0, result.output
-    assert not Path("plots/superposition/answers.png").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
