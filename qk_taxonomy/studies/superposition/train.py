@@ -200,7 +200,9 @@ class _Training:
 
     def finish(self, progress: Progress, checkpoint: Path | None) -> SuperpositionRun:
         """Train to the end. ``kept`` is replaced as a whole, so that it is whole at any time."""
-        progress.start(self.config.name, self.config.n_steps)
+        n_instances = len(self.instances.seed)
+        what = f"{self.config.name}: {n_instances} instance{'s' * (n_instances != 1)}"
+        progress.start(what, self.config.n_steps)
         progress.advance(self.kept.step)
         saved = time.monotonic()
         for mark in [mark for mark in self.config.marks if mark > self.kept.step]:
