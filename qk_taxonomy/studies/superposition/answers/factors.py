@@ -63,13 +63,18 @@ class _Found(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A run of the grid: what its heads were trained for, and what was found over seeds."""
+    """A run of the grid: what its heads were trained for, and what was found over seeds.
+
+    n_measured: of n_instances, those that have targets. n_open: those of them whose optimum leaves
+    open what its singular vectors are.
+    """
 
     name: str
     where: Choice
     over_seeds: Mapping[str, Finding]
     n_instances: int
     n_measured: int
+    n_open: int
 
 
 def factors(runs: Sequence[MeasuredRun]) -> Answer:
@@ -124,6 +129,7 @@ def _row(measured: MeasuredRun) -> _Row:
     form = config.target_form
     first, second = config.target_weights
     found = np.array([_of_instance(measured, form, place) for place in range(len(run.targets))])
+    n_measured = sum(map(bool, run.targets))
     seeds = [found[run.instances.seed == seed] for seed in np.unique(run.instances.seed)]
     return _Row(
         f"{config.targets}, weights {first:g} and {second:g}, r = {config.d_head}",
@@ -133,7 +139,8 @@ def _row(measured: MeasuredRun) -> _Row:
             for place, name in enumerate(_Found._fields)
         },
         len(run.targets),
-        sum(map(bool, run.targets)),
+        n_measured,
+        n_measured - int(np.isfinite(found[:, _Found._fields.index("feature_of_optimum")]).sum()),
     )
 
 
@@ -206,14 +213,17 @@ def _said(row: _Row) -> str:
     found = row.over_seeds
     if not row.n_measured:
         return f"{row.name}: no instance has such factors"
-    feature, optimal = found["feature"], found["feature_of_optimum"]
+    feature = found["feature"]
     if found["plane"].effect < _ELSEWHERE:
         verdict = "singular vectors are neither feature's nor a mixture of both"
     elif feature.effect >= ALIGNED:
         verdict = "each singular vector is one feature's"
     else:
-        verdict = f"a singular vector mixes both, in {found['factors'].effect:.2g} tegum factors"
-    theory = f"optimum {optimal.effect:.2f}"
-    if np.isnan(optimal.effect):
-        theory = f"the optimum leaves it open, and mixtures at random have {_AT_RANDOM:.2f}"
+        verdict = f"a singular vector mixes both, in {found['factors'].effect:.1f} tegum factors"
+    theory = f"optimum {found['feature_of_optimum'].effect:.2f}"
+    if row.n_open:
+        theory = (
+            f"the optimum leaves it open in {row.n_open} of {row.n_measured} instances, and "
+            f"mixtures at random have {_AT_RANDOM:.2f}"
+        )
     return f"{row.name}: {verdict} (|cos| {with_interval(feature, 2)}, {theory})"
