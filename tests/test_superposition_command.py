@@ -132,7 +132,7 @@ def test_a_grid_of_choices_weights_and_heads_is_one_answer(
     # Several runs of one size of head make no phase diagram.
     assert {path.name for path in folder.iterdir()} == {"answer.png", "answer.csv"}
     answer = pd.read_csv(folder / "answer.csv")
-    assert "within, weights 1 and 1, r = 10" in set(answer["name"])
+    assert "within 1:1, r = 10" in set(answer["name"])
     assert "nan" not in result.stdout
 
 

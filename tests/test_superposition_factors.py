@@ -109,9 +109,11 @@ def effects(answer: Answer, name: str) -> list[float]:
 @pytest.mark.parametrize("r", [1, 5])
 def test_heads_of_unequal_targets_apart_split_the_factors(r: int) -> None:
     answer = factors([run("apart", r=r)])
-    name = f"apart, weights 2 and 1, r = {r}"
+    name = f"apart 2:1, r = {r}"
     np.testing.assert_allclose(effects(answer, name), [1, 1, 1, 1, 1, min(r, 2)], atol=2e-3)
-    assert f"{name}: each singular vector is one feature's (|cos| 1, optimum 1.00)" in answer.answer
+    assert answer.answer.startswith(
+        f"Each singular vector is one feature's: {name} (1.0 factors, |cos| 1, optimum 1.00)."
+    )
 
 
 def test_equal_targets_in_one_factor_make_sums_and_differences() -> None:
@@ -119,11 +121,11 @@ def test_equal_targets_in_one_factor_make_sums_and_differences() -> None:
     answer = factors([run("within", (1.0, 1.0)), run("within", (1.0, 1.0), r=1)])
     sine, cosine = np.sqrt(2 / 3), np.sqrt(1 / 3)
     for r, nearest in ((5, (sine + cosine) / 2), (1, sine)):
-        found = effects(answer, f"within, weights 1 and 1, r = {r}")
+        found = effects(answer, f"within 1:1, r = {r}")
         np.testing.assert_allclose(found, [1, nearest, nearest, 1, 1, min(r, 2)], atol=2e-3)
-    assert (
-        "a singular vector mixes both, in 1.0 tegum factors (|cos| 0.7, optimum 0.70)"
-        in answer.answer
+    assert answer.answer.startswith(
+        "Singular vectors mix both features: within 1:1, r = 5 (1.0 factors, |cos| 0.7, "
+        "optimum 0.70), within 1:1, r = 1 (1.0 factors, |cos| 0.82, optimum 0.82)."
     )
 
 
@@ -133,7 +135,7 @@ def test_unequal_targets_in_one_factor_are_no_features_either() -> None:
     f, g = np.array([1.0, 0.0]), np.array([c, np.sqrt(1 - c**2)])
     u, _, vh = np.linalg.svd(2 * np.outer(f, g) + np.outer(g, f))
     nearest = np.abs([[f, g] @ side for side in (u, vh.T)]).max(axis=1).mean()
-    found = effects(factors([run("within")]), "within, weights 2 and 1, r = 5")
+    found = effects(factors([run("within")]), "within 2:1, r = 5")
     np.testing.assert_allclose(found, [1, nearest, nearest, 1, 1, 2], atol=2e-3)
     assert 0.6 < nearest < 0.95
 
@@ -156,7 +158,7 @@ def turned(angle: float) -> Callable[[Array, float, tuple[Target, ...], int], He
 @pytest.mark.parametrize("angle", [0.3, np.pi / 4])
 def test_tied_targets_may_be_mixed_at_will(angle: float, r: int) -> None:
     answer = factors([run("apart", (1.0, 1.0), r, head=turned(angle))])
-    name = f"apart, weights 1 and 1, r = {r}"
+    name = f"apart 1:1, r = {r}"
     spread, nearest, of_optimum, agreement, plane, carrying = numbers(answer, name)
     cos, sin = np.cos(angle), np.sin(angle)
     assert spread.effect == pytest.approx(1 / (cos**4 + sin**4), abs=1e-3)
@@ -165,26 +167,29 @@ def test_tied_targets_may_be_mixed_at_will(angle: float, r: int) -> None:
     assert of_optimum.n == 0
     assert agreement.effect == pytest.approx(1, abs=1e-3)
     assert (plane.effect, carrying.effect) == pytest.approx((1, min(r, 2)), abs=1e-3)
-    aligned = "each singular vector is one feature's" in answer.answer
+    aligned = "Each singular vector is one feature's" in answer.answer
     assert aligned == (cos >= 0.95)
-    open_in = "the optimum leaves it open in 6 of 6 instances, and mixtures at random have 0.90)"
-    assert open_in in answer.answer
+    assert "open in 6 of 6 instances). Open: the best head may mix" in answer.answer
+    # Over angles that are uniform.
+    angles = np.linspace(0, np.pi, 10_001)
+    at_random = np.maximum(abs(np.cos(angles)), abs(np.sin(angles))).mean()
+    assert f"at random to a |cos| of {at_random:.2f}." in answer.answer
 
 
 def test_a_head_that_is_not_the_optimum_is_told() -> None:
     """It spans two factors where it should split them, or attends to something else."""
     spanning = factors([run("apart", head=turned(np.pi / 4))])
-    found = effects(spanning, "apart, weights 2 and 1, r = 5")
+    found = effects(spanning, "apart 2:1, r = 5")
     np.testing.assert_allclose(found, [2, 0.5**0.5, 1, 0.5**0.5, 1, 2], atol=2e-3)
-    assert "mixes both, in 2.0 tegum factors (|cos| 0.71, optimum 1.00)" in spanning.answer
+    assert "mix both features: apart 2:1, r = 5 (2.0 factors, |cos| 0.71, " in spanning.answer
 
     def elsewhere(w: Array, p: float, targets: tuple[Target, ...], r: int) -> Head:
         return w[:, :1], w[:, :1], np.ones(1)
 
     answer = factors([run("within", head=elsewhere)])
-    found = effects(answer, "within, weights 2 and 1, r = 5")
+    found = effects(answer, "within 2:1, r = 5")
     np.testing.assert_allclose([found[1], *found[3:]], [0, 0, 0, 1], atol=2e-3)
-    assert "neither feature's nor a mixture of both (|cos| " in answer.answer
+    assert answer.answer.startswith("Singular vectors are neither feature's nor mix them: within")
 
 
 def test_small_singular_values_do_not_count() -> None:
@@ -195,7 +200,7 @@ def test_small_singular_values_do_not_count() -> None:
         return u, v, np.where(sigma > 0.1, sigma, 0.02)
 
     clean, loud = (factors([run("apart", head=head)]) for head in (optimal, noisy))
-    name = "apart, weights 2 and 1, r = 5"
+    name = "apart 2:1, r = 5"
     np.testing.assert_allclose(effects(loud, name), effects(clean, name), atol=2e-3)
 
 
@@ -205,12 +210,12 @@ def test_seeds_are_the_units_and_those_without_factors_are_told() -> None:
     (name, found), (chance, _) = answer.measures[0].effects
     assert (found.n, chance) == (3, "random directions")
     assert name in answer.answer
-    assert "Instances with such factors: 6 of 8 (apart)." in answer.answer
+    assert "Instances with such factors: 6 of 8 (apart);" in answer.answer
     one = factors([run("within", dictionaries=(W,))])
     assert np.isnan(one.measures[0].effects[0][1].low)
     assert "One seed gives no interval" in one.answer
     none = factors([run("apart", dictionaries=(alone, alone))])
-    assert "no instance has such factors" in none.answer
+    assert none.answer.startswith("No instance has such factors: apart 2:1, r = 5. Instances")
     assert "nan" not in none.answer
     assert all(found.n == 0 for one in none.measures for _, found in one.effects)
 
@@ -252,8 +257,8 @@ def test_groups_of_features_are_in_the_closed_form() -> None:
     alone = run("within")
     config = replace(alone.run.config, groups=((6, 7),))
     together = MeasuredRun(replace(alone.run, config=config))
-    *_, before, _, _ = effects(factors([alone]), "within, weights 2 and 1, r = 5")
-    *_, after, _, _ = effects(factors([together]), "within, weights 2 and 1, r = 5")
+    *_, before, _, _ = effects(factors([alone]), "within 2:1, r = 5")
+    *_, after, _, _ = effects(factors([together]), "within 2:1, r = 5")
     assert before == pytest.approx(1, abs=1e-3)
     assert after < 0.999
 

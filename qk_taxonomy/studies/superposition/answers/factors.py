@@ -63,7 +63,7 @@ class _Found(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A run of the grid: what its heads were trained for, and what was found over seeds.
+    """A run of the grid and what was found over seeds; name: choice, weights and size of head.
 
     n_measured: of n_instances, those that have targets. n_open: those of them whose optimum leaves
     open what its singular vectors are.
@@ -102,9 +102,9 @@ def factors(runs: Sequence[MeasuredRun]) -> Answer:
     }.values()
     return Answer(
         first.question,
-        f"{'; '.join(map(_said, rows))}."
-        + (f" Random directions lie in {chance.effect:.2g} factors." if chance.n else "")
-        + f" Instances with such factors: {', '.join(measured)}."
+        _line(rows)
+        + (f" Random directions lie in {chance.effect:.1f} factors." if chance.n else "")
+        + f" Instances with such factors: {', '.join(measured)}; 2:1 and the like are weights."
         + seeds_without_interval(first.n_seeds),
         tuple(
             Effects(
@@ -132,7 +132,7 @@ def _row(measured: MeasuredRun) -> _Row:
     n_measured = sum(map(bool, run.targets))
     seeds = [found[run.instances.seed == seed] for seed in np.unique(run.instances.seed)]
     return _Row(
-        f"{config.targets}, weights {first:g} and {second:g}, r = {config.d_head}",
+        f"{config.targets} {first:g}:{second:g}, r = {config.d_head}",
         config.targets,
         {
             name: mean_over_seeds([_mean(of_seed[:, place]) for of_seed in seeds])
@@ -209,21 +209,38 @@ def _mean(values: ArrayLike) -> float:
     return float(x.mean()) if x.size else np.nan
 
 
-def _said(row: _Row) -> str:
-    found = row.over_seeds
+def _line(rows: Sequence[_Row]) -> str:
+    """What singular vectors are in the rows of each verdict."""
+    parts = []
+    for verdict in dict.fromkeys(map(_verdict, rows)):
+        said = [f"{row.name}{_numbers(row)}" for row in rows if _verdict(row) == verdict]
+        parts.append(f"{verdict}: {', '.join(said)}.")
+    if any(row.n_open for row in rows):
+        parts.append(
+            "Open: the best head may mix its singular vectors at will, at random to a |cos| of "
+            f"{_AT_RANDOM:.2f}."
+        )
+    return " ".join(parts)
+
+
+def _verdict(row: _Row) -> str:
     if not row.n_measured:
-        return f"{row.name}: no instance has such factors"
-    feature = found["feature"]
-    if found["plane"].effect < _ELSEWHERE:
-        verdict = "singular vectors are neither feature's nor a mixture of both"
-    elif feature.effect >= ALIGNED:
-        verdict = "each singular vector is one feature's"
-    else:
-        verdict = f"a singular vector mixes both, in {found['factors'].effect:.1f} tegum factors"
+        return "No instance has such factors"
+    if row.over_seeds["plane"].effect < _ELSEWHERE:
+        return "Singular vectors are neither feature's nor mix them"
+    if row.over_seeds["feature"].effect >= ALIGNED:
+        return "Each singular vector is one feature's"
+    return "Singular vectors mix both features"
+
+
+def _numbers(row: _Row) -> str:
+    if not row.n_measured:
+        return ""
+    found = row.over_seeds
     theory = f"optimum {found['feature_of_optimum'].effect:.2f}"
     if row.n_open:
-        theory = (
-            f"the optimum leaves it open in {row.n_open} of {row.n_measured} instances, and "
-            f"mixtures at random have {_AT_RANDOM:.2f}"
-        )
-    return f"{row.name}: {verdict} (|cos| {with_interval(feature, 2)}, {theory})"
+        theory = f"open in {row.n_open} of {row.n_measured} instances"
+    return (
+        f" ({found['factors'].effect:.1f} factors, |cos| {with_interval(found['feature'], 2)}, "
+        f"{theory})"
+    )
