@@ -16,15 +16,17 @@ from qk_taxonomy.figures.superposition.parts import (
     grid_shape,
     legend_under,
     panel_grid,
-    put_title,
     seeds_text,
 )
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.studies.superposition.answers import Answer, Effects
 
 # Inches of a row, and of a panel without its rows; panels side by side.
-_ROW, _AROUND, _WIDTH = 0.24, 1.0, 4.6
+_ROW, _AROUND, _WIDTH = 0.24, 0.9, 4.6
 _MOST_COLUMNS = 3
+
+# Inches of a line above all panels, and of a character of it, about.
+_SAID, _CHARACTER = 0.155, 0.075
 
 # Characters of a panel's title.
 _LINE = 48
@@ -44,8 +46,14 @@ def answer_figure(answer: Answer, title: str) -> Figure:
         for row in range(n_rows)
     ]
     inches = [_ROW * height + _AROUND for height in heights]
-    fig = Figure(figsize=(max(_WIDTH * n_columns, 7.0), sum(inches) + 1.4), layout="constrained")
-    put_title(fig, f"{title}: {answer.question} {answer.answer}", "intervals of 95 % over seeds")
+    width = max(_WIDTH * n_columns, 7.0)
+    said = [
+        line
+        for text in (f"{title}: {answer.question}", answer.answer, "intervals of 95 % over seeds")
+        for line in wrap(text, int(width / _CHARACTER), break_on_hyphens=False)
+    ]
+    fig = Figure(figsize=(width, sum(inches) + _SAID * len(said) + 0.5), layout="constrained")
+    fig.suptitle("\n".join(said), fontsize=9, x=0.01, ha="left")
     panels = panel_grid(fig, len(answer.measures), most_columns=_MOST_COLUMNS, height_ratios=inches)
     for ax, measure in zip(panels, answer.measures, strict=True):
         _draw(ax, measure)

@@ -107,8 +107,8 @@ def compare_onsets(first: ArrayLike, second: ArrayLike) -> Finding:
         n=int(known.sum()),
         method="sign test over seeds; median difference, interval of order statistics",
         note=join_notes(
-            f"{int(neither.sum())} seeds have neither" if neither.any() else "",
-            f"{together} seeds have both at one snapshot" if together else "",
+            f"seeds with neither: {int(neither.sum())}" if neither.any() else "",
+            f"seeds with both at one snapshot: {together}" if together else "",
             note,
         ),
         statistic=float(before),

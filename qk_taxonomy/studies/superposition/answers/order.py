@@ -26,8 +26,8 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
 
     A cosine and a measure of orthogonality have no level in common, so each is held against its own
     way, from its first to its last value, at several levels of it. One of both is said to be first
-    where it is at every level, by sign tests over seeds, of which the largest p-value is multiplied
-    by the number of probabilities (Bonferroni). Heads that are not aligned in the end never align.
+    by a sign test over seeds, whose p-value is multiplied by the number of such tests (Bonferroni).
+    Heads that are not aligned in the end never align.
     """
     (measured,) = runs
     run = measured.run
@@ -36,32 +36,34 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
     stays = onset(measured.alignment, steps, ALIGNED)
     compared: list[list[tuple[str, Finding]]] = [[] for _ in LEVELS]
     aligned_from, parts = [], []
-    n_probabilities = len(run.config.probabilities)
+    n_tests = len(run.config.probabilities) * len(LEVELS)
     for p, chosen in instances_by_probability(measured):
         name = f"p = {p:.3g}"
-        found, counts = [], []
+        sides, counts = [], []
         for place, level in enumerate(LEVELS):
             first, second = alignment[place, chosen], orthogonality[place, chosen]
             one = compare_onsets(first, second)
             compared[place].append((name, one))
-            found.append(one)
-            before, after = (first < second).sum(), (first > second).sum()
+            before, after = int((first < second).sum()), int((first > second).sum())
+            told = one.p_value * n_tests <= LEVEL
+            sides.append(int(np.sign(after - before)) if told else 0)
             counts.append(f"{before}, {after} and {len(first) - before - after} at {level:.0%}")
         start = median_onset(stays[chosen])
         aligned_from.append((name, start))
         parts.append(
-            f"{name}: {_first(found, n_probabilities)} (alignment before, after and neither: "
-            f"{'; '.join(counts)}), {_from(start)}"
+            f"{name}: {_first(sides)} (before, after and neither: {'; '.join(counts)}), "
+            f"{_from(start)}"
         )
     n_seeds = run.config.n_seeds
     counted = "1 seed" if n_seeds == 1 else f"{n_seeds} seeds"
     levels = listed([f"{level:.0%}" for level in LEVELS])
     # The least p-value of a sign test is that of seeds which all say the same.
-    told = 2.0 ** (1 - n_seeds) * n_probabilities <= LEVEL
-    few = "" if told else " So few seeds do not tell what is first: --seeds 8 can."
+    enough = 2.0 ** (1 - n_seeds) * n_tests <= LEVEL
+    few = "" if enough else " So few seeds cannot tell what is first: --seeds 10 can."
     return Answer(
         run.config.question,
-        f"At {levels} of the way of each, in {counted}. {'. '.join(parts)}.{few}",
+        f"Alignment against orthogonality at {levels} of the way of each, in {counted}. "
+        f"{'. '.join(parts)}.{few}",
         (
             *(
                 Effects(
@@ -80,15 +82,14 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
     )
 
 
-def _first(found: Sequence[Finding], n_probabilities: int) -> str:
-    """Which of both is first at every level."""
-    signs = {float(np.sign(one.effect)) for one in found}
-    told = all(one.p_value * n_probabilities <= LEVEL for one in found)
-    if told and signs == {-1.0}:
-        return "alignment is first"
-    if told and signs == {1.0}:
-        return "orthogonality is first"
-    return "neither is first at all of them"
+def _first(sides: Sequence[int]) -> str:
+    """Which of both is first at which levels, of −1 (alignment), 1 (orthogonality) and 0."""
+    parts = []
+    for side, name in ((-1, "alignment"), (1, "orthogonality")):
+        at = [f"{level:.0%}" for level, one in zip(LEVELS, sides, strict=True) if one == side]
+        if at:
+            parts.append(f"{name} is first at {listed(at)}")
+    return ", ".join(parts) or "neither is told to be first"
 
 
 def _from(start: Finding) -> str:

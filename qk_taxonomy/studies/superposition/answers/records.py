@@ -52,7 +52,7 @@ def mean_over_seeds(values: ArrayLike) -> Finding:
     left_out = int((~np.isfinite(x)).sum())
     x = x[np.isfinite(x)]
     n, method = len(x), "mean over seeds, expanded percentiles of a bootstrap of seeds"
-    note = f"{left_out} seeds have no value" if left_out else ""
+    note = f"seeds without a value: {left_out}" if left_out else ""
     if n < 2:
         note = join_notes(note, "fewer than two seeds have no interval")
         return Finding(float(x[0]) if n else nan, n=n, method=method, note=note)

@@ -49,8 +49,11 @@ def recovery(runs: Sequence[MeasuredRun]) -> Answer:
     known = [level for level in chance if np.isfinite(level)]
     weakest, found = min(cosines, key=lambda one: one[1].effect)
     every = "the seed" if config.n_seeds == 1 else f"all {config.n_seeds} seeds"
+    where = f"p = {listed(everywhere)}"
+    if not elsewhere and len(everywhere) > 2:
+        where = f"all {len(everywhere)} p from {everywhere[0]} to {everywhere[-1]}"
     parts = [
-        f"Every target is aligned (both |cos| ≥ {ALIGNED:g}) in {every} at p = {listed(everywhere)}"
+        f"Every target is aligned (both |cos| ≥ {ALIGNED:g}) in {every} at {where}"
         if everywhere
         else f"At no p is every target aligned (both |cos| ≥ {ALIGNED:g}) in {every}"
     ]
