@@ -87,11 +87,11 @@ def factors(runs: Sequence[MeasuredRun]) -> Answer:
     rows = [_row(one) for one in runs]
     first = runs[0].run.config
     measures = (
-        ("factors", "tegum factors that a singular vector lies in", 1.0),
-        ("feature", "|cos| of a singular vector with the nearer feature", 1.0),
-        ("feature_of_optimum", "|cos| of the optimal head's vector with the nearer feature", 1.0),
+        ("factors", "tegum factors that a singular vector lies in", None),
+        ("feature", "|cos| of a singular vector with the nearer feature", None),
+        ("feature_of_optimum", "|cos| of the optimal head's vector with the nearer feature", None),
         ("of_optimum", "|cos| with the optimal head's vector, or the span of those of its σ", 1.0),
-        ("plane", "share of a singular vector in the plane of both features", 1.0),
+        ("plane", "share of a singular vector in the plane of both features", None),
         ("carrying", f"singular vectors that carry: σ ≥ {CARRYING:.0%} of σ₁", None),
     )
     # The representations of all runs are the same, but not all have targets of either kind.
