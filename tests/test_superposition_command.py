@@ -122,6 +122,20 @@ def test_sizes_of_head_are_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Trained head-size-r15-1-seeds-3-steps: 2 instances: recon" in result.stderr
 
 
+def test_a_grid_of_choices_weights_and_heads_is_one_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outputs, "write_superposition", lambda *_, **__: iter(()))
+    result = run("tegum", "--seeds", "2", "--steps", "20")
+    assert result.exit_code == 0, result.output
+    folder = Path("plots/superposition/tegum-2-seeds-20-steps")
+    # Several runs of one size of head make no phase diagram.
+    assert {path.name for path in folder.iterdir()} == {"answer.png", "answer.csv"}
+    answer = pd.read_csv(folder / "answer.csv")
+    assert "within 1:1, r = 10" in set(answer["name"])
+    assert "nan" not in result.stdout
+
+
 def test_a_table_of_ones_own_with_the_name_of_a_preset_asks_nothing() -> None:
     Path("mine.toml").write_text(TINY.format(head="[2, 3]").replace("[tiny]", "[dynamics]"))
     result = run("mine.toml", "--json")

@@ -161,6 +161,32 @@ def test_no_head_of_the_rank_is_better() -> None:
     assert (np.diff(losses) <= 1e-12).all()
 
 
+def test_each_dimension_of_a_head_gains_its_own() -> None:
+    w = random_dictionaries(5, 8, seed=22)
+    problem = pair_problem(w, 0.3, [(0, 1), (2, 3), (4, 5)], [1.0, 2.0, 3.0], "product")
+    losses = np.stack([problem.constant, *(optimum(problem, r).loss for r in range(1, 6))], -1)
+    for rank in (1, 5):
+        np.testing.assert_allclose(optimum(problem, rank).gains, -np.diff(losses), atol=1e-12)
+
+
+def test_vectors_of_tied_singular_values_are_free_to_mix() -> None:
+    """Orthonormal features, so that σ are the weights: 3, and 2 twice, and 1."""
+    w = ortho_group.rvs(6, random_state=23)
+    pairs = [(0, 5), (1, 4), (2, 3), (3, 0)]
+    problem = pair_problem(w, 0.2, pairs, [3.0, 2.0, 1.99, 1.0], "product")
+    best = optimum(problem)
+    cos, sin = np.cos(0.7), np.sin(0.7)
+    for places, found in (((1, 2), 1.0), ((0, 1), cos), ((2, 3), cos)):
+        turn = np.eye(6)
+        turn[np.ix_(places, places)] = [[cos, -sin], [sin, cos]]
+        mixed = SingularVectors(best.vectors.u @ turn, best.vectors.sigma, best.vectors.v @ turn)
+        agreement = compare_with_optimum(problem, mixed, best, 4)
+        for side in (agreement.left, agreement.right):
+            expected = np.ones(4)
+            expected[list(places)] = found
+            np.testing.assert_allclose(side, expected, atol=1e-9)
+
+
 def test_the_optimum_itself_agrees_with_itself() -> None:
     w = random_dictionaries(3, 4, 6, seed=19)
     problem = pair_problem(w, [0.1, 0.5, 1.0], [(0, 1), (2, 3)], [1.0, 2.0], "product")

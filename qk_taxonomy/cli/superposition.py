@@ -141,7 +141,8 @@ def _made(group: _Group, root: Path, show_seed: int, *, told: bool) -> Answer | 
     def files() -> Iterator[Path]:
         for one in runs:
             yield from write_superposition(one, root, seed=show_seed)
-        if len(runs) > 1:
+        # A phase diagram has one row a size of head.
+        if len({one.run.config.d_head for one in runs}) == len(runs) > 1:
             yield write_phase_diagram(runs, group.name, root)
         if answer is not None:
             yield from write_answer(answer, group.name, root)
