@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from qk_taxonomy.cache import find_spectra
 from qk_taxonomy.cli import main
+from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.outputs import superposition as outputs
 from qk_taxonomy.studies.superposition.logits import decomposed_logits
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
@@ -64,10 +66,13 @@ def test_a_file_of_ones_own_is_trained_once() -> None:
     targets = pd.read_csv("plots/superposition/tiny/targets.csv")
     assert list(targets["probability"]) == [0.3, 0.1, 0.3, 0.1]
     assert list(targets["seed"]) == [0, 0, 1, 1]
-    file = Path("data/superposition/tiny.safetensors")
+    file = Path("data/superposition/tiny/training.safetensors")
     before = file.stat().st_mtime_ns
     assert run(tiny()).exit_code == 0
     assert file.stat().st_mtime_ns == before
+    # Commands that look for spectra of models under data/ do not take it for some.
+    with pytest.raises(SpectraFileError, match="There are no spectra"):
+        find_spectra(".")
 
 
 def test_several_sizes_of_head_make_a_phase_diagram() -> None:
@@ -101,7 +106,7 @@ def test_a_question_is_answered_by_its_preset() -> None:
     )
     assert (folder / "answer.png").is_file()
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    assert Path("data/superposition/basic-2-seeds-20-steps.safetensors").is_file()
+    assert Path("data/superposition/basic-2-seeds-20-steps/training.safetensors").is_file()
 
 
 def test_sizes_of_head_are_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:

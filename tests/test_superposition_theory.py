@@ -136,8 +136,6 @@ def test_gradient_descent_comes_to_the_optimum_of_its_rank(form: QuadraticForm) 
     trained = singular_vectors(*factors.detach().numpy())
     found = compare_with_optimum(problem, trained, best, rank)
     assert 0 <= found.excess_loss < 0.003
-    assert found.cosine > 0.98
-    assert found.distance < 0.2
     assert found.sigma_ratio == pytest.approx(1, abs=0.1)
     assert found.left.min() > 0.95
     assert found.right.min() > 0.95
@@ -192,9 +190,8 @@ def test_the_optimum_itself_agrees_with_itself() -> None:
     problem = pair_problem(w, [0.1, 0.5, 1.0], [(0, 1), (2, 3)], [1.0, 2.0], "product")
     best = optimum(problem)
     found = compare_with_optimum(problem, best.vectors, best, 2)
-    np.testing.assert_allclose(found.distance, 0, atol=1e-9)
     np.testing.assert_allclose(found.excess_loss, 0, atol=1e-9)
-    for values in (found.cosine, found.sigma_ratio, found.left, found.right):
+    for values in (found.sigma_ratio, found.left, found.right):
         np.testing.assert_allclose(values, 1)
     with pytest.raises(ShapeError, match="both heads have"):
         compare_with_optimum(problem, best.vectors, best, 5)
@@ -212,7 +209,7 @@ def test_directions_that_no_input_takes_stay_empty() -> None:
     np.testing.assert_array_equal(best.omega, 0)
     assert best.loss == nothing.constant
     found = compare_with_optimum(nothing, best.vectors, best)
-    assert np.isnan([found.distance, found.cosine, found.sigma_ratio]).all()
+    assert np.isnan(found.sigma_ratio)
 
 
 def test_a_direction_that_is_all_but_empty_is_left_out() -> None:

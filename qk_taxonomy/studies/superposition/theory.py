@@ -170,7 +170,6 @@ def optimum(problem: PairProblem, rank: int | None = None, least_variance: float
 class Agreement:
     """How a trained head compares with the optimum of its dictionary; all (...), but ``vectors``.
 
-    ``distance``: ‖Ω − Ω*‖_F / ‖Ω*‖_F. ``cosine``: of both as vectors, in [−1, 1].
     ``excess_loss``: (loss of Ω − loss of Ω*) / E s², 0 at the optimum. ``sigma_ratio``: σ₁ over
     that of the optimum. ``left``, ``right`` (..., k): |cos(u_k, u_k*)| and |cos(v_k, v_k*)| of the
     first k; where σ_k* is tied with others, to within ``TIE``, the cosine of u_k with the span of
@@ -178,8 +177,6 @@ class Agreement:
     that h hardly takes: all but ``excess_loss`` see that.
     """
 
-    distance: Array
-    cosine: Array
     excess_loss: Array
     sigma_ratio: Array
     left: Array
@@ -196,8 +193,6 @@ def compare_with_optimum(
     if not 1 <= k <= min(vectors.sigma.shape[-1], best.vectors.sigma.shape[-1]):
         raise ShapeError(f"Wanted a number of singular vectors that both heads have, found {k}.")
     omega = (vectors.u * vectors.sigma[..., None, :]) @ vectors.v.mT
-    size, wanted = (np.linalg.norm(x, axis=(-2, -1)) for x in (omega, best.omega))
-    inner = np.einsum("...ij,...ij->...", omega, best.omega)
 
     def ratio(over: Array, under: Array) -> Array:
         missing = np.full(np.broadcast_shapes(over.shape, under.shape), np.nan)
@@ -211,8 +206,6 @@ def compare_with_optimum(
         return np.sqrt((np.square(a[..., :k].mT @ b) * tied).sum(-1))
 
     return Agreement(
-        ratio(np.linalg.norm(omega - best.omega, axis=(-2, -1)), wanted),
-        ratio(inner, size * wanted),
         ratio(problem.loss(omega) - best.loss, problem.constant),
         ratio(vectors.sigma[..., 0], best.vectors.sigma[..., 0]),
         cosines(vectors.u, best.vectors.u),

@@ -25,6 +25,7 @@ __all__ = [
 QUESTIONS: Mapping[str, Callable[[Sequence[MeasuredRun]], Answer]] = {
     "basic": recovery,
     "indicator": recovery,
+    "sparse-limit": recovery,
     "softmax": recovery,
     "dynamics": order_in_training,
     "head-size": capacity,

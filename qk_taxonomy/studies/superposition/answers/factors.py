@@ -20,7 +20,7 @@ from qk_taxonomy.studies.superposition.answers.records import (
     with_interval,
 )
 from qk_taxonomy.studies.superposition.config import Choice
-from qk_taxonomy.studies.superposition.measured import MeasuredRun
+from qk_taxonomy.studies.superposition.measured import CARRIES, MeasuredRun
 from qk_taxonomy.studies.superposition.measures import directions, principal_angles, tegum_factors
 from qk_taxonomy.studies.superposition.sharing import factor_spread
 from qk_taxonomy.studies.superposition.theory import (
@@ -34,9 +34,6 @@ from qk_taxonomy.studies.superposition.theory import (
 )
 
 Array = NDArray[np.float64]
-
-#: Share of σ₁ from which a singular vector carries logits; smaller ones are left from the start.
-CARRYING = 0.05
 
 # A singular vector of which less than this lies in the plane of the two features is not theirs.
 _ELSEWHERE = 0.5
@@ -92,7 +89,7 @@ def factors(runs: Sequence[MeasuredRun]) -> Answer:
         ("feature_of_optimum", "|cos| of the optimal head's vector with the nearer feature", None),
         ("of_optimum", "|cos| with the optimal head's vector, or the span of those of its σ", 1.0),
         ("plane", "share of a singular vector in the plane of both features", None),
-        ("carrying", f"singular vectors that carry: σ ≥ {CARRYING:.0%} of σ₁", None),
+        ("carrying", f"singular vectors that carry: σ ≥ {CARRIES:.0%} of σ₁", None),
     )
     # The representations of all runs are the same, but not all have targets of either kind.
     chance = max(rows, key=lambda row: row.n_measured).over_seeds["chance"]
@@ -160,8 +157,8 @@ def _of_instance(measured: MeasuredRun, form: QuadraticForm, place: int) -> _Fou
     )
     best, open_choice = _optimum(problem, run.config.d_head)
     features = directions(w)[:, sorted({i for target in targets for i in (target.i, target.j)})]
-    carried = vectors.sigma >= CARRYING * vectors.sigma[0]
-    optimal = best.vectors.sigma >= CARRYING * best.vectors.sigma[0]
+    carried = vectors.sigma >= CARRIES * vectors.sigma[0]
+    optimal = best.vectors.sigma >= CARRIES * best.vectors.sigma[0]
     k = int(min(carried.sum(), optimal.sum()))
     agreement = compare_with_optimum(problem, vectors, best, k)
     sides = [side[:, carried] for side in (vectors.u, vectors.v)]
@@ -189,11 +186,11 @@ def _optimum(problem: PairProblem, rank: int) -> tuple[Optimum, bool]:
     best = optimum(problem, rank)
     sizes = np.sqrt(best.gains)
     last = sizes[rank - 1]
-    if last >= CARRYING * sizes[0]:
+    if last >= CARRIES * sizes[0]:
         whole = int((sizes >= (1 - TIE) * last).sum())
         if whole > rank:
             return optimum(problem, whole), True
-    sigma = best.vectors.sigma[best.vectors.sigma >= CARRYING * best.vectors.sigma[0]]
+    sigma = best.vectors.sigma[best.vectors.sigma >= CARRIES * best.vectors.sigma[0]]
     return best, bool((sigma[1:] >= (1 - TIE) * sigma[:-1]).any())
 
 
