@@ -54,6 +54,9 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+CHOSEN: dict[str, Any] = {"targets": "within", "training": "frozen"}
+
+
 class Watcher(training.Silent):
     """Notes what it is told, and does something after so many steps."""
 
@@ -316,7 +319,7 @@ def test_what_is_told_and_kept() -> None:
     watcher = Watcher()
     config = dataclasses.replace(SMALL, training="frozen", head_steps=2000, n_seeds=1)
     run = train(config, progress=watcher)
-    assert watcher.what == "small"
+    assert watcher.what == "small: 5 instances"
     assert watcher.done == watcher.total == 2060
     assert watcher.lines[-1].startswith("reconstruction loss 0.0")
     assert "pair loss" in watcher.lines[0]
@@ -426,11 +429,16 @@ def test_a_checkpoint_whose_blocks_are_of_other_sizes(
         ({"targets": ()}, "at least one target"),
         ({"targets": "within"}, "in frozen training"),
         ({"targets": "beside", "training": "frozen"}, "'beside'"),
+        ({"target_weights": (1.0, 3.0)}, r"chosen only, found \[1.0, 3.0\]"),
+        ({**CHOSEN, "target_weights": (1.0, 0.0)}, r"not 0, .* found \[1.0, 0.0\]"),
+        ({**CHOSEN, "target_weights": (float("inf"), 1.0)}, r"found \[inf, 1.0\]"),
+        ({**CHOSEN, "target_weights": (1.0,)}, r"two finite numbers .* found \[1.0\]"),
         ({"target_form": "sum"}, "product, indicator, softmax"),
         ({"training": "both"}, "joint or frozen"),
         ({"probabilities": ()}, "at least one probability"),
         ({"probabilities": (0.5, 0.0)}, r"in \(0, 1\], found 0.0"),
         ({"probabilities": (1.5,)}, r"in \(0, 1\], found 1.5"),
+        ({"probabilities": (1e-42,)}, "at least 1e-06, found 1e-42: inputs are drawn as single"),
         ({"probabilities": (float("nan"),)}, r"in \(0, 1\], found nan"),
         ({"probabilities": (0.5, 0.5)}, "each probability once"),
         ({"n_keys": 4}, "softmax form only, found 4 with product"),
@@ -484,6 +492,12 @@ def test_presets_load() -> None:
     np.testing.assert_allclose(basic.probabilities, 50.0 ** -np.linspace(0, 1, 7))
     assert basic.targets == (Target(2, 4, 1.0), Target(5, 8, 2.0))
     assert (basic.n_features, basic.d_hidden, basic.d_head) == (30, 15, 10)
+    tegum = load_config("tegum")
+    assert len(tegum) == 8
+    assert [config.name for config in tegum[:3]] == [
+        "tegum-apart-w2-1-r1", "tegum-apart-w2-1-r10", "tegum-apart-w1-1-r1",
+    ]  # fmt: skip
+    assert tegum[-1].name == "tegum-within-w1-1-r10"
     heads = load_config("head-size")
     assert [config.name for config in heads] == [f"head-size-r{c.d_head}" for c in heads]
     assert heads[-1].d_head == heads[-1].d_hidden
@@ -506,9 +520,43 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert (last.d_head, last.groups) == (10, ())
 
 
+def test_what_varies_is_in_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    text = CONFIG_FILE.replace("[[0, 1, 2]]", '["within", "apart"]') + 'training = "frozen"\n'
+
+    def found(more: str) -> list[tuple[object, ...]]:
+        path.write_text(text + more)
+        return [
+            (config.name, config.targets, config.target_weights, config.d_head)
+            for config in load_config(path)
+        ]
+
+    assert found("") == [
+        ("mine-within", "within", (2.0, 1.0), 10),
+        ("mine-apart", "apart", (2.0, 1.0), 10),
+    ]
+    assert found("target_weights = [1, 3.5]")[0] == ("mine-within", "within", (1.0, 3.5), 10)
+    assert [one[0] for one in found("target_weights = [[1, 1], [0.5, -2]]\nd_head = [3, 4]")] == [
+        f"mine-{where}-w{weights}-r{head}"
+        for where in ("within", "apart")
+        for weights in ("1-1", "0.5--2")
+        for head in (3, 4)
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("d_head = [2, 3, 2]", r"line 6, mine.d_head: wanted each value once"),
+        (
+            "target_weights = [1, 2, 3]",
+            r"two weights, or an array of such pairs, found \[1, 2, 3\]",
+        ),
+        ("target_weights = []", r"two weights, .* found \[\]"),
+        ("target_weights = [[1, 2], 3]", "two weights, .* found 3"),
+        ("target_weights = [['a', 2]]", "two weights"),
+        ("target_weights = 3", "wanted an array"),
+        ("target_weights = [[1, 2], [1.0, 2.0]]", "mine.target_weights: wanted each value once"),
         ("d_head = 2.5", "line 6, mine.d_head: wanted a whole number"),
         ("d_head = []", "wanted an array of whole numbers"),
         ("d_heads = 3", "unknown key"),
@@ -530,6 +578,8 @@ def test_files_that_say_something_else(tmp_path: Path, line: str, message: str) 
         ("[[0, 1, 2]]", "[[0, 1]]", r"arrays \[i, j, weight\]"),
         ("[[0, 1, 2]]", "[[0.5, 1, 2]]", r"arrays \[i, j, weight\]"),
         ("[[0, 1, 2]]", "7", r"arrays \[i, j, weight\]"),
+        ("[[0, 1, 2]]", '["within", [0, 1, 2]]', "found 'within'"),
+        ("[[0, 1, 2]]", '["within", "within"]', "mine.targets: wanted each value once"),
         ("[0.5, 0.1]", '["0.5"]', "wanted numbers"),
         ("[0.5, 0.1]", "{ highest = 1.0, lowest = 0.0, count = 3 }", "0 < lowest < highest"),
         ("[0.5, 0.1]", "{ highest = 1.0, count = 3 }", "required and missing"),
@@ -644,38 +694,15 @@ def test_softmax_attention_finds_the_features_too() -> None:
     assert cosines(run, 0).min() > 0.9
 
 
-def dictionary(*factors: list[list[float]]) -> np.ndarray[Any, Any]:
-    """Columns of unit length in subspaces of their own; each factor's are rows here."""
-    height = sum(len(factor[0]) for factor in factors)
-    columns, start = [], 0
-    for factor in factors:
-        for vector in factor:
-            column = np.zeros(height)
-            column[start : start + len(vector)] = np.array(vector) / np.linalg.norm(vector)
-            columns.append(column)
-        start += len(factor[0])
-    return np.array(columns).T
-
-
-TRIANGLE = [[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]]
-
-
-def test_targets_are_chosen_from_tegum_factors() -> None:
-    w = dictionary([[1.0], [-1.0]], TRIANGLE, [[1.0]])
-    assert choose_targets(w, "within") == (Target(2, 3, 2.0), Target(3, 2, 1.0))
-    assert choose_targets(w, "apart") == (Target(0, 2, 2.0), Target(2, 0, 1.0))
-    assert choose_targets(dictionary([[1.0]], [[1.0]]), "within") == ()
-    assert choose_targets(dictionary(TRIANGLE), "apart") == ()
-    assert choose_targets(np.zeros((3, 4)), "within") == ()
-
-
 def test_chosen_targets_are_trained_and_kept(tmp_path: Path) -> None:
     config = dataclasses.replace(
         SMALL,
         training="frozen",
         targets="within",
+        target_weights=(1.0, -3.0),
         n_features=8,
-        probabilities=(1.0, 0.05),
+        d_hidden=6,
+        probabilities=(0.5, 0.05),
         importance_decay=1.0,
         steps=1500,
         head_steps=300,
@@ -687,12 +714,27 @@ def test_chosen_targets_are_trained_and_kept(tmp_path: Path) -> None:
     head = run.steps > 1500
     assert np.isnan(run.pair_loss[~head]).all()
     assert np.isfinite(run.pair_loss[head]).all()
-    # Where all features are there at all times W has no polytopes that are worth having.
     w = run.snapshots[-1].w
-    assert run.targets == tuple(choose_targets(each, "within") for each in w)
-    assert len(run.targets[1]) == 2
+    assert run.targets == tuple(choose_targets(each, "within", (1.0, -3.0)) for each in w)
+    assert [target.weight for target in run.targets[0]] == [1.0, -3.0]
     with pytest.raises(KeyboardInterrupt):
         train(config, checkpoint=path, progress=Watcher(1600, interrupt))
     assert same(train(config, checkpoint=path), run)
-    if not run.targets[0]:
-        assert "1 of 2 instances have no two features" in run.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("apart", "2 of 2 instances have no two tegum factors of 3 features or more"),
+        ("within", "2 of 2 instances have no tegum factor of 3 features or more"),
+    ],
+)
+def test_representations_without_polytopes_are_noted(where: Any, said: str) -> None:
+    """Each feature has a dimension to itself."""
+    config = dataclasses.replace(
+        SMALL, training="frozen", targets=where, n_features=4, probabilities=(0.3,), steps=800,
+        importance_decay=1.0,
+    )  # fmt: skip
+    run = train(config)
+    assert run.targets == ((), ())
+    assert said in run.notes[0]

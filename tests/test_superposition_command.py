@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from synthetic_superposition import superposition_run
 
+from qk_taxonomy.cache import find_spectra
 from qk_taxonomy.cli import main
-from qk_taxonomy.studies.superposition.answers import (
-    capacity,
-    mean_over_seeds,
-    order_in_training,
-    recovery,
-)
-from qk_taxonomy.studies.superposition.config import Target
+from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.outputs import superposition as outputs
 from qk_taxonomy.studies.superposition.logits import decomposed_logits
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 from qk_taxonomy.studies.superposition.presets import adjusted, load_config, presets
@@ -73,10 +66,13 @@ def test_a_file_of_ones_own_is_trained_once() -> None:
     targets = pd.read_csv("plots/superposition/tiny/targets.csv")
     assert list(targets["probability"]) == [0.3, 0.1, 0.3, 0.1]
     assert list(targets["seed"]) == [0, 0, 1, 1]
-    file = Path("data/superposition/tiny.safetensors")
+    file = Path("data/superposition/tiny/training.safetensors")
     before = file.stat().st_mtime_ns
     assert run(tiny()).exit_code == 0
     assert file.stat().st_mtime_ns == before
+    # Commands that look for spectra of models under data/ do not take it for some.
+    with pytest.raises(SpectraFileError, match="There are no spectra"):
+        find_spectra(".")
 
 
 def test_several_sizes_of_head_make_a_phase_diagram() -> None:
@@ -87,25 +83,70 @@ def test_several_sizes_of_head_make_a_phase_diagram() -> None:
     assert not Path("plots/superposition/tiny-r1/arrows.png").exists()
 
 
-def test_the_first_question_is_answered_by_its_preset() -> None:
+def test_a_question_is_answered_by_its_preset() -> None:
     result = run("basic", "--seeds", "2", "--steps", "20", "--json")
     assert result.exit_code == 0, result.output
     (answer,) = json.loads(result.stdout)
-    assert answer["question"] == load_config("basic")[0].question
-    assert answer["answer"].startswith("Every target is aligned")
-    assert [name for name, _ in answer["effects"]] == [
-        f"p = {p:.3g}" for p in load_config("basic")[0].probabilities
-    ]
-    assert {effect["n"] for _, effect in answer["effects"]} == {2}
-    assert Path("plots/superposition/answers.png").is_file()
+    (config,) = load_config("basic")
+    assert answer["question"] == config.question
+    cosines, *ratios = answer["measures"]
+    names = [f"p = {p:.3g}" for p in config.probabilities]
+    assert [name for name, _ in cosines["effects"]] == names
+    assert {effect["n"] for _, effect in cosines["effects"]} == {2}
+    assert len(cosines["chance"]) == len(names)
+    assert [one["measure"] for one in ratios] == [
+        "σ of 2 → 4 over its weight 1", "σ of 5 → 8 over its weight 2",
+    ]  # fmt: skip
     # Other numbers are other trainings, which do not stand in each other's way.
-    assert Path("data/superposition/basic-2-seeds-20-steps.safetensors").is_file()
+    folder = Path("plots/superposition/basic-2-seeds-20-steps")
+    table = pd.read_csv(folder / "answer.csv")
+    assert table["name"].tolist() == 3 * names
+    assert table["effect"][: len(names)].tolist() == pytest.approx(
+        [effect["effect"] for _, effect in cosines["effects"]], rel=1e-5
+    )
+    assert (folder / "answer.png").is_file()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert Path("data/superposition/basic-2-seeds-20-steps/training.safetensors").is_file()
 
 
-def test_what_one_preset_cannot_answer_alone_is_left_out() -> None:
-    result = run("tegum-apart", "--seeds", "1", "--steps", "5")
+def test_sizes_of_head_are_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Six runs' own figures, which other tests draw, take a minute.
+    monkeypatch.setattr(outputs, "write_superposition", lambda *_, **__: iter(()))
+    result = run("head-size", "--seeds", "1", "--steps", "3")
     assert result.exit_code == 0, result.output
-    assert not Path("plots/superposition/answers.png").exists()
+    folder = Path("plots/superposition/head-size-1-seeds-3-steps")
+    assert {path.name for path in folder.iterdir()} == {"phases.png", "answer.png", "answer.csv"}
+    assert "One seed gives no interval: --seeds 10 gives one." in result.stdout
+    assert "nan" not in result.stdout
+    # A note is told once, with the runs that it is of; a training, as it begins and as it ends.
+    notes = [line for line in result.stderr.splitlines() if line.startswith("Note:")]
+    assert [note.split(": ")[1] for note in notes] == [
+        f"head-size-r{r}-1-seeds-3-steps" for r in (1, 2, 4, 8, 12)
+    ]
+    assert "Training head-size-r1-1-seeds-3-steps: 2 instances, 3 steps …" in result.stderr
+    assert "Trained head-size-r15-1-seeds-3-steps: 2 instances: recon" in result.stderr
+
+
+def test_a_grid_of_choices_weights_and_heads_is_one_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outputs, "write_superposition", lambda *_, **__: iter(()))
+    result = run("tegum", "--seeds", "2", "--steps", "20")
+    assert result.exit_code == 0, result.output
+    folder = Path("plots/superposition/tegum-2-seeds-20-steps")
+    # Several runs of one size of head make no phase diagram.
+    assert {path.name for path in folder.iterdir()} == {"answer.png", "answer.csv"}
+    answer = pd.read_csv(folder / "answer.csv")
+    assert "within 1:1, r = 10" in set(answer["name"])
+    assert "nan" not in result.stdout
+
+
+def test_a_table_of_ones_own_with_the_name_of_a_preset_asks_nothing() -> None:
+    Path("mine.toml").write_text(TINY.format(head="[2, 3]").replace("[tiny]", "[dynamics]"))
+    result = run("mine.toml", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == []
+    assert not Path("plots/superposition/dynamics/answer.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -130,18 +171,6 @@ def test_a_preset_that_diverges_is_named_and_others_go_on() -> None:
     assert result.exit_code == 1
     assert "learning_rate" in result.stderr
     assert Path("plots/superposition/tiny/losses.png").is_file()
-
-
-def test_intervals_are_over_seeds() -> None:
-    found = mean_over_seeds([1.0, 2.0, 3.0, np.nan])
-    assert (found.effect, found.n) == (2.0, 3)
-    half = 4.302652729911275 / np.sqrt(3)
-    assert found.low == pytest.approx(2.0 - half)
-    assert found.high == pytest.approx(2.0 + half)
-    alone = mean_over_seeds([0.5])
-    assert (alone.effect, alone.n) == (0.5, 1)
-    assert np.isnan(alone.low)
-    assert alone.note
 
 
 def test_a_configuration_with_other_numbers_has_another_name() -> None:
@@ -172,52 +201,3 @@ def test_two_configurations_of_one_name_are_refused() -> None:
     result = run("mine.toml", "other.toml")
     assert result.exit_code == 2
     assert "two configurations of the name tiny" in result.stderr
-
-
-def planted(r: int = 10, **options: Any) -> MeasuredRun:
-    return MeasuredRun(superposition_run([0.5, 0.1], r=r, n_seeds=8, **options))
-
-
-def test_recovery_of_planted_heads() -> None:
-    answer = recovery([planted()])
-    assert answer.answer.endswith("in every seed at p = 0.5, 0.1.")
-    assert [finding.n for _, finding in answer.effects] == [8, 8]
-    assert all(finding.effect > 0.99 for _, finding in answer.effects)
-
-
-def test_the_head_keeps_the_heaviest_it_has_room_for() -> None:
-    """Planted: a head of r has the first r of the targets."""
-    targets = tuple(Target(i, i + 6, 8.0 - i) for i in range(5))
-    answer = capacity([planted(r, targets=targets) for r in (2, 4, 8)])
-    assert [name for name, _ in answer.effects] == ["r = 2", "r = 4", "r = 8"]
-    assert [finding.effect for _, finding in answer.effects] == [2.0, 4.0, 5.0]
-    assert "r = 2: 2.0 of 5, the heaviest in 8 of 8 seeds, overlap 0.0" in answer.answer
-    assert "r = 8: 5.0 of 5, overlap" in answer.answer
-    lightest = capacity([planted(2, targets=targets[::-1])])
-    assert "the heaviest in 0 of 8 seeds" in lightest.answer
-
-
-@pytest.mark.parametrize(
-    ("alignment_first", "said"),
-    [(True, "p = 0.5: alignment is first"), (False, "p = 0.5: orthogonality is first")],
-)
-def test_what_comes_first_in_training(alignment_first: bool, said: str) -> None:
-    """Planted: the weights of one side are at their end while the other's begin to move."""
-    run = superposition_run([0.5, 0.1], n_seeds=8, steps=100_000)
-    last, n = run.snapshots[-1], len(run.snapshots)
-    first = run.snapshots[0]
-
-    def mixed(name: str, share: float) -> Any:
-        return (share * getattr(last, name) + (1 - share) * getattr(first, name)).astype(np.float32)
-
-    snapshots = []
-    for place, one in enumerate(run.snapshots):
-        early, late = min(1.0, place / 2), max(0.0, (place - n + 3) / 2)
-        of_head, of_w = (early, late) if alignment_first else (late, early)
-        # Heads point along the end's features, whatever the others are; those of targets are there.
-        w = mixed("w", of_w)
-        w[:, :, [2, 4, 5, 8]] = last.w[:, :, [2, 4, 5, 8]]
-        snapshots.append(replace(one, w=w, a=mixed("a", of_head), b=mixed("b", of_head)))
-    answer = order_in_training([MeasuredRun(replace(run, snapshots=tuple(snapshots)))])
-    assert said in answer.answer
-    assert len(answer.effects) == 2 * 3

@@ -35,7 +35,7 @@ from qk_taxonomy.figures.superposition.singular import singular_figure
 from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure
 from qk_taxonomy.outputs import superposition as outputs
 from qk_taxonomy.outputs.superposition import (
-    write_answers,
+    write_answer,
     write_phase_diagram,
     write_superposition,
 )
@@ -45,7 +45,7 @@ from qk_taxonomy.statistics.decomposition import (
     sparse_decomposition,
 )
 from qk_taxonomy.statistics.findings import Finding
-from qk_taxonomy.studies.superposition.answers import Answer
+from qk_taxonomy.studies.superposition.answers import Answer, Effects
 from qk_taxonomy.studies.superposition.config import Target
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 from qk_taxonomy.studies.superposition.measures import (
@@ -56,6 +56,7 @@ from qk_taxonomy.studies.superposition.measures import (
     interference,
 )
 from qk_taxonomy.studies.superposition.records import SuperpositionRun
+from qk_taxonomy.studies.superposition.tables import tables
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -388,23 +389,36 @@ class TestDecomposition:
 class TestAnswers:
     def test_effects_with_and_without_intervals(self) -> None:
         effects = (
-            ("S = 0 (p = 1)", Finding(0.184, -0.1, 0.31, n=20)),
-            ("S = 0.98 (p = 0.02)", Finding(0.9987, n=1)),
+            ("p = 1", Finding(0.184, -0.1, 0.31, n=20)),
+            ("p = 0.02", Finding(0.9987, n=1)),
+            ("p = 0.01", Finding(np.inf, 300.0, np.inf, n=8)),
             ("never trained", Finding(n=0)),
         )
-        answers = [
-            Answer("1. Do singular vectors recover features, and at which sparsity?",
-                   "Yes, at S ≥ 0.3: |cos| 0.998 [0.997, 0.999] over 20 seeds", "lesser |cos|",
-                   effects, 0.95),
-            Answer("2. Before or after columns become orthogonal?", "Nobody knows", "steps", ()),
-        ]  # fmt: skip
-        fig = assert_readable(lambda: answer_figure(answers, TITLE))
+        answer = Answer(
+            "Do singular vectors recover features, and at which sparsity?",
+            "Yes, at S ≥ 0.3: |cos| 0.998 [0.997, 0.999] over 20 seeds",
+            (
+                Effects("lesser |cos| of both sides", effects, 0.95, (0.5, 0.6, 0.7, np.nan)),
+                Effects("steps", effects[:1]),
+            ),
+        )
+        fig = assert_readable(lambda: answer_figure(answer, "planted"))
         first, second = fig.axes
         assert [text.get_text() for text in first.texts] == [
-            "0.184 [−0.1, 0.31], 20 seeds", "0.999, 1 seed", "no value, 0 seeds",
+            "0.184 [−0.1, 0.31], 20 seeds", "0.9987, 1 seed", "never, 8 seeds",
+            "no value, 0 seeds",
         ]  # fmt: skip
-        assert [text.get_text() for text in second.texts] == ["nothing was measured"]
-        assert write_answers(answers, "root") == Path("root/plots/superposition/answers.png")
+        (chance,) = (line for line in first.lines if line.get_marker() == "|")
+        np.testing.assert_array_equal(chance.get_xdata(), [0.5, 0.6, 0.7, np.nan])
+        assert len(second.lines) == 2  # an interval and its effect: there is no reference
+        folder = Path("root/plots/superposition/planted")
+        written = list(write_answer(answer, "planted", "root"))
+        assert written == [folder / "answer.csv", folder / "answer.png"]
+        table = pd.read_csv(written[0])
+        assert table["measure"].tolist() == ["lesser |cos| of both sides"] * 4 + ["steps"]
+        assert table["name"].tolist() == [name for name, _ in (*effects, effects[0])]
+        np.testing.assert_array_equal(table["effect"], [0.184, 0.9987, np.inf, np.nan, 0.184])
+        np.testing.assert_array_equal(table["chance"], [0.5, 0.6, 0.7, np.nan, np.nan])
 
 
 class TestWhatIsMissing:
@@ -456,7 +470,7 @@ class TestWhatIsMissing:
         assert legend[:2] == ["target number 1", "target number 2"]
         assert marked(fig.axes[1]) == []
         assert marked(fig.axes[2]) == [0, 1, 1, 0]
-        table = MeasuredRun(run).tables()["targets"]
+        table = tables(MeasuredRun(run))["targets"]
         assert len(table) == 2 * 5
         courses = MeasuredRun(run).targets
         assert np.isnan(courses.lesser[:, 1]).all()

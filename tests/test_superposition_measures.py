@@ -32,6 +32,7 @@ from qk_taxonomy.studies.superposition.onsets import (
     median_onset,
     onset,
     progress,
+    settled,
 )
 from qk_taxonomy.studies.superposition.sharing import (
     factor_spread,
@@ -241,15 +242,13 @@ def test_planted_pairs_are_matched_with_their_own() -> None:
         found = align(w, planted(w, pairs, list(sizes)), pairs)
         np.testing.assert_array_equal(found.singular, [3 - abs(size) for size in sizes])
         np.testing.assert_allclose(found.sigma, np.abs(sizes))
-        np.testing.assert_array_equal(found.sign, np.sign(sizes))
         np.testing.assert_allclose([found.left, found.right, found.lesser], 1)
-        assert found.aligned().all()
         np.testing.assert_array_equal(found.p_values, 1e-4)
     # Aligned on one side is not aligned.
     crossed = align(w, planted(w, [(0, 3)], [1.0]), [(0, 1)])
     assert crossed.left == pytest.approx(1)
     assert crossed.right == pytest.approx(0, abs=1e-12)
-    assert not crossed.aligned()
+    assert crossed.lesser == crossed.right
 
 
 def test_the_matching_is_the_best_of_all() -> None:
@@ -279,7 +278,7 @@ def test_targets_beyond_the_rank_stay_without() -> None:
     for head in (vectors, padded):
         found = align(w, head, [(4, 4), (2, 3), (0, 1)])
         np.testing.assert_array_equal(found.singular, [-1, 1, 0])
-        np.testing.assert_array_equal(found.aligned(), [False, True, True])
+        np.testing.assert_array_equal(found.lesser, [np.nan, 1, 1])
         for values in (found.sigma, found.left, found.right, found.p_values, found.chance):
             np.testing.assert_array_equal(np.isnan(values), [True, False, False])
     zero = align(w, singular_vectors(np.zeros((2, 5)), np.ones((2, 5))), [(0, 1)])
@@ -374,7 +373,6 @@ def test_vectors_within_factors_and_across_them() -> None:
     expected = [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]]
     np.testing.assert_allclose(found.mass, expected, atol=1e-12)
     np.testing.assert_allclose(found.factors_per_vector, [1, 1, 2, 3])
-    np.testing.assert_allclose(found.outside, 0, atol=1e-12)
     assert 1 < found.by_chance < 3
     # A factor that is a little thicker than its dimensions is still in them.
     thick = TEGUM.copy()
@@ -382,11 +380,9 @@ def test_vectors_within_factors_and_across_them() -> None:
     np.testing.assert_allclose(
         factor_spread(thick, labels, within).factors_per_vector, 1, atol=0.01
     )
-    # Without its last factor a direction is outside; without any, all are.
     few = np.where(labels == 2, -1, labels)
-    assert factor_spread(TEGUM, few, np.eye(4)[:, 3:]).outside == pytest.approx(1)
+    np.testing.assert_array_equal(factor_spread(TEGUM, few, np.eye(4)[:, 3:]).mass, 0)
     none = factor_spread(TEGUM, np.full(7, -1), within)
-    np.testing.assert_array_equal(none.outside, 1)
     assert np.isnan(none.factors_per_vector).all()
     both = factor_spread([TEGUM, TEGUM], [labels, few], np.stack([across, across]))
     np.testing.assert_allclose(both.mass[1, :, 2], 0)
@@ -425,6 +421,13 @@ def test_progress_is_the_share_of_the_way() -> None:
     np.testing.assert_array_equal(onset(found, [0, 1, 2, 3], 0.9), [2, 2, np.inf])
 
 
+def test_measures_settle_at_a_share_of_their_own_way() -> None:
+    values = np.array([[0.2, 1.0, 3.0, np.nan], [0.7, 0.5, 4.0, np.nan], [0.8, 0.0, 3.0, np.nan]])
+    for least, expected in ((-np.inf, [1, 10, np.inf, np.nan]), (0.5, [1, np.inf, np.inf, np.nan])):
+        found = settled(values, [0, 1, 10], 0.8, least)
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("n", [6, 7, 20, 33])
 def test_the_interval_of_the_median_covers_it(n: int) -> None:
     found = median_onset(np.arange(n, dtype=float))
@@ -454,7 +457,7 @@ def test_which_comes_first_is_a_test_of_signs() -> None:
     assert found.p_value == pytest.approx(2 * 9 / 256)
     assert found.effect == -20
     assert (found.low, found.high) == (-np.inf, 0)
-    assert found.note == "1 seeds have neither; 1 seeds have both at one snapshot"
+    assert found.note == "seeds with neither: 1; seeds with both at one snapshot: 1"
     same = compare_onsets([1, 2], [1, 2])
     assert np.isnan(same.p_value)
     assert same.effect == 0

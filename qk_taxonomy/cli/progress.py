@@ -18,12 +18,12 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from qk_taxonomy.cli.options import console
+from qk_taxonomy.cli.options import console, counted
 from qk_taxonomy.records import ModelRef, ModelResult
 
 
 class _Bars:
-    """Bars one below the other, as a context manager; silent where stderr is no terminal."""
+    """Bars one below the other, as a context manager; none where stderr is no terminal."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
         out = console(stderr=True)
@@ -95,19 +95,31 @@ class ByteBars(_Bars):
 
 
 class StepBars(_Bars):
-    """A bar for each training, with its losses."""
+    """A bar for each training, with its losses; where stderr is no terminal, a line as it begins
+    and one as it ends, since it takes minutes.
+    """
 
     def __init__(self) -> None:
         line = TextColumn("{task.fields[line]}")
         super().__init__(MofNCompleteColumn(), TimeRemainingColumn(), line)
+        self._what, self._left = "", 0
 
     def start(self, what: str, n_steps: int) -> None:
         self._task = self._bars.add_task(what, total=n_steps, line="")
+        self._what, self._left = what, n_steps
+        self._say(f"Training {what}, {counted(n_steps, 'step')} …")
 
     def advance(self, n_steps: int) -> None:
+        self._left -= n_steps
         if self._task is not None:
             self._bars.advance(self._task, n_steps)
 
     def tell(self, line: str) -> None:
         if self._task is not None:
             self._bars.update(self._task, line=line)
+        if not self._left:
+            self._say(f"Trained {self._what}: {line}.")
+
+    def _say(self, line: str) -> None:
+        if self._bars.disable:
+            click.echo(line, err=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,55 +70,85 @@ def superposition(
 
     NAME is a preset (--list; default: basic), "all" of them, or a TOML file of the form of
     catalog/superposition.toml. Training is kept in data/superposition/ and goes on from there;
-    tables and figures go to plots/superposition/<name>/, and what is answered of the study's
-    questions to plots/superposition/answers.png.
+    tables and figures go to plots/superposition/<name>/, and with them the answer.png and
+    answer.csv of a preset that asks one of the study's questions. Other --seeds or --steps are
+    other trainings, of other names.
     """
-    from qk_taxonomy.outputs.superposition import (
-        write_answers,
-        write_phase_diagram,
-        write_superposition,
-    )
-    from qk_taxonomy.studies.superposition.answers import answers
-    from qk_taxonomy.studies.superposition.measured import MeasuredRun
+    from qk_taxonomy.studies.superposition.answers import QUESTIONS
     from qk_taxonomy.studies.superposition.presets import adjusted, load_tables, presets
 
     wanted = list(chain(*(presets() if name == "all" else [name] for name in names or ["basic"])))
-    groups: dict[str, list[SuperpositionConfig]] = {}
+    groups: dict[str, _Group] = {}
     for name in dict.fromkeys(wanted):
         for table, loaded in load_tables(name).items():
             if table in groups:
                 raise click.UsageError(f"There are two configurations of the name {table}.")
-            groups[table] = [adjusted(config, seeds, steps) for config in loaded]
-    for config in chain.from_iterable(groups.values()):
+            whole = adjusted(dataclasses.replace(loaded[0], name=table), seeds, steps)
+            configs = [adjusted(config, seeds, steps) for config in loaded]
+            # A table of one's own may have the name of a preset, and ask something else.
+            question = QUESTIONS.get(name) if name in presets() else None
+            groups[table] = _Group(whole.name, configs, question)
+    for config in chain.from_iterable(group.configs for group in groups.values()):
         if show_seed >= config.n_seeds:
             raise click.UsageError(
                 f"--show-seed {show_seed}: {config.name} has seeds 0 to {config.n_seeds - 1}."
             )
-    runs: dict[str, list[MeasuredRun]] = {}
+    answers: list[Answer] = []
     failures: dict[str, Exception] = {}
-    for name, configs in groups.items():
+    for table, group in groups.items():
         try:
-            trained = _trained(configs, output_root)
+            answer = _made(group, output_root, show_seed, told=not as_json)
         except QKTaxonomyError as err:
             if len(groups) == 1:
                 raise
-            failures[name] = err
+            failures[table] = err
             continue
-        runs[name] = [MeasuredRun(run) for run in trained]
-        notes = dict.fromkeys(note for run in trained for note in run.notes)
-        for note in notes:
-            click.echo(f"Note: {name}: {note}.", err=True)
-        files = (write_superposition(one, output_root, seed=show_seed) for one in runs[name])
-        made: Iterable[Path] = chain.from_iterable(files)
-        if len(trained) > 1:
-            made = chain(made, [write_phase_diagram(runs[name], name, output_root)])
-        write_files(f"figures of {name}", made, told=not as_json)
-    found = answers({name: runs[name] for name in runs.keys() & set(wanted) & set(presets())})
-    if found:
-        write_files("answers", [write_answers(found, output_root)], told=not as_json)
-    _print(found, as_json=as_json)
+        if answer is None:
+            continue
+        answers.append(answer)
+        if not as_json:
+            click.echo(f"{answer.question}\n  {answer.answer}")
+    if as_json:
+        text = json.dumps([dataclasses.asdict(answer) for answer in answers])
+        # JSON has no NaN.
+        click.echo(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))
     if failures:
         raise PartialFailureError(failures)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The configurations of a table; name: as --seeds and --steps have changed it."""
+
+    name: str
+    configs: Sequence[SuperpositionConfig]
+    question: Callable[[Sequence[MeasuredRun]], Answer] | None
+
+
+def _made(group: _Group, root: Path, show_seed: int, *, told: bool) -> Answer | None:
+    """Train a group and write its files; the answer, if the group asks one of the questions."""
+    from qk_taxonomy.outputs.superposition import (
+        write_answer,
+        write_phase_diagram,
+        write_superposition,
+    )
+    from qk_taxonomy.studies.superposition.measured import MeasuredRun
+
+    runs = [MeasuredRun(run) for run in _trained(group.configs, root)]
+    _tell_notes([one.run for one in runs])
+    answer = None if group.question is None else group.question(runs)
+
+    def files() -> Iterator[Path]:
+        for one in runs:
+            yield from write_superposition(one, root, seed=show_seed)
+        # A phase diagram has one row a size of head.
+        if len({one.run.config.d_head for one in runs}) == len(runs) > 1:
+            yield write_phase_diagram(runs, group.name, root)
+        if answer is not None:
+            yield from write_answer(answer, group.name, root)
+
+    write_files(f"figures of {group.name}", files(), told=told)
+    return answer
 
 
 def _trained(configs: Sequence[SuperpositionConfig], root: Path) -> list[SuperpositionRun]:
@@ -132,11 +163,11 @@ def _trained(configs: Sequence[SuperpositionConfig], root: Path) -> list[Superpo
         ]
 
 
-def _print(found: Sequence[Answer], *, as_json: bool) -> None:
-    if as_json:
-        text = json.dumps([dataclasses.asdict(answer) for answer in found])
-        # JSON has no NaN.
-        click.echo(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))
-        return
-    for answer in found:
-        click.echo(f"{answer.question}\n  {answer.answer}")
+def _tell_notes(runs: Sequence[SuperpositionRun]) -> None:
+    """Each note once, with the names of the runs that it is of."""
+    notes: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            notes.setdefault(note, []).append(run.config.name)
+    for note, names in notes.items():
+        click.echo(f"Note: {', '.join(names)}: {note}.", err=True)

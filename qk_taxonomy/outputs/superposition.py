@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from qk_taxonomy.cache import write_file
@@ -29,7 +30,7 @@ from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
 from qk_taxonomy.statistics.decomposition import SingularVectors
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
 from qk_taxonomy.studies.superposition.answers import Answer
-from qk_taxonomy.studies.superposition.answers.order import SETTLED
+from qk_taxonomy.studies.superposition.answers.order import LEVELS
 from qk_taxonomy.studies.superposition.config import Phase, Target
 from qk_taxonomy.studies.superposition.logits import SHARE, decomposed_logits
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
@@ -39,13 +40,11 @@ from qk_taxonomy.studies.superposition.measures import (
     feature_norms,
     gram,
     interference,
-    orthogonality,
-    represented,
     tegum_factors,
 )
-from qk_taxonomy.studies.superposition.onsets import onset
 from qk_taxonomy.studies.superposition.records import SuperpositionRun
 from qk_taxonomy.studies.superposition.sharing import factor_spread
+from qk_taxonomy.studies.superposition.tables import tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +78,7 @@ def write_superposition(
     run = measured.run
     shown = measured.of_seed(seed)
     folder = superposition_folder(run.config.name, data_root)
-    for name, table in measured.tables().items():
+    for name, table in tables(measured).items():
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         yield write_file(folder / f"{name}.csv", text.encode())
     for name, draw in _drawings(measured, shown):
@@ -137,11 +136,31 @@ def write_phase_diagram(
     return _write(superposition_folder(name, data_root) / "phases.png", draw)
 
 
-def write_answers(answers: Sequence[Answer], data_root: str | Path = ".") -> Path:
-    """Write the figure of the study's questions, ``answers.png``. Raises SpectraFileError."""
-    folder = Path(data_root) / PLOT_FOLDER / SUPERPOSITION_FOLDER
-    title = "Do singular vectors find the features a head attends to?"
-    return _write(folder / "answers.png", partial(answer_figure, answers, title))
+def write_answer(answer: Answer, name: str, data_root: str | Path = ".") -> Iterator[Path]:
+    """Write what is found of a question, and yield the path of each file when it is there.
+
+    ``<name>/answer.csv`` and ``answer.png``; name: of the preset that the question is asked of, as
+    its numbers of seeds and steps have changed it. Raises SpectraFileError.
+    """
+    folder = superposition_folder(name, data_root)
+    text = _answer_table(answer).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    yield write_file(folder / "answer.csv", text.encode())
+    yield _write(folder / "answer.png", partial(answer_figure, answer, name))
+
+
+def _answer_table(answer: Answer) -> pd.DataFrame:
+    """A row an effect, of one measure after the other; ``chance`` and ``reference`` as they have
+    them.
+    """
+    columns = ("effect", "low", "high", "n", "p_value", "statistic", "method", "note")
+    rows = []
+    for one in answer.measures:
+        chance = one.chance or (np.nan,) * len(one.effects)
+        for (name, found), level in zip(one.effects, chance, strict=True):
+            numbers = {column: getattr(found, column) for column in columns}
+            rows.append({"measure": one.measure, "name": name, **numbers,
+                         "chance": level, "reference": one.reference})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def superposition_folder(name: str, data_root: str | Path = ".") -> Path:
@@ -260,27 +279,22 @@ def _of_phase(
     targets = measured.targets
     courses = []
 
-    def course(label: str, values: Array, level: float | Array = np.nan, what: str = "") -> None:
+    def course(label: str, values: Array, onsets: Array | None = None) -> None:
         shown = measured.by_probability(values)
-        if not what:
+        if onsets is None:
             courses.append(TrainingCourse(label, shown))
             return
-        # By snapshot and instance, as the values are, but for one snapshot: from then on.
-        found = np.where(np.isnan(values).all(axis=0), np.nan, onset(values / level, steps, 1.0))
-        reached = measured.by_probability(found[None])[:, 0]
+        reached = measured.by_probability(onsets[..., None] - start)[:, 0]
+        what = f"{LEVELS[-1]:.0%} of its way, to stay"
         courses.append(TrainingCourse(label, shown, reached, what))
 
+    alignment, orthogonality = measured.onsets(LEVELS[-1:], kept)
     if phase != "representations":
-        what = f"at {ALIGNED:g}, to stay"
-        course("|cos| of a target's i with its u", targets.left[kept], ALIGNED, what)
-        course("|cos| of its j with its v", targets.right[kept], ALIGNED, what)
+        label = "alignment: the least |cos| of any target"
+        course(label, measured.alignment[kept, :, None], alignment)
     if phase != "heads":
-        w = np.stack([run.snapshots[place].w for place in kept])
-        values = orthogonality(w, represented(w[-1]))[..., None]
-        # Features in superposition are orthogonal in part only, and settle at that.
-        end_level = SETTLED * np.where(values[-1] > 0, values[-1], np.nan)
-        what = f"at {SETTLED:.0%} of its end, to stay"
-        course("orthogonality of the features learned", values, end_level, what)
+        label = "orthogonality of the features learned"
+        course(label, measured.orthogonality[kept, :, None], orthogonality)
         course("norm of a target's i", targets.left_norm[kept])
         course("norm of its j", targets.right_norm[kept])
     name = "training" if phase == "joint" else f"training_{phase}"

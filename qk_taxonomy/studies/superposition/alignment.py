@@ -32,8 +32,7 @@ class Alignment:
 
     ``singular``: k, which no two targets share; −1 where none is left (more targets than singular
     values that are not zero), and then the rest is nan. ``sigma``: σ_k. ``left``, ``right``:
-    |cos(W_i, u_k)| and |cos(W_j, v_k)|. ``sign``: ±1, whether the pair raises the logit or lowers
-    it, by the product of both cosines. ``p_values``: the chance that, under random rotations of U
+    |cos(W_i, u_k)| and |cos(W_j, v_k)|. ``p_values``: the chance that, under random rotations of U
     and of V, some singular vectors have as large a :attr:`lesser`. ``chance``: what it reaches in
     one of twenty such rotations.
     """
@@ -42,7 +41,6 @@ class Alignment:
     sigma: Array
     left: Array
     right: Array
-    sign: Array
     p_values: Array
     chance: Array
 
@@ -50,10 +48,6 @@ class Alignment:
     def lesser(self) -> Array:
         """The smaller of both cosines."""
         return np.minimum(self.left, self.right)
-
-    def aligned(self, threshold: float = ALIGNED) -> NDArray[np.bool_]:
-        """Which pairs have both cosines at the threshold: which targets are recovered."""
-        return self.lesser >= threshold
 
 
 def align(
@@ -89,14 +83,12 @@ def align(
 
     # A singular vector of σ = 0 is nobody's.
     singular = np.where(chosen(there[..., None, :].astype(np.float64)) == 1, singular, -1)
-    both = chosen(left), chosen(right)
     p_values, chance = _against_chance(chosen(lesser), there.sum(-1), x.shape[-2], n_draws, seed)
     return Alignment(
         singular,
         chosen(vectors.sigma[..., None, :]),
-        np.abs(both[0]),
-        np.abs(both[1]),
-        np.sign(both[0] * both[1]),
+        np.abs(chosen(left)),
+        np.abs(chosen(right)),
         p_values,
         chance,
     )

@@ -20,6 +20,12 @@ Phase = Literal["joint", "representations", "heads"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
+# Below it inputs, which are made of single-precision numbers, multiples of 2⁻²⁴, are too coarse.
+_LEAST_PROBABILITY = 1e-6
+
+# Weights of chosen targets, unless given: told apart by their size.
+_UNEQUAL = (2.0, 1.0)
+
 # Points of the loss curves: closer than this, a curve on a page shows no more.
 _CURVE_POINTS = 1000
 
@@ -44,14 +50,14 @@ class SuperpositionConfig:
     probabilities: p that a feature is not 0, one instance each. n_seeds: seeds 0, 1, ….
     importance_decay: feature i has the importance ``importance_decay``ⁱ. targets: pairs; or, in
     frozen training, two pairs that each instance chooses from its own W
-    (:func:`~qk_taxonomy.studies.superposition.choice.choose_targets`). n_keys: against which a
-    query is held, "softmax" only. head_scale: of A and B as training starts; about 1 makes Ω so
-    large that W gives up a dimension to escape it, where Ω then stays as it was drawn, and
-    alignment is lost though both losses are small. training: "joint", or "frozen": W and b first,
-    by L₁ alone, then A and B with W and b as they are, for ``head_steps`` (``steps`` unless given).
-    batch_size: rows, the even ones queries and the odd ones keys. learning_rate, weight_decay: of
-    AdamW. groups: features that are 0, or not, together. snapshots: about so many points of the
-    training are kept.
+    (:func:`~qk_taxonomy.studies.superposition.choice.choose_targets`), with the two
+    ``target_weights``. n_keys: against which a query is held, "softmax" only. head_scale: of A and
+    B as training starts; about 1 makes Ω so large that W gives up a dimension to escape it, where Ω
+    then stays as it was drawn, and alignment is lost though both losses are small. training:
+    "joint", or "frozen": W and b first, by L₁ alone, then A and B with W and b as they are, for
+    ``head_steps`` (``steps`` unless given). batch_size: rows, the even ones queries and the odd
+    ones keys. learning_rate, weight_decay: of AdamW. groups: features that are 0, or not, together.
+    snapshots: about so many points of the training are kept.
 
     Raises StudyError where it cannot be trained.
     """
@@ -61,6 +67,7 @@ class SuperpositionConfig:
     probabilities: tuple[float, ...]
     targets: tuple[Target, ...] | Choice
     target_form: TargetForm = "product"
+    target_weights: tuple[float, float] = _UNEQUAL
     n_features: int = 30
     d_hidden: int = 15
     d_head: int = 10
@@ -103,6 +110,12 @@ class SuperpositionConfig:
                 yield (
                     f"Wanted probabilities in (0, 1], found {p}: it is how often a feature is not "
                     "0, which is 1 − sparsity."
+                )
+            elif p < _LEAST_PROBABILITY:
+                yield (
+                    f"Wanted probabilities of at least {_LEAST_PROBABILITY:g}, found {p}: inputs "
+                    "are drawn as single-precision numbers, which do not resolve it, and no batch "
+                    "would have such a feature."
                 )
         if len(set(self.probabilities)) < len(self.probabilities):
             yield f"Wanted each probability once, found {list(self.probabilities)}."
@@ -168,7 +181,20 @@ class SuperpositionConfig:
                     f"chooses them from trained representations, found {self.targets!r} in "
                     f"{self.training} training."
                 )
+            if len(self.target_weights) != 2 or not all(
+                math.isfinite(weight) and weight != 0 for weight in self.target_weights
+            ):
+                yield (
+                    "Wanted target_weights as two finite numbers that are not 0, one for each of "
+                    f"the two targets that are chosen, found {list(self.target_weights)}."
+                )
             return
+        if self.target_weights != _UNEQUAL:
+            yield (
+                f"Wanted target_weights with targets that are chosen only, found "
+                f"{list(self.target_weights)} with targets as pairs: those have weights of their "
+                "own, [i, j, weight]."
+            )
         if not self.targets:
             yield "Wanted at least one target (i, j, weight), found none: the head has no task."
         pairs = Counter((target.i, target.j) for target in self.targets)
@@ -261,6 +287,7 @@ class SuperpositionConfig:
         values = dict(table)
         values["probabilities"] = tuple(values["probabilities"])
         values["groups"] = tuple(tuple(group) for group in values["groups"])
+        values["target_weights"] = tuple(values["target_weights"])
         if not isinstance(values["targets"], str):
             values["targets"] = tuple(Target(**target) for target in values["targets"])
         return cls(**values)

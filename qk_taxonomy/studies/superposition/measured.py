@@ -1,30 +1,25 @@
-"""What is measured on a finished run: targets over training, and tables of its end."""
+"""What is measured on a finished run: singular vectors, targets and orthogonality over training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.statistics.decomposition import SingularVectors, singular_vectors
-from qk_taxonomy.studies.superposition.alignment import align
-from qk_taxonomy.studies.superposition.measures import (
-    dimensions_per_feature,
-    feature_dimensionality,
-    feature_norms,
-    interference,
-    orthogonality,
-    represented,
-    tegum_factors,
-)
+from qk_taxonomy.studies.superposition.alignment import ALIGNED, align
+from qk_taxonomy.studies.superposition.measures import feature_norms, orthogonality, represented
+from qk_taxonomy.studies.superposition.onsets import settled
 from qk_taxonomy.studies.superposition.records import Snapshot, SuperpositionRun
 
 Array = NDArray[np.float64]
+
+#: Singular vectors of less than this share of σ₁ carry next to nothing of what a head does.
+CARRIES = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +27,17 @@ class TargetCourses:
     """Targets over snapshots, all (snapshots, instances, targets), nan where an instance has fewer.
 
     ``left``, ``right``: |cos(W_i, u_k)| and |cos(W_j, v_k)| with the target's own singular vector
-    ``singular``, k, of σ ``sigma``. A target without one has −1, cosines of 0, and nan for σ.
-    ``left_norm``, ``right_norm``: ‖W_i‖ and ‖W_j‖.
+    ``singular``, k, of σ ``sigma``, and the ``p_value`` and the level of ``chance`` of an
+    :class:`~qk_taxonomy.studies.superposition.alignment.Alignment`. A target without one has −1,
+    cosines of 0, and nan for the others. ``left_norm``, ``right_norm``: ‖W_i‖ and ‖W_j‖.
     """
 
     left: Array
     right: Array
     sigma: Array
     singular: Array
+    p_value: Array
+    chance: Array
     left_norm: Array
     right_norm: Array
 
@@ -76,7 +74,7 @@ class MeasuredRun:
         """Each target matched with a singular vector of its own, at each snapshot."""
         run = self.run
         most = max(map(len, run.targets), default=0)
-        shape = (6, len(run.snapshots), len(run.targets), most)
+        shape = (8, len(run.snapshots), len(run.targets), most)
         out = np.full(shape, np.nan)
         w = np.stack([one.w for one in run.snapshots])
         for number, targets in enumerate(run.targets):
@@ -91,10 +89,41 @@ class MeasuredRun:
                 np.nan_to_num(found.right),
                 found.sigma,
                 found.singular,
+                found.p_values,
+                found.chance,
                 norms[:, pairs[:, 0]],
                 norms[:, pairs[:, 1]],
             )
         return TargetCourses(*out)
+
+    @cached_property
+    def alignment(self) -> Array:
+        """The least of all targets' |cos| on both sides, (snapshots, instances); nan for none."""
+        lesser = self.targets.lesser
+        least = np.nanmin(lesser, axis=-1, initial=np.inf)
+        return np.where(np.isinf(least), np.nan, least)
+
+    @cached_property
+    def orthogonality(self) -> Array:
+        """Orthogonality of the features represented in the end, (snapshots, instances)."""
+        w = np.stack([one.w for one in self.run.snapshots])
+        return orthogonality(w, represented(w[-1]))
+
+    def onsets(
+        self, shares: Sequence[float], snapshots: Sequence[int] | None = None
+    ) -> tuple[Array, Array]:
+        """Steps from which alignment, and orthogonality, have come such shares of their way.
+
+        (shares, instances) each, of all ``snapshots`` or of those named, such as those of a phase;
+        steps are counted over all phases. Targets that are not aligned in the end never align.
+        """
+        kept = slice(None) if snapshots is None else list(snapshots)
+        steps = np.array([one.step for one in self.run.snapshots])[kept]
+        alignment, orthogonality = self.alignment[kept], self.orthogonality[kept]
+        return (
+            np.stack([settled(alignment, steps, share, ALIGNED) for share in shares]),
+            np.stack([settled(orthogonality, steps, share) for share in shares]),
+        )
 
     def of_seed(self, seed: int) -> NDArray[np.intp]:
         """The instances of one seed, densest first. Raises StudyError where there are none."""
@@ -113,65 +142,3 @@ class MeasuredRun:
             chosen = values[..., probability == p, :]
             rows.append(chosen.reshape(*chosen.shape[:-2], -1))
         return np.stack(rows)
-
-    def tables(self) -> Mapping[str, pd.DataFrame]:
-        """Tables of the end of training, by name, one row an instance, a feature of it, a target of
-        it, or a singular value of it.
-        """
-        run, last = self.run, self.last
-        probability, seed = run.instances.probability, run.instances.seed
-        w = last.w.astype(np.float64)
-        number = np.arange(len(probability))
-
-        def rows(first: Array | NDArray[np.intp], **columns: object) -> pd.DataFrame:
-            return pd.DataFrame({"probability": probability[first], "seed": seed[first], **columns})
-
-        n, r = w.shape[-1], run.config.d_head
-        feature, rank = np.arange(n), np.arange(r)
-        of_features, of_ranks = np.repeat(number, n), np.repeat(number, r)
-        targets = [
-            (instance, place, target)
-            for instance, several in enumerate(run.targets)
-            for place, target in enumerate(several)
-        ]
-        instance = np.array([one[0] for one in targets], dtype=np.intp)
-        place = np.array([one[1] for one in targets], dtype=np.intp)
-        found = self.targets
-        return {
-            "instances": rows(
-                number,
-                reconstruction_loss=run.reconstruction_loss[-1],
-                pair_loss=run.pair_loss[-1],
-                represented=represented(w).sum(axis=-1),
-                dimensions_per_feature=dimensions_per_feature(w),
-                orthogonality=orthogonality(w),
-                factors=tegum_factors(w).max(axis=-1) + 1,
-            ),
-            "features": rows(
-                of_features,
-                feature=np.tile(feature, len(number)),
-                norm=feature_norms(w).ravel(),
-                bias=last.bias.astype(np.float64).ravel(),
-                interference=interference(w).ravel(),
-                dimensionality=feature_dimensionality(w).ravel(),
-                factor=tegum_factors(w).ravel(),
-            ),
-            "targets": rows(
-                instance,
-                i=[one[2].i for one in targets],
-                j=[one[2].j for one in targets],
-                weight=[one[2].weight for one in targets],
-                # Singular vectors are counted from 1; 0: none is left for the target.
-                singular_vector=found.singular[-1, instance, place].astype(np.int64) + 1,
-                sigma=found.sigma[-1, instance, place],
-                left_cosine=found.left[-1, instance, place],
-                right_cosine=found.right[-1, instance, place],
-                left_norm=found.left_norm[-1, instance, place],
-                right_norm=found.right_norm[-1, instance, place],
-            ),
-            "singular_values": rows(
-                of_ranks,
-                singular_vector=np.tile(rank + 1, len(number)),
-                sigma=self.vectors.sigma[-1].ravel(),
-            ),
-        }

@@ -36,11 +36,23 @@ def onset(values: ArrayLike, steps: ArrayLike, threshold: float) -> Array:
     return np.append(when, np.inf)[first]
 
 
+def settled(values: ArrayLike, steps: ArrayLike, share: float, least: float = -np.inf) -> Array:
+    """The step from which a measure has come so much of its way, for good; inf for never.
+
+    values: (snapshots, ...); steps: (snapshots,), ascending. Measures on scales of their own (a
+    cosine, a dimensionality) have no level in common: the same share of the way of each, from its
+    first to its last value, says which comes first (:func:`progress`). One that ends below
+    ``least``, or as it began, never comes; nan where the end is no number. Raises ShapeError.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    found = np.where(x[-1] < least, np.inf, onset(progress(x), steps, share))
+    return np.where(np.isnan(x[-1]), np.nan, found)
+
+
 def progress(values: ArrayLike) -> Array:
     """How far a measure has come from its first to its last value: 0 to 1, (snapshots, ...).
 
-    Thresholds of measures on scales of their own (a cosine of .95, a dimensionality of .95) do not
-    say which comes first; the same share of its own way does. nan where it ends as it began.
+    nan where it ends as it began.
     """
     x = np.asarray(values, dtype=np.float64)
     way = np.broadcast_to(x[-1] - x[0], x.shape)
@@ -95,8 +107,8 @@ def compare_onsets(first: ArrayLike, second: ArrayLike) -> Finding:
         n=int(known.sum()),
         method="sign test over seeds; median difference, interval of order statistics",
         note=join_notes(
-            f"{int(neither.sum())} seeds have neither" if neither.any() else "",
-            f"{together} seeds have both at one snapshot" if together else "",
+            f"seeds with neither: {int(neither.sum())}" if neither.any() else "",
+            f"seeds with both at one snapshot: {together}" if together else "",
             note,
         ),
         statistic=float(before),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
+from itertools import product
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ _OPTIONAL = {
     **dict.fromkeys(("batch_size", "snapshots"), int),
     "d_head": object,
     "groups": list,
+    "target_weights": list,
 }
 
 
@@ -37,8 +42,10 @@ def load_config(name_or_path: str | Path) -> tuple[SuperpositionConfig, ...]:
 def load_tables(name_or_path: str | Path) -> dict[str, tuple[SuperpositionConfig, ...]]:
     """The configurations of a preset, or of a TOML file of the same form, by table.
 
-    Several of a table whose d_head is an array: one each, named ``<table>-r<d_head>``. Raises
-    CatalogError, with file, line and key, and StudyError for what cannot be trained.
+    Several of a table where targets are an array of choices, target_weights one of pairs, or d_head
+    one of numbers: one for each combination, named after what varies, in full
+    ``<table>-within-w2-1-r10``. Raises CatalogError, with file, line and key, and StudyError for
+    what cannot be trained.
     """
     name = str(name_or_path)
     if name in presets():
@@ -80,24 +87,72 @@ def _configs(file: TomlFile, name: str) -> tuple[SuperpositionConfig, ...]:
     file.check(table, (name,), _REQUIRED, _OPTIONAL)
     values = dict(table)
     values["probabilities"] = _probabilities(file, name)
-    values["targets"] = _targets(file, name)
     values["groups"] = tuple(
         _whole_numbers(file, group, name, "groups") for group in table.get("groups", ())
     )
-    heads: tuple[int, ...] = ()
-    if isinstance(table.get("d_head"), list):
-        heads = _whole_numbers(file, table["d_head"], name, "d_head")
-    elif "d_head" in table:
-        file.check({"d_head": table["d_head"]}, (name,), {"d_head": int}, {})
+    variants = [_of_targets(file, name), _of_weights(file, name), _of_heads(file, name)]
     try:
-        if not heads:
-            return (SuperpositionConfig(name=name, **values),)
         return tuple(
-            SuperpositionConfig(name=f"{name}-r{head}", **{**values, "d_head": head})
-            for head in heads
+            SuperpositionConfig(
+                name=name + "".join(suffix for suffix, _ in chosen),
+                **reduce(or_, (change for _, change in chosen), values),
+            )
+            for chosen in product(*variants)
         )
     except StudyError as err:
         raise StudyError(f"{file.path}, {name}: {err}") from err
+
+
+# What a key of a table may be: an end of the configuration's name, empty for the only one, and the
+# values that go with it.
+_Variants = list[tuple[str, dict[str, Any]]]
+
+
+def _of_targets(file: TomlFile, name: str) -> _Variants:
+    found = file.data[name]["targets"]
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found) or not found:
+        return [("", {"targets": _targets(file, name)})]
+    _demand_once(file, found, name, "targets")
+    return [(f"-{choice}", {"targets": choice}) for choice in found]
+
+
+def _of_weights(file: TomlFile, name: str) -> _Variants:
+    key = "target_weights"
+    found = file.data[name].get(key)
+    if found is None:
+        return [("", {})]
+    pairs = found if any(isinstance(one, list) for one in found) else [found]
+    for pair in pairs:
+        numbers = isinstance(pair, list) and [type(weight) in (int, float) for weight in pair]
+        if numbers != [True, True]:
+            raise file.error(
+                f"wanted two weights, or an array of such pairs, found {pair!r}.", *(name, key)
+            )
+    weights = [(float(first), float(second)) for first, second in pairs]
+    _demand_once(file, weights, name, key)
+    if pairs is not found:
+        return [("", {key: weights[0]})]
+    return [(f"-w{first:g}-{second:g}", {key: (first, second)}) for first, second in weights]
+
+
+def _of_heads(file: TomlFile, name: str) -> _Variants:
+    key = "d_head"
+    found = file.data[name].get(key)
+    if found is None:
+        return [("", {})]
+    if not isinstance(found, list):
+        file.check({key: found}, (name,), {key: int}, {})
+        return [("", {key: found})]
+    heads = _whole_numbers(file, found, name, key)
+    _demand_once(file, heads, name, key)
+    return [(f"-r{head}", {key: head}) for head in heads]
+
+
+def _demand_once(file: TomlFile, values: Sequence[object], *keys: str) -> None:
+    if len(set(values)) < len(values):
+        raise file.error(
+            f"wanted each value once, a training for each, found {list(values)!r}.", *keys
+        )
 
 
 def _whole_numbers(file: TomlFile, found: Any, *keys: str) -> tuple[int, ...]:
@@ -140,7 +195,8 @@ def _targets(file: TomlFile, name: str) -> tuple[Target, ...] | Any:
             or (numbers[2] not in (int, float))
         ):
             raise file.error(
-                f'wanted targets as arrays [i, j, weight], or "apart" or "within", found {row!r}.',
+                f'wanted targets as arrays [i, j, weight], or "apart" or "within" or an array of '
+                f"both, found {row!r}.",
                 *(name, "targets"),
             )
         targets.append(Target(row[0], row[1], float(row[2])))

@@ -80,14 +80,12 @@ class FactorSpread:
     """How unit vectors, such as a head's u_k, lie over the subspaces of tegum factors.
 
     ``mass`` (..., k, factors): ‖P_f u_k‖², P_f the projector on the span of a factor's features;
-    0 for factors an instance lacks. ``outside`` (..., k): 1 − ‖P u_k‖², P on the span of them all.
-    ``factors_per_vector`` (..., k): participation over factors, 1 for a vector that keeps to one
-    factor (they are shared out) and up to their number for one that spans them; nan without any.
-    ``by_chance`` (...): its mean for random directions.
+    0 for factors an instance lacks. ``factors_per_vector`` (..., k): participation over factors, 1
+    for a vector that keeps to one factor (they are shared out) and up to their number for one that
+    spans them; nan without any. ``by_chance`` (...): its mean for random directions.
     """
 
     mass: Array
-    outside: Array
     factors_per_vector: Array
     by_chance: Array
 
@@ -97,8 +95,8 @@ def factor_spread(
 ) -> FactorSpread:
     """Spread of vectors (..., m, k) over the tegum factors (..., n) of w (..., m, n).
 
-    factors: labels as ``tegum_factors`` gives them, −1 for features of none. Factors that are
-    orthogonal have masses that sum to 1 − outside; less so, to more or less. Raises ShapeError.
+    factors: labels as ``tegum_factors`` gives them, −1 for features of none. Masses of a
+    vector in the span of orthogonal factors sum to 1. Raises ShapeError.
     """
     x = as_dictionary(w)
     u = np.asarray(vectors, dtype=np.float64)
@@ -113,17 +111,11 @@ def factor_spread(
         orthonormal_basis(unit * (labels == label)[..., None, :], _SPANNED)[0]
         for label in range(int(labels.max()) + 1)
     ]
-    whole = orthonormal_basis(unit * (labels >= 0)[..., None, :], _SPANNED)[0]
     z = np.random.default_rng(seed).standard_normal((x.shape[-2], n_draws))
     z /= np.linalg.norm(z, axis=0)
     mass = _masses(subspaces, u)
     by_chance = participation(_masses(subspaces, np.broadcast_to(z, (*u.shape[:-1], n_draws))))
-    return FactorSpread(
-        mass,
-        1 - np.square(whole.mT @ u).sum(-2),
-        participation(mass),
-        by_chance.mean(-1),
-    )
+    return FactorSpread(mass, participation(mass), by_chance.mean(-1))
 
 
 def _masses(subspaces: list[Array], u: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Files of trainings: ``data/superposition/<name>.safetensors``, finished ones and checkpoints.
+"""Files of trainings, finished ones and checkpoints: ``superposition/<name>/training.safetensors``.
 
 A safetensors file: ``steps`` int64 (T,); ``reconstruction_loss`` and ``pair_loss`` float64 (T, I);
 ``snapshots.steps`` int64 (K,); ``snapshots.w``, ``.bias``, ``.a``, ``.b`` float32 (K, I, …). A
@@ -63,8 +63,8 @@ class Unfinished:
 
 
 def run_path(root: str | Path, config: SuperpositionConfig) -> Path:
-    """Where the training of a configuration belongs."""
-    return Path(root) / DATA_FOLDER / "superposition" / f"{config.name}.safetensors"
+    """Where the training of a configuration belongs: a level below that of families' spectra."""
+    return Path(root) / DATA_FOLDER / "superposition" / config.name / "training.safetensors"
 
 
 def save_run(path: Path, run: SuperpositionRun) -> None:

@@ -25,6 +25,10 @@ Array = NDArray[np.float64]
 #: Targets whose pair loss is quadratic in Ω.
 QuadraticForm = Literal["indicator", "product"]
 
+#: Singular values that differ by less than this share are tied: their vectors are free to mix, and
+#: those of a trained head, whose σ is right within a percent or so, do.
+TIE = 0.05
+
 # Eigenvalues of Σ below this share of the largest are rounding.
 _ROUNDING = 1e-12
 
@@ -121,11 +125,16 @@ def pair_problem(
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """The best head of at most a given rank: ``omega`` (..., m, m), its SVD, and its loss (...)."""
+    """The best head of at most a given rank: ``omega`` (..., m, m), its SVD, and its loss (...).
+
+    ``gains`` (..., m), descending: by how much each dimension of a head, up to any rank, lessens
+    the loss. Where that of dimension r is tied with the next, heads of rank r are free to choose.
+    """
 
     omega: Array
     vectors: SingularVectors
     loss: Array
+    gains: Array
 
 
 def optimum(problem: PairProblem, rank: int | None = None, least_variance: float = 1e-4) -> Optimum:
@@ -153,22 +162,21 @@ def optimum(problem: PairProblem, rank: int | None = None, least_variance: float
     omega = inverse_root @ best @ inverse_root
     left, sigma, right = np.linalg.svd(omega)
     vectors = SingularVectors(left[..., :r], sigma[..., :r], right.mT[..., :r])
-    return Optimum(omega, vectors, problem.constant - np.square(s[..., :r]).sum(-1))
+    gains = np.square(s)
+    return Optimum(omega, vectors, problem.constant - gains[..., :r].sum(-1), gains)
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """How a trained head compares with the optimum of its dictionary; all (...), but ``vectors``.
 
-    ``distance``: ‖Ω − Ω*‖_F / ‖Ω*‖_F. ``cosine``: of both as vectors, in [−1, 1].
     ``excess_loss``: (loss of Ω − loss of Ω*) / E s², 0 at the optimum. ``sigma_ratio``: σ₁ over
     that of the optimum. ``left``, ``right`` (..., k): |cos(u_k, u_k*)| and |cos(v_k, v_k*)| of the
-    first k; vectors of equal σ are free to mix. nan where the optimum is zero. A trained head keeps
-    what it began with in directions that h hardly takes: all but ``excess_loss`` see that.
+    first k; where σ_k* is tied with others, to within ``TIE``, the cosine of u_k with the span of
+    theirs. nan where the optimum is zero. A trained head keeps what it began with in directions
+    that h hardly takes: all but ``excess_loss`` see that.
     """
 
-    distance: Array
-    cosine: Array
     excess_loss: Array
     sigma_ratio: Array
     left: Array
@@ -185,19 +193,19 @@ def compare_with_optimum(
     if not 1 <= k <= min(vectors.sigma.shape[-1], best.vectors.sigma.shape[-1]):
         raise ShapeError(f"Wanted a number of singular vectors that both heads have, found {k}.")
     omega = (vectors.u * vectors.sigma[..., None, :]) @ vectors.v.mT
-    size, wanted = (np.linalg.norm(x, axis=(-2, -1)) for x in (omega, best.omega))
-    inner = np.einsum("...ij,...ij->...", omega, best.omega)
 
     def ratio(over: Array, under: Array) -> Array:
         missing = np.full(np.broadcast_shapes(over.shape, under.shape), np.nan)
         return np.divide(over, under, out=missing, where=under > 0)
 
+    sigma = best.vectors.sigma
+    ends = np.sort(np.stack(np.broadcast_arrays(sigma[..., :k, None], sigma[..., None, :])), axis=0)
+    tied = ends[0] >= (1 - TIE) * ends[1]
+
     def cosines(a: Array, b: Array) -> Array:
-        return np.abs(np.einsum("...mk,...mk->...k", a[..., :k], b[..., :k]))
+        return np.sqrt((np.square(a[..., :k].mT @ b) * tied).sum(-1))
 
     return Agreement(
-        ratio(np.linalg.norm(omega - best.omega, axis=(-2, -1)), wanted),
-        ratio(inner, size * wanted),
         ratio(problem.loss(omega) - best.loss, problem.constant),
         ratio(vectors.sigma[..., 0], best.vectors.sigma[..., 0]),
         cosines(vectors.u, best.vectors.u),

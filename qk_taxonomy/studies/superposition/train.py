@@ -13,7 +13,7 @@ import torch
 from qk_taxonomy.cache import exclusive, make_folder
 from qk_taxonomy.circuits.threads import in_threads
 from qk_taxonomy.errors import StudyError
-from qk_taxonomy.studies.superposition.choice import choose_targets
+from qk_taxonomy.studies.superposition.choice import WANTED, choose_targets
 from qk_taxonomy.studies.superposition.config import Phase, SuperpositionConfig, Target
 from qk_taxonomy.studies.superposition.model import (
     Batches,
@@ -127,7 +127,10 @@ class _Block:
         if not isinstance(chosen, str):
             self.targets = (chosen,) * self.n_instances
         elif phase == "heads":
-            self.targets = tuple(choose_targets(w, chosen) for w in self.parameters.w.numpy())
+            weights = self.config.target_weights
+            self.targets = tuple(
+                choose_targets(w, chosen, weights) for w in self.parameters.w.numpy()
+            )
         self._pairs = None if self.targets is None else TargetPairs.of(self.targets)
         for part in ("representation", "head"):
             getattr(self.parameters, part).grad = getattr(self._gradients, part)
@@ -197,7 +200,9 @@ class _Training:
 
     def finish(self, progress: Progress, checkpoint: Path | None) -> SuperpositionRun:
         """Train to the end. ``kept`` is replaced as a whole, so that it is whole at any time."""
-        progress.start(self.config.name, self.config.n_steps)
+        n_instances = len(self.instances.seed)
+        what = f"{self.config.name}: {n_instances} instance{'s' * (n_instances != 1)}"
+        progress.start(what, self.config.n_steps)
         progress.advance(self.kept.step)
         saved = time.monotonic()
         for mark in [mark for mark in self.config.marks if mark > self.kept.step]:
@@ -261,13 +266,14 @@ class _Training:
 
     def _run(self) -> SuperpositionRun:
         targets = tuple(targets for block in self._blocks for targets in block.targets or ())
+        chosen = self.config.targets
         without = sum(not each for each in targets)
         notes = self.config.notes
-        if without:
+        if without and isinstance(chosen, str):
             notes = (
                 *notes,
-                f"{without} of {len(targets)} instances have no two features that are "
-                f"{self.config.targets} tegum factors as wanted: their heads have no targets",
+                f"{without} of {len(targets)} instances have no {WANTED[chosen]}: "
+                "their heads have no targets",
             )
         losses = np.stack(self.kept.losses)
         return SuperpositionRun(

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qk_taxonomy.statistics.findings import LEVEL
-from qk_taxonomy.studies.superposition.answers.records import Answer, instances_by_probability
+from qk_taxonomy.statistics.findings import LEVEL, Finding
+from qk_taxonomy.studies.superposition.alignment import ALIGNED
+from qk_taxonomy.studies.superposition.answers.records import (
+    Answer,
+    Effects,
+    instances_by_probability,
+    listed,
+)
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
-from qk_taxonomy.studies.superposition.measures import orthogonality, represented
-from qk_taxonomy.studies.superposition.onsets import compare_onsets, onset, progress
-
-#: Share of its end value from which a measure counts as settled.
-SETTLED = 0.95
+from qk_taxonomy.studies.superposition.onsets import compare_onsets, median_onset, onset
 
 #: Shares of a measure's way at which its onset is compared with another's.
 LEVELS = (0.5, 0.8, 0.95)
@@ -23,33 +25,79 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
     """(2) Do singular vectors align before or after columns become orthogonal? Of one run.
 
     A cosine and a measure of orthogonality have no level in common, so each is held against its own
-    way, from its first to its last value, at several levels of it.
+    way, from its first to its last value, at several levels of it. One of both is said to be first
+    by a sign test over seeds, whose p-value is multiplied by the number of such tests (Bonferroni).
+    Heads that are not aligned in the end never align.
     """
     (measured,) = runs
-    snapshots = measured.run.snapshots
-    steps = [one.step for one in snapshots]
-    w = np.stack([one.w for one in snapshots]).astype(np.float64)
-    aligned = progress(np.nanmin(measured.targets.lesser, axis=-1))
-    effects, parts = [], []
+    run = measured.run
+    steps = [one.step for one in run.snapshots]
+    alignment, orthogonality = measured.onsets(LEVELS)
+    stays = onset(measured.alignment, steps, ALIGNED)
+    compared: list[list[tuple[str, Finding]]] = [[] for _ in LEVELS]
+    aligned_from, parts = [], []
+    n_tests = len(run.config.probabilities) * len(LEVELS)
     for p, chosen in instances_by_probability(measured):
-        orthogonal = progress(orthogonality(w[:, chosen], represented(w[-1, chosen])))
-        firsts = []
-        for level in LEVELS:
-            onsets = (onset(x, steps, level) for x in (aligned[:, chosen], orthogonal))
-            compared = compare_onsets(*onsets)
-            effects.append((f"p = {p:.3g}, {level:.0%}", compared))
-            told = compared.p_value <= LEVEL
-            firsts.append(np.sign(compared.effect) if told else 0.0)
-        said = {-1.0: "alignment is first", 1.0: "orthogonality is first"}.get(
-            firsts[0] if len(set(firsts)) == 1 else 0.0,
-            "not told apart at all levels",
+        name = f"p = {p:.3g}"
+        sides, counts = [], []
+        for place, level in enumerate(LEVELS):
+            first, second = alignment[place, chosen], orthogonality[place, chosen]
+            one = compare_onsets(first, second)
+            compared[place].append((name, one))
+            before, after = int((first < second).sum()), int((first > second).sum())
+            told = one.p_value * n_tests <= LEVEL
+            sides.append(int(np.sign(after - before)) if told else 0)
+            counts.append(f"{before}, {after} and {len(first) - before - after} at {level:.0%}")
+        start = median_onset(stays[chosen])
+        aligned_from.append((name, start))
+        parts.append(
+            f"{name}: {_first(sides)} (before, after and neither: {'; '.join(counts)}), "
+            f"{_from(start)}"
         )
-        parts.append(f"p = {p:.3g}: {said}")
-    levels = ", ".join(f"{level:.0%}" for level in LEVELS)
+    n_seeds = run.config.n_seeds
+    counted = "1 seed" if n_seeds == 1 else f"{n_seeds} seeds"
+    levels = listed([f"{level:.0%}" for level in LEVELS])
+    # The least p-value of a sign test is that of seeds which all say the same.
+    enough = 2.0 ** (1 - n_seeds) * n_tests <= LEVEL
+    few = "" if enough else " So few seeds cannot tell what is first: --seeds 10 can."
     return Answer(
-        measured.run.config.question,
-        f"At {levels} of the way of each, by sign tests over seeds: {'; '.join(parts)}.",
-        "steps from orthogonality to alignment, median over seeds (negative: alignment is first)",
-        tuple(effects),
-        0.0,
+        run.config.question,
+        f"Alignment against orthogonality at {levels} of the way of each, in {counted}. "
+        f"{'. '.join(parts)}.{few}",
+        (
+            *(
+                Effects(
+                    f"steps from {level:.0%} of orthogonality to {level:.0%} of alignment, median "
+                    "(negative: alignment is first)",
+                    tuple(rows),
+                    0.0,
+                )
+                for level, rows in zip(LEVELS, compared, strict=True)
+            ),
+            Effects(
+                f"step from which every target stays at |cos| ≥ {ALIGNED:g}, median",
+                tuple(aligned_from),
+            ),
+        ),
     )
+
+
+def _first(sides: Sequence[int]) -> str:
+    """Which of both is first at which levels, of −1 (alignment), 1 (orthogonality) and 0."""
+    parts = []
+    for side, name in ((-1, "alignment"), (1, "orthogonality")):
+        at = [f"{level:.0%}" for level, one in zip(LEVELS, sides, strict=True) if one == side]
+        if at:
+            parts.append(f"{name} is first at {listed(at)}")
+    return ", ".join(parts) or "neither is told to be first"
+
+
+def _from(start: Finding) -> str:
+    """From which step on targets are aligned."""
+    if not np.isfinite(start.effect):
+        return "targets are not aligned to stay"
+    text = f"targets stay aligned from step {start.effect:,.0f}"
+    if np.isnan((start.low, start.high)).any():
+        return text
+    ends = [f"{end:,.0f}" if np.isfinite(end) else "never" for end in (start.low, start.high)]
+    return f"{text} [{', '.join(ends)}] on"
