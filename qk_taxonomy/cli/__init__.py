@@ -19,6 +19,7 @@ from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
 from qk_taxonomy.cli.plan import plan
+from qk_taxonomy.cli.query_norm import query_norm
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
 from qk_taxonomy.cli.superposition import superposition
@@ -73,6 +74,6 @@ def main() -> None:
 
 for command in (
     *(run, families, plan, download, cluster, assign, boxplots, test),
-    *(circuits, superposition, show, export, import_),
+    *(circuits, superposition, query_norm, show, export, import_),
 ):
     main.add_command(command)

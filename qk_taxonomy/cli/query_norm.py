@@ -106,7 +106,8 @@ def query_norm(
     Runs a model on texts and measures, in every head at every token, the norm of the query, the
     entropy of its attention and more. Correlates both, with position held fixed and without, and
     decides by criteria fixed in advance; then asks which of the model's spectra tell what its heads
-    do. REF is a hub id, a local folder or a .gguf file. Needs pip install "qk-taxonomy[activations]".
+    do. REF is a hub id, a local folder or a .gguf file.
+    Needs pip install "qk-taxonomy[activations]".
 
     Samples are kept in data/query-norm/ and go on from there; the report, tables and figures go to
     plots/query-norm/.
@@ -152,8 +153,7 @@ def _print_study(study: QueryNormStudy) -> None:
 def _as_json(study: QueryNormStudy) -> dict[str, Any]:
     """The verdict, what it rests on, and what was run; numbers that are not there are null."""
     numbers = {
-        name: value if value == value else None  # noqa: PLR0124
-        for name, value in study.verdict.numbers.items()
+        name: value if value == value else None for name, value in study.verdict.numbers.items()
     }
     return {
         "verdict": study.verdict.kind,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Where reports of the study are, below the folder of plots.
-QUERY_NORM_FOLDER = "query_norm"
+QUERY_NORM_FOLDER = "query-norm"
 
 
 def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iterator[Path]:
@@ -54,7 +54,7 @@ def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iter
 
 
 def query_norm_folder(study: QueryNormStudy, data_root: str | Path = ".") -> Path:
-    """``<data_root>/plots/query_norm/<family>/<name>-<context>/``, by the tokens of a text."""
+    """``<data_root>/plots/query-norm/<family>/<name>-<context>/``, by the tokens of a text."""
     folder = Path(data_root) / PLOT_FOLDER / QUERY_NORM_FOLDER
     return folder / study.family / f"{study.ref_name}-{study.context}"
 

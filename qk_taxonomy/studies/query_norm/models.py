@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.checkpoints import open_checkpoint
 from qk_taxonomy.checkpoints.base import Checkpoint
-from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint, find_gguf
-from qk_taxonomy.checkpoints.hub import HubCheckpoint
+from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint
+from qk_taxonomy.checkpoints.local import LocalCheckpoint
 from qk_taxonomy.errors import CheckpointError, StudyError
+from qk_taxonomy.records import ModelRef
 from qk_taxonomy.studies.query_norm.attention import (
     AttentionLayer,
     attention_implementation,
@@ -30,6 +31,7 @@ from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock
 from qk_taxonomy.survey import resolve_device
 
 if TYPE_CHECKING:
+    from huggingface_hub import HfApi
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {
@@ -80,62 +82,57 @@ class OpenModel:
 
 
 def open_model(
-    ref: str, *, revision: str | None = None, dtype: str = "float32", device: str = "auto"
+    ref: ModelRef, *, dtype: str = "float32", device: str = "auto", api: HfApi | None = None
 ) -> OpenModel:
     """Open a hub id, a local folder or a GGUF file, with its tokenizer; heads on top are left out.
 
-    ``dtype``: one of :data:`DTYPES`, of the weights and activations. Raises CheckpointError where
-    the model cannot be found, reached or read, StudyError where transformers is missing or its
-    attention cannot be captured.
+    ref: of :func:`~qk_taxonomy.catalog.model_ref`. dtype: one of :data:`DTYPES`, of the weights and
+    activations. Raises CheckpointError where the model cannot be found, reached or read, StudyError
+    where transformers is missing or its attention cannot be captured.
     """
     transformers = _transformers()
     if dtype not in DTYPES:
         raise StudyError(f"There is no dtype {dtype!r}; there are {', '.join(DTYPES)}.")
     where = resolve_device(device)
-    checkpoint = open_checkpoint(ref, revision)
-    place, arguments = _for_transformers(checkpoint, ref, revision)
-    with _quiet(transformers), _explained(ref):
+    checkpoint = open_checkpoint(ref.ref, ref.revision, package=ref.package, hub=ref.hub, api=api)
+    place, arguments = _for_transformers(checkpoint, ref)
+    with _quiet(transformers), _explained(ref.ref):
         config = transformers.AutoConfig.from_pretrained(place, **arguments)
-        _check_kind(config, ref)
+        _check_kind(config, ref.ref)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, **arguments)
         model, loaded = transformers.AutoModel.from_pretrained(
             place, config=config, dtype=DTYPES[dtype], output_loading_info=True, **arguments
         )
         model = model.to(where)
-    _check_loaded(ref, loaded["missing_keys"])
+    _check_loaded(ref.ref, loaded["missing_keys"])
     n_known = config.get_text_config().vocab_size
     if len(tokenizer) < n_known / 2:  # transformers makes an empty one where there are no files
         raise CheckpointError(
-            f"{ref} has a tokenizer of {len(tokenizer)} tokens for a model of {n_known}. Are the "
-            "tokenizer's files there (tokenizer.json)?"
+            f"{ref.ref} has a tokenizer of {len(tokenizer)} tokens for a model of {n_known}. Are "
+            "the tokenizer's files there (tokenizer.json)?"
         )
-    return opened(model, tokenizer, name=ref, revision=checkpoint.revision)
+    return opened(model, tokenizer, name=ref.ref, revision=checkpoint.revision)
 
 
-def _for_transformers(
-    checkpoint: Checkpoint, ref: str, revision: str | None
-) -> tuple[str, dict[str, Any]]:
+def _for_transformers(checkpoint: Checkpoint, ref: ModelRef) -> tuple[str, dict[str, Any]]:
     """Where a checkpoint is, and the arguments that tell transformers so."""
-    path = Path(ref).expanduser()
     if isinstance(checkpoint, GgufCheckpoint):
-        file = find_gguf(path)
-        assert file is not None
-        if re.search(r"-\d{5}-of-\d{5}$", file.stem):
+        files = {tensor.file for tensor in checkpoint.tensors.values()}
+        if len(files) > 1:
             raise CheckpointError(
-                f"{file} is one part of a GGUF model, and transformers runs whole files only. Join "
-                "the parts with llama-gguf-split --merge."
+                f"{min(files)} is one part of a GGUF model, and transformers runs whole files "
+                "only. Join the parts with llama-gguf-split --merge."
             )
-        return str(file.parent), {"gguf_file": file.name}
-    if path.is_file():
+        return str(checkpoint.folder), {"gguf_file": files.pop()}
+    if Path(ref.ref).expanduser().is_file():
         raise CheckpointError(
-            f"{ref} holds weights alone. Give the folder, with config.json and the tokenizer's "
+            f"{ref.ref} holds weights alone. Give the folder, with config.json and the tokenizer's "
             "files."
         )
-    if path.exists():
-        return str(path), {}
-    # At the commit that was looked up; out of the hub cache, where the hub is out of reach.
-    pinned = isinstance(checkpoint, HubCheckpoint)
-    return ref, {"revision": checkpoint.revision if pinned else revision}
+    if isinstance(checkpoint, LocalCheckpoint):
+        return str(checkpoint.folder), {}
+    # At the commit that was looked up.
+    return ref.ref, {"revision": checkpoint.revision}
 
 
 def opened(

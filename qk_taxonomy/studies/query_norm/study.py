@@ -1,4 +1,4 @@
-"""The study of one model: capture, correlations and verdict, intervention, bridge to its spectra."""
+"""The study of one model: capture, correlations, verdict, intervention, bridge to spectra."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 
 from qk_taxonomy import __version__
-from qk_taxonomy.cache import exclusive, load_spectra, make_folder
+from qk_taxonomy.cache import exclusive, load_spectra, make_folder, spectra_path
 from qk_taxonomy.errors import QKTaxonomyError
 from qk_taxonomy.records import CIRCUITS, ModelRef
 from qk_taxonomy.studies.query_norm.behaviour import head_behaviour, spectral_table
@@ -22,7 +22,7 @@ from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correl
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
 from qk_taxonomy.studies.query_norm.records import Sample
-from qk_taxonomy.studies.query_norm.scaling import ScalingResult, scale_heads
+from qk_taxonomy.studies.query_norm.scaling import ScalingResult, scale_queries
 from qk_taxonomy.studies.query_norm.store import (
     fingerprint,
     read_sample,
@@ -126,12 +126,12 @@ def study_query_norm(
     behaviour = head_behaviour(samples)
     chosen = scaled or _extremes(correlations)
     told.start("scaled queries", 1)
-    scaling = scale_heads(model, shown[0].tokens, chosen) if chosen else None
+    scaling = scale_queries(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
     found, more = _bridge(ref, behaviour, criteria.seed, output_root, api, survey_progress)
     texts_used = ", ".join(dict.fromkeys(window.name.rpartition(", ")[0] for window in shown))
     description = {
-        "model": f"{ref.ref if model.is_on_hub else ref.name}, {model.revision}",
+        "model": f"{ref.name}, {model.revision}",
         "weights and activations": f"{model.dtype}, on {model.device}",
         "texts": f"{len(shown)} of at most {context} tokens: {texts_used}",
         "norm of queries": "after RoPE" if after_rope else "before RoPE",
@@ -159,7 +159,7 @@ def _samples(
 ) -> tuple[tuple[Sample, ...], int]:
     """Each window's sample, captured or as it was kept, and how many were kept."""
     settings = {
-        "model": model.model_id,
+        "model": ref.name,
         "revision": model.revision,
         "dtype": model.dtype,
         "after_rope": str(after_rope),
@@ -199,9 +199,9 @@ def _bridge(
     api: HfApi | None,
     progress: SurveyProgress | None,
 ) -> tuple[Bridge | None, tuple[str, ...]]:
-    """The bridge to the model's spectra, surveyed here if they are not there; or why there is none."""
+    """The bridge to the model's spectra, surveyed if they are not there; or why there is none."""
     try:
-        surveyed = survey_model(
+        survey_model(
             ref,
             output_root=output_root,
             circuits=CIRCUITS,
@@ -209,9 +209,10 @@ def _bridge(
             api=api,
             progress=progress,
         )
-        spectra = load_spectra(surveyed.path)
-        table = spectra_rows(spectra, spectra.layers, Path(surveyed.path).stem)
-        spectral = spectral_table(table, spectra.family, Path(surveyed.path).stem)
+        path = spectra_path(output_root, ref)
+        spectra = load_spectra(path)
+        table = spectra_rows(spectra, spectra.layers, path.stem)
+        spectral = spectral_table(table, spectra.family, path.stem)
         taxonomy = classify_heads(spectra.select("qk", "folded"))
         classes = pd.DataFrame(
             {
