@@ -124,7 +124,7 @@ def test_sizes_of_head_are_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         f"head-size-r{r}-1-seeds-3-steps" for r in (1, 2, 4, 8, 12)
     ]
     assert "Training head-size-r1-1-seeds-3-steps: 2 instances, 3 steps …" in result.stderr
-    assert "Trained head-size-r15-1-seeds-3-steps: 2 instances: recon" in result.stderr
+    assert "Training head-size-r15-1-seeds-3-steps: 2 instances: recon" in result.stderr
 
 
 def test_a_grid_of_choices_weights_and_heads_is_one_answer(

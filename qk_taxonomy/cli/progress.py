@@ -95,8 +95,8 @@ class ByteBars(_Bars):
 
 
 class StepBars(_Bars):
-    """A bar for each training, with its losses; where stderr is no terminal, a line as it begins
-    and one as it ends, since it takes minutes.
+    """A bar for each work of minutes, with what it tells; where stderr is no terminal, a line as it
+    begins and what it tells at its end.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class StepBars(_Bars):
     def start(self, what: str, n_steps: int) -> None:
         self._task = self._bars.add_task(what, total=n_steps, line="")
         self._what, self._left = what, n_steps
-        self._say(f"Training {what}, {counted(n_steps, 'step')} …")
+        self._say(f"{what}, {counted(n_steps, 'step')} …")
 
     def advance(self, n_steps: int) -> None:
         self._left -= n_steps
@@ -118,7 +118,7 @@ class StepBars(_Bars):
         if self._task is not None:
             self._bars.update(self._task, line=line)
         if not self._left:
-            self._say(f"Trained {self._what}: {line}.")
+            self._say(f"{self._what}: {line}.")
 
     def _say(self, line: str) -> None:
         if self._bars.disable:

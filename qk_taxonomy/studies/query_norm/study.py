@@ -125,7 +125,7 @@ def study_query_norm(
     verdict = decide(correlations, criteria)
     behaviour = head_behaviour(samples)
     chosen = scaled or _extremes(correlations)
-    told.start("scaled queries", 1)
+    told.start("Scaled queries", 1)
     scaling = scale_queries(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
     found, more = _bridge(ref, behaviour, criteria.seed, output_root, api, survey_progress)
@@ -166,7 +166,7 @@ def _samples(
     }
     folder = make_folder(samples_folder(output_root, ref, context))
     samples, n_kept = [], 0
-    progress.start(f"{ref.name}, {context} tokens", len(shown))
+    progress.start(f"Capture of {ref.name}, {context} tokens a text", len(shown))
     for number, window in enumerate(shown):
         path = folder / f"{number:03d}.parquet"
         with exclusive(path):

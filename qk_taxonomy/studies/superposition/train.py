@@ -201,7 +201,7 @@ class _Training:
     def finish(self, progress: Progress, checkpoint: Path | None) -> SuperpositionRun:
         """Train to the end. ``kept`` is replaced as a whole, so that it is whole at any time."""
         n_instances = len(self.instances.seed)
-        what = f"{self.config.name}: {n_instances} instance{'s' * (n_instances != 1)}"
+        what = f"Training {self.config.name}: {n_instances} instance{'s' * (n_instances != 1)}"
         progress.start(what, self.config.n_steps)
         progress.advance(self.kept.step)
         saved = time.monotonic()
