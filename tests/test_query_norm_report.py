@@ -28,7 +28,7 @@ def written(study: QueryNormStudy, tmp_path_factory: pytest.TempPathFactory) -> 
     root = tmp_path_factory.mktemp("reports")
     paths = list(write_query_norm(study, root))
     folder = query_norm_folder(study, root)
-    assert folder == root / "plots" / "query_norm" / "planted" / "planted-1M-90"
+    assert folder == root / "plots" / "query-norm" / "planted" / "planted-1M-90"
     assert paths[-1] == folder / "report.md"
     assert sorted(paths) == sorted(folder.iterdir())
     return folder
