@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,10 +28,12 @@ from safetensors.torch import load_file, save_file
 from tiny_base import randomise
 from tiny_models import TINY_MODELS
 from torch import nn
+from torch.nn import functional
 
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.errors import CheckpointError, StudyError
-from qk_taxonomy.studies.query_norm import attention as attention_module
+from qk_taxonomy.studies.query_norm import watch as watch_module
+from qk_taxonomy.studies.query_norm.attention import observed
 from qk_taxonomy.studies.query_norm.capture import capture
 from qk_taxonomy.studies.query_norm.models import open_model, opened, run
 from qk_taxonomy.studies.query_norm.records import Sample
@@ -54,7 +58,8 @@ class Case:
 
     ``query``: the module of a layer whose output holds the queries after any norm of them;
     ``heads``: (H, T, d) of that output, which the model multiplies by ``times``. ``window``: keys
-    that a query of layer i sees.
+    that a query of layer i sees. ``biased``: the scores have a part that no query makes.
+    ``exact``: the most exact dtype that transformers has it in.
     """
 
     model_type: str
@@ -65,6 +70,8 @@ class Case:
     window: Callable[[int], int] = lambda i: N_TOKENS
     causal: bool = True
     times: float = 1.0
+    biased: bool = False
+    exact: torch.dtype = torch.float64
 
     def build(self) -> transformers.PreTrainedModel:
         config = TINY_MODELS[self.model_type].but(**self.config).transformers_config()
@@ -115,13 +122,52 @@ CASES = {
     "gpt2": Case("gpt2", "h.{}", "attn.c_attn", heads=_first_third),
     "opt": Case("opt", "decoder.layers.{}", "self_attn.q_proj", times=(32 / N_HEADS) ** -0.5),
     "bert": Case("bert", "encoder.layer.{}", "attention.self.query", causal=False),
+    # By code of their own.
+    "bloom": Case(
+        "bloom", "h.{}", "self_attention.query_key_value", heads=_first_of_each_head, biased=True
+    ),
+    "falcon": Case(
+        "falcon",
+        "h.{}",
+        "self_attention.query_key_value",
+        heads=lambda output: _flat(output[..., :32]),
+    ),
+    "falcon-alibi": Case(
+        "falcon",
+        "h.{}",
+        "self_attention.query_key_value",
+        {"alibi": True, "multi_query": False, "parallel_attn": False},
+        heads=_first_of_each_head,
+        biased=True,
+    ),
+    "gpt_neo": Case(
+        "gpt_neo",
+        "h.{}",
+        "attn.attention.q_proj",
+        {"window_size": 8},
+        window=lambda i: N_TOKENS if i == 0 else 8,
+    ),
+    "mpt": Case(
+        "mpt",
+        "blocks.{}",
+        "attn.Wqkv",
+        {"attn_config": {"clip_qkv": 8.0}},
+        heads=_first_third,
+        biased=True,
+    ),
+    "xglm": Case(
+        "xglm", "layers.{}", "self_attn.q_proj", times=(32 / N_HEADS) ** -0.5, exact=torch.float32
+    ),
+    "openai-gpt": Case("openai-gpt", "h.{}", "attn.c_attn", heads=_first_third),
+    "rembert": Case("rembert", "encoder.layer.{}", "attention.self.query", causal=False),
+    "mpnet": Case("mpnet", "encoder.layer.{}", "attention.attn.q", causal=False, biased=True),
 }
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five queries a block, so that there are several."""
-    monkeypatch.setattr(attention_module, "_BLOCK_BYTES", 5 * N_HEADS * N_TOKENS * 4)
+    monkeypatch.setattr(watch_module, "_BLOCK_BYTES", 5 * N_HEADS * N_TOKENS * 4)
 
 
 @contextmanager
@@ -135,10 +181,33 @@ def hooked(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterat
 
 def eager(model: transformers.PreTrainedModel) -> list[NDArray[np.float64]]:
     """(H, T, T) a layer: the probabilities of keys, by transformers' own eager attention."""
+    if isinstance(model, transformers.FalconModel):
+        return _given_to_torch(model)
     model.set_attn_implementation("eager")
     with torch.no_grad():
         output = model(torch.from_numpy(TOKENS)[None], use_cache=False, output_attentions=True)
     return [p[0].double().numpy() for p in output.attentions]
+
+
+def _given_to_torch(model: transformers.PreTrainedModel) -> list[NDArray[np.float64]]:
+    """The same from what torch's own attention is called with.
+
+    Falcon's eager attention adds ALiBi a second time, and its output_attentions drop the mask.
+    """
+    found: list[NDArray[np.float64]] = []
+    own = functional.scaled_dot_product_attention
+
+    def record(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor, **named: Any) -> Tensor:
+        mask = attn_mask.double()
+        if attn_mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask).masked_fill(~attn_mask, -torch.inf)
+        scores = q.double() @ k.double().mT / np.sqrt(q.shape[-1]) + mask
+        found.append(scores.softmax(-1)[0].numpy())
+        return own(q, k, v, attn_mask=attn_mask, **named)
+
+    with mock.patch.object(functional, "scaled_dot_product_attention", record), torch.no_grad():
+        model(torch.from_numpy(TOKENS)[None], use_cache=False)
+    return found
 
 
 def entropies(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -186,7 +255,7 @@ class TestAgainstEagerAttention:
     def test_norms_and_attention(self, name: str) -> None:
         case = CASES[name]
         model = case.build()
-        exact = copy.deepcopy(model).double()
+        exact = copy.deepcopy(model).to(case.exact)
         sample = capture(opened(model, None, name=name), TOKENS, name="text")
         n_layers = len(sample.layers)
         assert [layer.layer for layer in sample.layers] == list(range(n_layers))
@@ -213,7 +282,7 @@ class TestAgainstEagerAttention:
     def test_gains_are_slopes_of_the_entropies_of_scaled_queries(self, name: str) -> None:
         case = CASES[name]
         model = case.build()
-        exact = copy.deepcopy(model).double()
+        exact = copy.deepcopy(model).to(case.exact)
         sample = capture(opened(model, None, name=name), TOKENS, name="text")
         step = 0.02  # transformers has some softmaxes in float32
         for layer in sample.layers:
@@ -240,7 +309,7 @@ class TestAgainstEagerAttention:
         before = model.config._attn_implementation
         open_ = opened(model, None, name=name)
         own = _hidden(model, "eager")
-        with attention_module.observed(model, _Blind()):
+        with observed(model, _Blind()):
             seen = run(open_, TOKENS)
         torch.testing.assert_close(seen, own, rtol=1e-4, atol=1e-5)
         model.set_attn_implementation(before)
@@ -357,16 +426,40 @@ def test_statistics_of_a_bfloat16_model_are_float32() -> None:
             same(layer.values[measure], wanted, measure)
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("bloom", torch.bfloat16),
+        ("falcon-alibi", torch.bfloat16),
+        ("gpt_neo", torch.float16),
+        ("mpt", torch.float16),
+        ("xglm", torch.float16),
+        ("openai-gpt", torch.float16),
+    ],
+)
+def test_short_floats_of_models_that_attend_by_themselves(name: str, dtype: torch.dtype) -> None:
+    model = CASES[name].build()
+    wanted = capture(opened(model, None, name=name), TOKENS, name="text")
+    found = capture(opened(model.to(dtype), None, name=name), TOKENS, name="text")
+    assert found.causal == wanted.causal
+    for one, other in zip(found.layers, wanted.layers, strict=True):
+        np.testing.assert_array_equal(one.n_keys, other.n_keys)
+        for measure in ("query_norm", "entropy"):
+            apart = np.abs(one.values[measure] / other.values[measure] - 1)
+            assert np.nanmedian(apart) < 0.05
+
+
 class TestScaling:
-    def test_a_scaled_query_changes_its_head_and_what_follows(self) -> None:
+    @pytest.mark.parametrize(("name", "d_head"), [("llama", 6), ("gpt_neo", 8)])
+    def test_a_scaled_query_changes_its_head_and_what_follows(self, name: str, d_head: int) -> None:
         """As with the rows of q_proj scaled."""
-        case = CASES["llama"]
+        case = CASES[name]
         model = case.build()
-        found = capture(opened(model, None, name="llama"), TOKENS, name="text", scale={(0, 2): 1.5})
+        found = capture(opened(model, None, name=name), TOKENS, name="text", scale={(0, 2): 1.5})
         changed = copy.deepcopy(model)
         with torch.no_grad():
-            changed.layers[0].self_attn.q_proj.weight[2 * 6 : 3 * 6] *= 1.5
-        wanted = capture(opened(changed, None, name="llama"), TOKENS, name="text")
+            case.module(changed, 0).weight[2 * d_head : 3 * d_head] *= 1.5
+        wanted = capture(opened(changed, None, name=name), TOKENS, name="text")
         _same_samples(found, wanted)
 
     def test_a_scaled_key_changes_its_group(self) -> None:
@@ -382,6 +475,25 @@ class TestScaling:
         apart = np.nanmax(np.abs(found.layers[0].values["entropy"] - plain), axis=1) > 1e-3
         assert apart.tolist() == [False, False, True, True]
 
+    def test_a_scaled_key_of_a_model_that_attends_by_itself(self) -> None:
+        model = CASES["gpt_neo"].build()
+        open_ = opened(model, None, name="gpt_neo")
+        found = capture(open_, TOKENS, name="text", scale={(1, 3): 0.5}, scaled="key")
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            changed.h[1].attn.attention.k_proj.weight[3 * 8 :] *= 0.5
+        _same_samples(found, capture(opened(changed, None, name="gpt_neo"), TOKENS, name="text"))
+
+    def test_keys_count_as_they_enter_the_product(self) -> None:
+        """Falcon has one head of keys, or repeats those of its groups."""
+        with pytest.raises(StudyError, match=r"has 1 heads of keys"):
+            _sample("falcon", scale={(0, 1): 2.0}, scaled="key")
+        config = TINY_MODELS["falcon"].but(new_decoder_architecture=True, num_kv_heads=2)
+        model = transformers.AutoModel.from_config(config.transformers_config())
+        open_ = opened(model, None, name="falcon")
+        with pytest.raises(StudyError, match=r"has 4 heads of keys"):
+            capture(open_, TOKENS, name="text", scale={(0, 4): 2.0}, scaled="key")
+
     def test_heads_that_are_not_there(self) -> None:
         with pytest.raises(StudyError, match=r"Layer 0 has 4 heads of queries.*\[7\]"):
             _sample("llama", scale={(0, 7): 2.0})
@@ -392,13 +504,13 @@ class TestScaling:
 
     @pytest.mark.parametrize("name", CASES)
     def test_the_identity_of_slopes_and_gains(self, name: str) -> None:
-        open_ = opened(CASES[name].build().double(), None, name=name)
+        open_ = opened(CASES[name].build().to(CASES[name].exact), None, name=name)
         heads = [(0, 1), (1, 0), (1, 3)]
         result = scale_queries(open_, TOKENS, heads)
         assert result.heads == tuple(heads)
         assert result.deviation.max() < 1e-3
-        # All scores do not grow with the query where there is a cap or a sink.
-        if name not in ("gemma2", "gpt_oss"):
+        # All scores do not grow with the query where there is a cap, a sink or a bias.
+        if name not in ("gemma2", "gpt_oss") and not CASES[name].biased:
             assert (np.diff(result.entropy, axis=1) < 0).all()
         plain = capture(open_, TOKENS, name="text")
         one = int(np.flatnonzero(result.alphas == 1.0)[0])
@@ -407,8 +519,9 @@ class TestScaling:
             assert result.entropy[row, one] == pytest.approx(np.nanmean(values["entropy"][head]))
             assert result.predicted[row, one] == pytest.approx(-np.nanmean(values["gain"][head]))
 
-    def test_entropies_are_those_of_scaled_queries(self) -> None:
-        open_ = opened(CASES["gemma2"].build(), None, name="gemma2")
+    @pytest.mark.parametrize("name", ["gemma2", "mpt"])
+    def test_entropies_are_those_of_scaled_queries(self, name: str) -> None:
+        open_ = opened(CASES[name].build(), None, name=name)
         result = scale_queries(open_, TOKENS, [(0, 2)], alphas=[0.5, 1.0, 1.5])
         for column, alpha in enumerate(result.alphas):
             sample = capture(open_, TOKENS, name="text", scale={(0, 2): float(alpha)})
@@ -426,7 +539,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("model_type", "said"),
         [
-            ("bloom", "attends by code of its own"),
+            ("deberta", "DisentangledSelfAttention takes a softmax of something else than one pro"),
             ("deepseek_v32", "called with indices"),
             ("bart", "an encoder-decoder model"),
             ("vit", "a model without a vocabulary"),
@@ -446,6 +559,45 @@ class TestRefusals:
         with pytest.raises(StudyError, match="without attention weights to capture"):
             opened(model, None, name="mamba")
 
+    @pytest.mark.parametrize(
+        ("softmax", "said"),
+        [
+            (lambda scores, **_: torch.tanh(scores), "BloomAttention changes the scores by tanh"),
+            (lambda scores, **_: torch.softmax(scores, -2), "something else of the scores than"),
+            (lambda scores, **_: torch.softmax(scores @ scores, -1), "something else than one pro"),
+            (
+                lambda scores, **_: functional.pad(scores[..., :9].softmax(-1), (0, 23)),
+                r"over \[1, 4, 32, 9\]",
+            ),
+        ],
+    )
+    def test_attention_of_its_own_that_is_not_known(
+        self, softmax: Any, said: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = CASES["bloom"].build()
+        with monkeypatch.context() as patched:
+            module = transformers.models.bloom.modeling_bloom
+            patched.setattr(
+                module, "F", SimpleNamespace(softmax=softmax, dropout=functional.dropout)
+            )
+            with pytest.raises(StudyError, match=said):
+                opened(model, None, name="bloom")
+        # Nothing of it stays behind.
+        assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
+        assert opened(model, None, name="bloom").n_layers == 2
+
+    def test_attention_without_a_softmax(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def forward(self: Any, hidden: Tensor, residual: Tensor, **_: Any) -> tuple[Tensor, None]:
+            return hidden @ hidden.mT @ hidden + residual, None
+
+        module = transformers.models.bloom.modeling_bloom
+        monkeypatch.setattr(module.BloomAttention, "forward", forward)
+        with pytest.raises(StudyError, match="BloomAttention takes no softmax of a product"):
+            opened(CASES["bloom"].build(), None, name="bloom")
+        monkeypatch.setattr(module.BloomAttention, "forward", lambda _, h, r, **__: (h + r, None))
+        with pytest.raises(StudyError, match="no softmax of a product of queries and keys was fou"):
+            opened(CASES["bloom"].build(), None, name="bloom")
+
     def test_attention_that_is_not_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A model whose own attention has something that no argument tells."""
         module = transformers.models.llama.modeling_llama
@@ -458,11 +610,15 @@ class TestRefusals:
         with pytest.raises(StudyError, match="does something that is not known here"):
             opened(CASES["llama"].build(), None, name="llama")
 
-    def test_activations_that_are_not_finite(self) -> None:
-        model = CASES["llama"].build()
-        open_ = opened(model, None, name="llama")
+    @pytest.mark.parametrize(
+        ("name", "weight"),
+        [("llama", "layers.0.mlp.down_proj"), ("gpt_neo", "h.0.mlp.c_proj")],
+    )
+    def test_activations_that_are_not_finite(self, name: str, weight: str) -> None:
+        model = CASES[name].build()
+        open_ = opened(model, None, name=name)
         with torch.no_grad():
-            model.layers[0].mlp.down_proj.weight[0, 0] = torch.nan
+            model.get_submodule(weight).weight[0, 0] = torch.nan
         with pytest.raises(StudyError, match=r"layer 1 is not finite.*--dtype float32"):
             capture(open_, TOKENS, name="text")
         assert model.config._attn_implementation != "qk_taxonomy_observed"
@@ -490,7 +646,7 @@ class TestRefusals:
         def fail(*_: Any) -> None:
             raise error
 
-        monkeypatch.setattr(attention_module, "attend", fail)
+        monkeypatch.setattr(watch_module, "attend", fail)
         with pytest.raises(StudyError, match=r"24 tokens of llama in float32.*--context"):
             capture(open_, TOKENS, name="text")
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
-from qk_taxonomy.studies.query_norm.attention import AttentionLayer, Scaling, observed
+from qk_taxonomy.studies.query_norm.attention import observed
 from qk_taxonomy.studies.query_norm.models import OpenModel, run
 from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, MEASURES, LayerMeasures, Sample
 from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock
+from qk_taxonomy.studies.query_norm.watch import AttentionLayer, Scaling
 
 # Of the keys' attention, for k_eff.
 _SHARE = 0.9
@@ -94,7 +95,7 @@ class _Measuring:
         values = {name: np.full(shape, np.nan, np.float32) for name in MEASURES}
         values["query_norm"][:] = layer.query_norm.float().cpu().numpy()
         n_keys = np.zeros(self._n_tokens, np.int64)
-        self.layers.append(LayerMeasures(layer.number, layer.stack, n_keys, values))
+        self.layers.append(LayerMeasures(layer.place.number, layer.place.stack, n_keys, values))
 
     def see(self, layer: AttentionLayer, scores: ScoreBlock, attention: AttentionBlock) -> None:
         measures = self.layers[-1]

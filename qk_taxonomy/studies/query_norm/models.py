@@ -21,13 +21,13 @@ from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint
 from qk_taxonomy.checkpoints.local import LocalCheckpoint
 from qk_taxonomy.errors import CheckpointError, StudyError
 from qk_taxonomy.records import ModelRef
-from qk_taxonomy.studies.query_norm.attention import (
+from qk_taxonomy.studies.query_norm.attention import observed
+from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock
+from qk_taxonomy.studies.query_norm.watch import (
     AttentionLayer,
     attention_implementation,
-    not_observable,
-    observed,
+    without_attention,
 )
-from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock
 from qk_taxonomy.survey import resolve_device
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def opened(
     with observed(model, seen):
         other = run(result, ids)
     if not seen.n_layers:
-        raise not_observable(model)
+        raise without_attention(model)
     difference = ((own - other).norm(dim=-1) / own.norm(dim=-1)).median().item()
     if not difference <= _DIFFERENCE.get(model.dtype, _DIFFERENCE_SHORT):
         raise StudyError(
@@ -180,7 +180,7 @@ def run(model: OpenModel, ids: NDArray[np.int64]) -> torch.Tensor:
     """
     inputs = torch.from_numpy(ids)[None].to(model.model.device)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # inference mode would do without forward-mode derivatives, too
             output = model.model(input_ids=inputs, use_cache=False)
     except StudyError:
         raise

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
-from qk_taxonomy.studies.query_norm.attention import AttentionLayer, observed
+from qk_taxonomy.studies.query_norm.attention import observed
 from qk_taxonomy.studies.query_norm.capture import check_text
 from qk_taxonomy.studies.query_norm.models import OpenModel, run
 from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS
 from qk_taxonomy.studies.query_norm.scores import AttentionBlock, ScoreBlock, attend
+from qk_taxonomy.studies.query_norm.watch import AttentionLayer
 
 #: Factors of the query.
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(5, 16))
@@ -76,18 +77,18 @@ class _Scaling:
         self._sums = np.zeros((4, len(heads), len(alphas)))
 
     def begin(self, layer: AttentionLayer) -> None:
-        found = [head for number, head in self._heads if number == layer.number]
+        found = [head for number, head in self._heads if number == layer.place.number]
         if any(not 0 <= head < layer.n_heads for head in found):
             raise StudyError(
-                f"Layer {layer.number} has {layer.n_heads} heads, from 0; to be scaled were "
+                f"Layer {layer.place.number} has {layer.n_heads} heads, from 0; to be scaled were "
                 f"{found}."
             )
-        self._n_tokens[layer.number] = 0
+        self._n_tokens[layer.place.number] = 0
 
     def see(self, layer: AttentionLayer, scores: ScoreBlock, attention: AttentionBlock) -> None:
-        rows = [row for row, (number, _) in enumerate(self._heads) if number == layer.number]
+        rows = [row for row, (number, _) in enumerate(self._heads) if number == layer.place.number]
         enough = scores.allowed.sum(-1) >= FEWEST_KEYS
-        self._n_tokens[layer.number] += int(enough.sum())
+        self._n_tokens[layer.place.number] += int(enough.sum())
         if not rows:
             return
         block = scores.of_heads([self._heads[row][1] for row in rows])
