@@ -52,7 +52,7 @@ def read_texts(paths: Iterable[str | Path]) -> tuple[Text, ...]:
     texts: list[Text] = []
     for path in map(Path, paths):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
         except UnicodeDecodeError as err:
             raise StudyError(
                 f"{path} is no text in UTF-8 (byte {err.start}). Convert it, or leave it out."
@@ -96,13 +96,16 @@ def windows(
             continue
         found.append([tokens] if len(tokens) >= _FEWEST_TOKENS else [])
         used = "all of them are used" if found[-1] else "it is left out"
-        notes.append(f"{text.name} has {len(tokens)} tokens, of the {room} of a window: {used}")
+        notes.append(
+            f"{text.name} has {len(tokens)} tokens, of the {room} that a window takes: {used}."
+        )
     shares = _shares([len(pieces) for pieces in found], n_samples)
     if not sum(shares):
-        raise StudyError(f"There is not enough text: {'; '.join(notes)}. Give a longer --text.")
+        raise StudyError(f"There is not enough text. {' '.join(notes)} Give a longer --text.")
     if sum(shares) < n_samples:
         notes.append(
-            f"the text has {sum(shares)} windows of {context} tokens, of the {n_samples} asked for"
+            f"There is text for {sum(shares)} of the {n_samples} samples asked for; more --text, or "
+            "a shorter --context, gives more."
         )
     out = []
     for text, pieces, share in zip(texts, found, shares, strict=True):
