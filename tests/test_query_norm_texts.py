@@ -58,9 +58,7 @@ class TestWindows:
     def test_a_short_text_is_used_whole_and_said(self) -> None:
         found, notes = windows([text("a", 40), text("b", 10)], Words(), 100, 4)
         assert [len(one.tokens) for one in found] == [41]
-        assert notes[0] == (
-            "a has 40 tokens, of the 99 that a window takes: all of them are used."
-        )
+        assert notes[0] == ("a has 40 tokens, of the 99 that a window takes: all of them are used.")
         assert notes[1].endswith("it is left out.")
         assert notes[2] == (
             "There is text for 1 of the 4 samples asked for; more --text, or a shorter --context, "

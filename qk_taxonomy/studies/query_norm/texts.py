@@ -104,8 +104,8 @@ def windows(
         raise StudyError(f"There is not enough text. {' '.join(notes)} Give a longer --text.")
     if sum(shares) < n_samples:
         notes.append(
-            f"There is text for {sum(shares)} of the {n_samples} samples asked for; more --text, or "
-            "a shorter --context, gives more."
+            f"There is text for {sum(shares)} of the {n_samples} samples asked for; more --text, "
+            "or a shorter --context, gives more."
         )
     out = []
     for text, pieces, share in zip(texts, found, shares, strict=True):
