@@ -183,8 +183,8 @@ def _samples(
     }
     folder = make_folder(samples_folder(output_root, ref, context))
     samples, n_kept = [], 0
-    progress.start(f"Capture of {ref.name}, {context} tokens a text", len(shown))
     with exclusive(folder):  # all of it: a run that began later would stop the first half-way
+        progress.start(f"Capture of {ref.name}, {context} tokens a text", len(shown))
         for window in shown:
             mark = fingerprint({**settings, "name": window.name}, window.tokens)
             path = sample_path(folder, mark)
