@@ -66,8 +66,13 @@ _FIRST, _SECOND, _KEY = slice(0, 2), slice(2, 4), slice(4, 6)
 
 
 def _token_features(rng: np.random.Generator) -> Array:
-    """(vocabulary, 6), each of one length, so that no norm of a layer changes their proportions."""
-    first, second, angle = rng.uniform(size=(3, len(VOCABULARY)))
+    """(vocabulary, 6), each of one length, so that no norm of a layer changes their proportions.
+
+    The two numbers are a grid's, so that over the vocabulary neither tells anything of the other.
+    """
+    second, first = np.divmod(np.arange(len(VOCABULARY)), 20)
+    first, second = first / 19, second / second.max()
+    angle = rng.uniform(size=len(VOCABULARY))
     pairs = [_circle(0.1 + 0.9 * first), _circle(0.1 + 0.9 * second)]
     turned = np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=1)
     return np.concatenate([*pairs, turned], axis=1)

@@ -417,6 +417,7 @@ class TestPlanted:
         assert (numbers["raw_positive"], numbers["partial"]) == (8, 0)
         heads = study.correlations.heads
         assert (heads["pearson"] > 0.9).all()
+        assert (heads["partial_pearson"].abs() < 0.15).all()
         assert (heads["position_norm"] > 0.9).all()
 
 
