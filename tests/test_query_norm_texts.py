@@ -58,9 +58,20 @@ class TestWindows:
     def test_a_short_text_is_used_whole_and_said(self) -> None:
         found, notes = windows([text("a", 40), text("b", 10)], Words(), 100, 4)
         assert [len(one.tokens) for one in found] == [41]
-        assert notes[0] == "a has 40 tokens, of the 99 of a window: all of them are used"
-        assert notes[1].endswith("it is left out")
-        assert notes[2] == "the text has 1 windows of 100 tokens, of the 4 asked for"
+        assert notes[0] == ("a has 40 tokens, of the 99 that a window takes: all of them are used.")
+        assert notes[1].endswith("it is left out.")
+        assert notes[2] == (
+            "There is text for 1 of the 4 samples asked for; more --text, or a shorter --context, "
+            "gives more."
+        )
+
+    def test_a_text_of_millions_of_characters(self) -> None:
+        whole = text("a", 1_000_000)
+        found, notes = windows([whole], Words(()), 50, 4)
+        assert notes == ("a has 4,999,999 characters, of which the first 2,000,000 are used.",)
+        assert 340_000 < found[-1].tokens[0] < 400_000
+        # As much as is asked for, all the same.
+        assert not windows([whole], Words(()), 10_000, 70)[1]
 
     def test_next_to_no_text(self) -> None:
         with pytest.raises(StudyError, match=r"a has 10 tokens.*Give a longer --text"):
@@ -81,10 +92,22 @@ class TestWindows:
 class TestTexts:
     def test_files_of_one_name_are_told_apart(self, tmp_path: Path) -> None:
         paths = [tmp_path / folder / "a.txt" for folder in "xyz"]
-        for path in paths:
+        for number, path in enumerate(paths):
             path.parent.mkdir()
-            path.write_text("Grüße")
+            path.write_text(f"Grüße {number}")
         assert [one.name for one in read_texts(paths)] == ["a.txt", "a.txt (2)", "a.txt (3)"]
+
+    def test_a_text_counts_once(self, tmp_path: Path) -> None:
+        paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+        for path in paths:
+            path.write_text("Grüße")
+        with pytest.raises(StudyError, match=r"b\.txt has the same text as a\.txt"):
+            read_texts(paths)
+
+    def test_the_mark_of_unicode_is_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("Grüße", encoding="utf-8-sig")
+        (one,) = read_texts([tmp_path / "a.txt"])
+        assert one.text == "Grüße"
 
     @pytest.mark.parametrize(
         ("content", "said"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qk_taxonomy.cli.making import write_files
+from qk_taxonomy.cli.making import bar
 from qk_taxonomy.cli.options import catalog_option, console, debug_option, output_root_option
 
 if TYPE_CHECKING:
@@ -125,12 +126,15 @@ def query_norm(
     study = _studied(model, criteria=fixed, texts=texts, output_root=output_root, **options)
     if not as_json:
         _print_study(study)
-    for note in study.notes:
-        click.echo(f"Note: {note}.", err=True)
-    files_made = write_query_norm(study, output_root)
-    write_files(f"report of {study.ref_name}", files_made, told=not as_json)
+    for note in _notes(study):
+        click.echo(f"Note: {note}", err=True)
+    with bar(f"report of {study.ref_name}") as advance:
+        for number, path in enumerate(write_query_norm(study, output_root), start=1):
+            advance(number, number + 1, path)
     if as_json:
-        click.echo(json.dumps(_as_json(study), indent=2))
+        click.echo(json.dumps({**_as_json(study), "report": str(path)}, indent=2))
+    else:
+        click.echo(f"{path}, and its tables and figures beside it")
 
 
 def _studied(ref: ModelRef, **options: Any) -> QueryNormStudy:
@@ -145,7 +149,7 @@ def _studied(ref: ModelRef, **options: Any) -> QueryNormStudy:
 def _print_study(study: QueryNormStudy) -> None:
     out = console()
     out.print(f"{study.description['model']}; {study.description['texts']}", style="bold")
-    out.print(f"{study.verdict.kind}: {study.verdict.line}")
+    out.print(study.verdict.line)
     if study.bridge is not None:
         out.print(study.bridge.line)
 
@@ -159,7 +163,12 @@ def _as_json(study: QueryNormStudy) -> dict[str, Any]:
         "verdict": study.verdict.kind,
         "line": study.verdict.line,
         "numbers": numbers,
+        "criteria": asdict(study.criteria),
         "bridge": None if study.bridge is None else study.bridge.line,
         **study.description,
-        "notes": list(study.notes),
+        "notes": _notes(study),
     }
+
+
+def _notes(study: QueryNormStudy) -> list[str]:
+    return list(dict.fromkeys((*study.notes, *study.correlations.notes)))

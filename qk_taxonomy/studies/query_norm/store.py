@@ -31,9 +31,13 @@ def samples_folder(root: str | Path, ref: ModelRef, context: int) -> Path:
     """Where a model's samples of so many tokens are:
     ``<root>/data/query-norm/<family>/<model>[@<revision>]/<context>/``.
     """
-    of_spectra = spectra_path(root, ref)
     folder = Path(root) / DATA_FOLDER / SAMPLES_FOLDER / ref.family
-    return folder / of_spectra.name.removesuffix(of_spectra.suffix) / str(context)
+    return folder / spectra_path(root, ref).stem / str(context)
+
+
+def sample_path(folder: Path, mark: str) -> Path:
+    """A sample's file by its fingerprint: what was run otherwise lies beside it, and stays."""
+    return folder / f"{mark[:16]}.parquet"
 
 
 def fingerprint(settings: Mapping[str, str], tokens: np.ndarray) -> str:
@@ -70,7 +74,9 @@ def write_sample(path: Path, sample: Sample, mark: str) -> Path:
     table = table.replace_schema_metadata({_KEY: json.dumps(told)})
     buffer = io.BytesIO()
     # One row group a layer; float32 noise compresses little, ids and positions to nothing.
-    pq.write_table(table, buffer, compression="zstd", row_group_size=len(tables[0]))
+    pq.write_table(
+        table, buffer, compression="zstd", row_group_size=len(tables[0]), write_page_checksum=True
+    )
     return write_file(path, buffer.getvalue())
 
 
@@ -85,17 +91,16 @@ def read_sample(path: Path, mark: str | None = None) -> Sample | None:
     if not path.exists():
         return None
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
         told = json.loads(table.schema.metadata[_KEY])
         name, causal, found = told["name"], told["causal"], told["fingerprint"]
+        sample = _sample(table, name, causal)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as err:
         raise StudyError(
             f"{path} is no sample of this study, or is damaged ({err}). Delete it, and give the "
             "command again: the other samples are kept."
         ) from err
-    if mark is not None and found != mark:
-        return None
-    return _sample(table, name, causal)
+    return sample if mark in (None, found) else None
 
 
 def _sample(table: pa.Table, name: str, causal: bool) -> Sample:

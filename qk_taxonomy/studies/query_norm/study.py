@@ -13,32 +13,33 @@ import pandas as pd
 
 from qk_taxonomy import __version__
 from qk_taxonomy.cache import exclusive, load_spectra, make_folder, spectra_path
-from qk_taxonomy.errors import QKTaxonomyError
-from qk_taxonomy.records import CIRCUITS, ModelRef
+from qk_taxonomy.errors import QKTaxonomyError, TaxonomyError
+from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
 from qk_taxonomy.studies.query_norm.behaviour import head_behaviour, spectral_table
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.capture import capture
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
-from qk_taxonomy.studies.query_norm.records import Sample
+from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult, scale_queries
 from qk_taxonomy.studies.query_norm.store import (
     fingerprint,
     read_sample,
+    sample_path,
     samples_folder,
     write_sample,
 )
 from qk_taxonomy.studies.query_norm.texts import Text, Window, built_in_text, windows
 from qk_taxonomy.studies.query_norm.verdict import Verdict, decide
+from qk_taxonomy.survey import Silent as SilentSurvey
 from qk_taxonomy.survey import survey_model
 from qk_taxonomy.tables import spectra_rows
-from qk_taxonomy.taxonomy import classify_heads
+from qk_taxonomy.taxonomy import sort_into_classes, space_of
+from qk_taxonomy.taxonomy.pool import pool_layers
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-    from qk_taxonomy.survey import Progress as SurveyProgress
 
 #: Tokens of a text, unless the model has positions for fewer; and texts.
 CONTEXT, N_SAMPLES = 512, 8
@@ -60,6 +61,20 @@ class Silent:
     def start(self, what: str, n_steps: int) -> None: ...
 
     def advance(self, n_steps: int) -> None: ...
+
+
+class _OfSurvey(SilentSurvey):
+    """What a survey tells, as steps of the study: its layers."""
+
+    def __init__(self, told: Progress) -> None:
+        self._told = told
+
+    def start(self, ref: ModelRef, layers: int, n_bytes: int) -> None:
+        self._told.start(f"Spectra of {ref.name}", layers)
+
+    def advance(self, layers: int, n_bytes: int) -> None:
+        if layers:
+            self._told.advance(layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +115,15 @@ def study_query_norm(
     force: bool = False,
     api: HfApi | None = None,
     progress: Progress | None = None,
-    survey_progress: SurveyProgress | None = None,
 ) -> QueryNormStudy:
     """Does the norm of a query predict the entropy of its attention, in every head of a model?
 
     texts: those of the user, else Python's documentation topics. context: tokens of each text,
     :data:`CONTEXT` or what the model has positions for unless given. scaled: heads (layer, head)
     whose queries are scaled; unless given, those of the extreme correlations. Samples that were
-    captured before, of the same model and tokens, are taken from their files under
-    ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError.
+    captured before, of the same model, tokens and settings, are taken from their files under
+    ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError, such as
+    BusyFileError where another process captures samples of the model and context.
     """
     told = progress or Silent()
     begun = time.perf_counter()
@@ -116,6 +131,8 @@ def study_query_norm(
     if context is None:
         context = min(CONTEXT, model.longest or CONTEXT)
     shown, notes = windows(texts or (built_in_text(),), model.tokenizer, context, n_samples)
+    if scaled:  # a head that is not there is said before the capture, which may take long
+        scale_queries(model, shown[0].tokens[:FEWEST_KEYS], scaled, alphas=(1.0,))
     samples, n_kept = _samples(
         ref, model, shown, context, after_rope=after_rope, output_root=output_root, force=force,
         progress=told,
@@ -128,7 +145,7 @@ def study_query_norm(
     told.start("Scaled queries", 1)
     scaling = scale_queries(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
-    found, more = _bridge(ref, behaviour, criteria.seed, output_root, api, survey_progress)
+    found, more = _bridge(ref, behaviour, criteria.seed, output_root, device, api, told)
     texts_used = ", ".join(dict.fromkeys(window.name.rpartition(", ")[0] for window in shown))
     description = {
         "model": f"{ref.name}, {model.revision}",
@@ -141,8 +158,8 @@ def study_query_norm(
         "versions": _versions(),
     }
     return QueryNormStudy(
-        ref.name, ref.family, context, description, criteria, correlations, verdict, behaviour,
-        found, scaling, samples, (*notes, *more),
+        spectra_path(output_root, ref).stem, ref.family, context, description, criteria,
+        correlations, verdict, behaviour, found, scaling, samples, (*notes, *more),
     )  # fmt: skip
 
 
@@ -166,27 +183,29 @@ def _samples(
     }
     folder = make_folder(samples_folder(output_root, ref, context))
     samples, n_kept = [], 0
-    progress.start(f"Capture of {ref.name}, {context} tokens a text", len(shown))
-    for number, window in enumerate(shown):
-        path = folder / f"{number:03d}.parquet"
-        with exclusive(path):
+    with exclusive(folder):  # all of it: a run that began later would stop the first half-way
+        progress.start(f"Capture of {ref.name}, {context} tokens a text", len(shown))
+        for window in shown:
             mark = fingerprint({**settings, "name": window.name}, window.tokens)
+            path = sample_path(folder, mark)
             sample = None if force else read_sample(path, mark)
             n_kept += sample is not None
             if sample is None:
                 sample = capture(model, window.tokens, name=window.name, after_rope=after_rope)
                 write_sample(path, sample, mark)
-        samples.append(sample)
-        progress.advance(1)
+            samples.append(sample)
+            progress.advance(1)
     return tuple(samples), n_kept
 
 
 def _extremes(correlations: HeadCorrelations) -> list[tuple[int, int]]:
     """The heads of the lowest and the highest r, and of the largest |r| given position."""
     heads = correlations.heads
-    heads = heads[heads["stack"] == heads["stack"].iloc[0]].dropna(subset="pearson")
-    raw, partial = heads["pearson"], heads["partial_pearson"].abs()
-    places = [raw.idxmin(), raw.idxmax(), partial.idxmax()] if len(heads) else []
+    heads = heads[heads["stack"] == heads["stack"].iloc[0]]
+    raw = heads["pearson"].dropna()
+    partial = heads["partial_pearson"].abs().dropna()
+    places = [raw.idxmin(), raw.idxmax()] if len(raw) else []
+    places += [partial.idxmax()] if len(partial) else []
     rows = heads.loc[list(dict.fromkeys(places))]
     return list(zip(rows["layer"].tolist(), rows["head"].tolist(), strict=True))
 
@@ -196,8 +215,9 @@ def _bridge(
     behaviour: pd.DataFrame,
     seed: int,
     output_root: str | Path,
+    device: str,
     api: HfApi | None,
-    progress: SurveyProgress | None,
+    progress: Progress,
 ) -> tuple[Bridge | None, tuple[str, ...]]:
     """The bridge to the model's spectra, surveyed if they are not there; or why there is none."""
     try:
@@ -206,26 +226,35 @@ def _bridge(
             output_root=output_root,
             circuits=CIRCUITS,
             conventions=("folded",),
+            device=device,
             api=api,
-            progress=progress,
+            progress=_OfSurvey(progress),
         )
         path = spectra_path(output_root, ref)
         spectra = load_spectra(path)
         table = spectra_rows(spectra, spectra.layers, path.stem)
         spectral = spectral_table(table, spectra.family, path.stem)
-        taxonomy = classify_heads(spectra.select("qk", "folded"))
-        classes = pd.DataFrame(
-            {
-                "stack": taxonomy.stacks,
-                "layer": taxonomy.layers,
-                "head": taxonomy.heads,
-                "class": taxonomy.labels,
-            }
-        )
+        classes, unsorted = _classes(spectra)
         found = bridge(behaviour, spectral, classes, seed=seed)
     except QKTaxonomyError as err:
-        return None, (f"Behaviour is not held against spectra: {err}".rstrip("."),)
-    return found, found.notes
+        return None, (f"Behaviour is not held against spectra: {err}",)
+    return found, (*unsorted, *found.notes)
+
+
+def _classes(spectra: ModelSpectra) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
+    """The class of each head, as ``qk-taxonomy cluster`` has it; or why there is none.
+
+    Without the map of heads that :func:`~qk_taxonomy.taxonomy.classify_heads` makes as well, which
+    takes more than all else here.
+    """
+    try:
+        pool = pool_layers(spectra.select("qk", "folded"))
+        space = space_of(pool.histograms(pool.edges(N_BINS)), "euclidean")
+        labels = sort_into_classes(space, N_CLUSTERS).labels
+    except TaxonomyError as err:
+        return None, (f"Behaviour is not held against classes: {err}",)
+    heads = {"stack": pool.stacks, "layer": pool.layers, "head": pool.heads}
+    return pd.DataFrame({**heads, "class": labels}), ()
 
 
 def _versions() -> str:

@@ -16,6 +16,10 @@ from qk_taxonomy.errors import StudyError
 # Fewer tokens than this have no correlation worth the name.
 _FEWEST_TOKENS = 32
 
+# Of a longer text, the beginning of this many characters, or as many for each token asked for: a
+# tokenizer takes some 200 bytes of memory and a microsecond a character.
+_LONGEST_TEXT, _CHARACTERS_A_TOKEN = 2_000_000, 8
+
 
 @dataclass(frozen=True)
 class Text:
@@ -48,11 +52,15 @@ def built_in_text() -> Text:
 
 
 def read_texts(paths: Iterable[str | Path]) -> tuple[Text, ...]:
-    """Text files in UTF-8. Raises StudyError for one that cannot be read, is none, or is empty."""
+    """Text files in UTF-8.
+
+    Raises StudyError for one that cannot be read, is none, is empty, or has the same text as
+    another: texts are what is counted.
+    """
     texts: list[Text] = []
     for path in map(Path, paths):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
         except UnicodeDecodeError as err:
             raise StudyError(
                 f"{path} is no text in UTF-8 (byte {err.start}). Convert it, or leave it out."
@@ -61,6 +69,12 @@ def read_texts(paths: Iterable[str | Path]) -> tuple[Text, ...]:
             raise StudyError(f"{path} cannot be read: {err.strerror}.") from err
         if not text.strip():
             raise StudyError(f"{path} has no text. Leave it out, or give another file.")
+        same = next((one.name for one in texts if one.text == text), None)
+        if same is not None:
+            raise StudyError(
+                f"{path} has the same text as {same} before it, and a text counts once. Leave it "
+                "out."
+            )
         alike = sum(one.name.partition(" (")[0] == path.name for one in texts)
         texts.append(Text(f"{path.name} ({alike + 1})" if alike else path.name, text))
     return tuple(texts)
@@ -72,8 +86,9 @@ def windows(
     """Up to ``n_samples`` windows of ``context`` tokens, and what there is to say of them.
 
     Windows lie in one text each, do not overlap, are taken from all texts in turn, and evenly over
-    each of them. A text shorter than the context gives one window, of all it has. tokenizer: of
-    transformers; what it puts around a text is put around each window. Raises StudyError where
+    each of them. A text shorter than the context gives one window, of all it has; of one of
+    millions of characters, the beginning is taken. tokenizer: of transformers; what it puts around
+    a text is put around each window. Raises StudyError where
     there is next to no text, or no room for it.
     """
     before, after = _special_tokens(tokenizer)
@@ -85,9 +100,15 @@ def windows(
         )
     found: list[list[NDArray[np.int64]]] = []
     notes = []
+    longest = max(_LONGEST_TEXT, n_samples * room * _CHARACTERS_A_TOKEN)
     for text in texts:
+        if len(text.text) > longest:
+            notes.append(
+                f"{text.name} has {len(text.text):,} characters, of which the first {longest:,} "
+                "are used."
+            )
         tokens = np.array(
-            tokenizer(text.text, add_special_tokens=False, verbose=False)["input_ids"],
+            tokenizer(text.text[:longest], add_special_tokens=False, verbose=False)["input_ids"],
             dtype=np.int64,
         )
         n_whole = len(tokens) // room
@@ -96,13 +117,16 @@ def windows(
             continue
         found.append([tokens] if len(tokens) >= _FEWEST_TOKENS else [])
         used = "all of them are used" if found[-1] else "it is left out"
-        notes.append(f"{text.name} has {len(tokens)} tokens, of the {room} of a window: {used}")
+        notes.append(
+            f"{text.name} has {len(tokens)} tokens, of the {room} that a window takes: {used}."
+        )
     shares = _shares([len(pieces) for pieces in found], n_samples)
     if not sum(shares):
-        raise StudyError(f"There is not enough text: {'; '.join(notes)}. Give a longer --text.")
+        raise StudyError(f"There is not enough text. {' '.join(notes)} Give a longer --text.")
     if sum(shares) < n_samples:
         notes.append(
-            f"the text has {sum(shares)} windows of {context} tokens, of the {n_samples} asked for"
+            f"There is text for {sum(shares)} of the {n_samples} samples asked for; more --text, "
+            "or a shorter --context, gives more."
         )
     out = []
     for text, pieces, share in zip(texts, found, shares, strict=True):
