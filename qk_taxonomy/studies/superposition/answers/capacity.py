@@ -44,6 +44,15 @@ _MEASURES = {
 
 _BELOW = "r < m"
 
+# What the sentence says of the smaller heads together.
+_WORDS = {
+    _SPANNED: "what these span goes with weight by ρ = {}",
+    _SPANNED_LEFT: "with importance of i by {}",
+    _SPANNED_RIGHT: "of j by {}",
+    _OWN: "a recovered pair's singular vector serves {} pairs",
+    _OTHER: "any other {}",
+}
+
 
 def capacity(runs: Sequence[MeasuredRun]) -> Answer:
     """(3) With as many targets as dimensions of the head, or more, which are kept, and are singular
@@ -169,31 +178,14 @@ def _said(ordered: Sequence[MeasuredRun], means: Mapping[str, Mapping[str, Findi
     whole = [r for r in heads if r == config.d_hidden]
     below = [r for r in heads if r != config.d_hidden]
     parts = [
-        f"a head of all m = r = {r} dimensions recovers {with_interval(recovered[f'r = {r}'])} of "
-        f"{n_targets} targets"
+        f"r = m = {r} recovers {with_interval(recovered[f'r = {r}'], 2)} of {n_targets} targets"
         for r in whole
     ]
     if below:
-        numbers = [f"{with_interval(recovered[f'r = {r}'])} (r = {r})" for r in below]
-        parts.append(f"smaller heads recover {listed(numbers)} of {n_targets}")
-
-    def over_heads(measure: str, words: str) -> str:
-        found = means[measure].get(_BELOW)
-        return "" if found is None else words.format(with_interval(found))
-
-    spanned = [
-        over_heads(_SPANNED, "weight {}"),
-        over_heads(_SPANNED_LEFT, "importance of i {}"),
-        over_heads(_SPANNED_RIGHT, "of j {}"),
-    ]
-    if any(spanned):
-        parts.append(f"of those, what is spanned goes with {', '.join(filter(None, spanned))} (ρ)")
-    if heavier := over_heads(_WEIGHT, "recovered targets outweigh lost ones, AUC {}"):
-        parts.append(heavier)
-    shared = [
-        over_heads(_OWN, "a recovered pair's singular vector carries {} pairs"),
-        over_heads(_OVERLAP, "two recovered pairs overlap by {}"),
-        over_heads(_OTHER, "any other singular vector carries {} pairs"),
-        over_heads(_LOST, "a lost pair is spread over {} singular vectors"),
-    ]
-    return "; ".join([*parts, *filter(None, shared)]) + "."
+        numbers = [with_interval(recovered[f"r = {r}"], 2) for r in below]
+        sizes = listed([str(r) for r in below])
+        parts.append(f"r = {sizes} {'recover' if below[1:] else 'recovers'} {listed(numbers)}")
+    for measure, words in _WORDS.items():
+        if found := means[measure].get(_BELOW):
+            parts.append(words.format(with_interval(found, 2)))
+    return f"{'; '.join(parts)}."

@@ -39,21 +39,16 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
     n_tests = len(run.config.probabilities) * len(LEVELS)
     for p, chosen in instances_by_probability(measured):
         name = f"p = {p:.3g}"
-        sides, counts = [], []
-        for place, level in enumerate(LEVELS):
+        sides = []
+        for place in range(len(LEVELS)):
             first, second = alignment[place, chosen], orthogonality[place, chosen]
             one = compare_onsets(first, second)
             compared[place].append((name, one))
-            before, after = int((first < second).sum()), int((first > second).sum())
             told = one.p_value * n_tests <= LEVEL
-            sides.append(int(np.sign(after - before)) if told else 0)
-            counts.append(f"{before}, {after} and {len(first) - before - after} at {level:.0%}")
+            sides.append(int(np.sign((first > second).sum() - one.statistic)) if told else 0)
         start = median_onset(stays[chosen])
         aligned_from.append((name, start))
-        parts.append(
-            f"{name}: {_first(sides)} (before, after and neither: {'; '.join(counts)}), "
-            f"{_from(start)}"
-        )
+        parts.append(f"{name}: {_first(sides)}, {_from(start)}")
     n_seeds = run.config.n_seeds
     counted = "1 seed" if n_seeds == 1 else f"{n_seeds} seeds"
     levels = listed([f"{level:.0%}" for level in LEVELS])
@@ -62,8 +57,7 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
     few = "" if enough else " So few seeds cannot tell what is first: --seeds 10 can."
     return Answer(
         run.config.question,
-        f"Alignment against orthogonality at {levels} of the way of each, in {counted}. "
-        f"{'. '.join(parts)}.{few}",
+        f"At {levels} of the way of each, in {counted}: {'; '.join(parts)}.{few}",
         (
             *(
                 Effects(
@@ -89,7 +83,7 @@ def _first(sides: Sequence[int]) -> str:
         at = [f"{level:.0%}" for level, one in zip(LEVELS, sides, strict=True) if one == side]
         if at:
             parts.append(f"{name} is first at {listed(at)}")
-    return ", ".join(parts) or "neither is told to be first"
+    return ", ".join(parts) or "not told apart"
 
 
 def _from(start: Finding) -> str:
