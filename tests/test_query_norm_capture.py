@@ -619,7 +619,7 @@ class TestRefusals:
         open_ = opened(model, None, name=name)
         with torch.no_grad():
             model.get_submodule(weight).weight[0, 0] = torch.nan
-        with pytest.raises(StudyError, match=r"layer 1 is not finite.*--dtype float32"):
+        with pytest.raises(StudyError, match=r"layer 1 is not finite.*--dtype: float32"):
             capture(open_, TOKENS, name="text")
         assert model.config._attn_implementation != "qk_taxonomy_observed"
 

@@ -163,6 +163,11 @@ def opened(
         other = run(result, ids)
     if not seen.n_layers:
         raise without_attention(model)
+    if not bool(own.isfinite().all()):
+        raise StudyError(
+            f"The hidden states of {name} are not finite: they overflow in {result.dtype}, or the "
+            "weights hold NaN. Try a wider --dtype: float32, or else float64."
+        )
     difference = ((own - other).norm(dim=-1) / own.norm(dim=-1)).median().item()
     if not difference <= _DIFFERENCE.get(model.dtype, _DIFFERENCE_SHORT):
         raise StudyError(

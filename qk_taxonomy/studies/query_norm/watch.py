@@ -145,7 +145,8 @@ class Watch:
         if not bool(attention.entropy.isfinite().all()):
             raise StudyError(
                 f"The attention of {layer.place} is not finite: its scores overflow in "
-                f"{self.model.dtype}, or the weights hold NaN. Try --dtype float32."
+                f"{str(self.model.dtype).removeprefix('torch.')}, or the weights hold NaN. Try a "
+                "wider --dtype: float32, or else float64."
             )
         self.observer.see(layer, block, attention)
         return attention
