@@ -33,7 +33,8 @@ class ScalingResult:
     heads: (layer, head), in the order of rows. alphas: (n_alphas,), ascending. entropy: (n_heads,
     n_alphas), mean over tokens, nats. slope: mean dH/d log α, measured by central differences.
     predicted: mean of what the identity says. deviation: mean |slope − predicted| over tokens,
-    relative to mean |predicted|, nan where that is 0 (attention that is saturated). n_tokens: with as many keys as it takes.
+    relative to mean |predicted|, nan where that is 0 (attention that is saturated). n_tokens: with
+    as many keys as it takes.
     """
 
     heads: tuple[tuple[int, int], ...]
