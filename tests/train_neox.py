@@ -27,6 +27,7 @@ from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.records import CIRCUITS, ModelResult
@@ -180,6 +181,7 @@ def survey_checkpoints(folder: Path, root: Path) -> list[ModelResult]:
 )
 def main(folder: Path, steps: int, seed: int, root: Path | None) -> None:
     """Train a GPT-NeoX of 4 layers and 24 heads, and keep 20 checkpoints of it in FOLDER."""
+    disable_progress_bar()  # a bar a file
     began = time.monotonic()
     trained = train(folder, Plan(steps=steps, seed=seed))
     for step, loss in trained.losses.items():
