@@ -37,6 +37,7 @@ def difference_figure(difference: StackDifference, title: str) -> Figure:
     """
     fig = Figure(figsize=(15.0, 8.2), layout="constrained")
     fig.suptitle(title)
+    fig.set_layout_engine("constrained", w_pad=0.08)
     upper, lower = fig.subfigures(2, 1, height_ratios=[1.15, 1.0], squeeze=False)[:, 0]
     for name, ax in zip(MOVES, upper.subplots(1, len(MOVES)), strict=True):
         _draw_map(upper, ax, difference.heads, name)
@@ -118,7 +119,7 @@ def _draw_heads(fig: SubFigure, difference: StackDifference) -> None:
         )
         for density, colour, label in zip(densities, colours, names, strict=True):
             ax.stairs(density, difference.edges, color=colour, lw=1.3, label=label)
-        sizes = ", ".join(f"{move} {row[f'{move}_units']:.2f}" for move in MOVES)
+        sizes = ", ".join(f"{move} {row[f'{move}_units']:.2g}" for move in MOVES)
         ax.set_title(f"{row['layer']}.{row['head']}: {sizes}")
         ax.set_xlim(0.0, difference.edges[-1])
         ax.legend(frameon=False)

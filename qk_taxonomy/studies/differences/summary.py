@@ -25,7 +25,7 @@ def _lines(stack: StackDifference) -> Iterator[str]:
         f"{stack.matching}; median Jensen–Shannon divergence "
         f"{heads['jensen_shannon'].median():.3g} nats"
     )
-    medians = ", ".join(f"{name} {heads[f'{name}_units'].median():.2f}" for name in MOVES)
+    medians = ", ".join(f"{name} {heads[f'{name}_units'].median():.2g}" for name in MOVES)
     yield f"  median move, 1 being what 1 in 20 pairs of the first model's heads exceeds: {medians}"
     beyond = ", ".join(f"{(heads[f'q_{name}'] <= LEVEL).sum()} in {name}" for name in MOVES)
     yield f"  farther than its heads differ (q ≤ {LEVEL}): {beyond}"
@@ -44,4 +44,4 @@ def _lines(stack: StackDifference) -> Iterator[str]:
 def _named(row: Mapping[Hashable, Any]) -> str:
     """A head, and what of it moved most."""
     size = row[f"{row['moved']}_units"]
-    return f"{row['layer']}.{row['head']} ({row['moved']} {size:.2f})"
+    return f"{row['layer']}.{row['head']} ({row['moved']} {size:.2g})"
