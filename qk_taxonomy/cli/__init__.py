@@ -23,6 +23,7 @@ from qk_taxonomy.cli.plan import plan
 from qk_taxonomy.cli.query_norm import query_norm
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
+from qk_taxonomy.cli.sizes import sizes
 from qk_taxonomy.cli.superposition import superposition
 from qk_taxonomy.cli.test import test
 from qk_taxonomy.errors import CatalogError, QKTaxonomyError
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, families, plan, download, cluster, assign, boxplots, test, diff),
+    *(run, families, plan, download, cluster, assign, boxplots, test, diff, sizes),
     *(circuits, superposition, query_norm, show, export, import_),
 ):
     main.add_command(command)
