@@ -281,14 +281,14 @@ def real_model(name: str) -> Path:
 class TestRealModels:
     @pytest.mark.parametrize("tuned", ["bert_ft", "bert_ft_10k_25s"])
     def test_tuning_rxnfp_moved_heads_little(self, tuned: str) -> None:
-        """Far less than its heads are apart; one tuning made nearly all of them smaller."""
+        """Far less than its heads are apart; one tuning made all of them smaller."""
         found = diff_models(str(real_model("bert_pretrained")), str(real_model(tuned)))
         (stack,) = found.stacks
         assert stack.matching == "place"
         assert (found.table[[f"{name}_units" for name in MOVES]] < 0.2).all(axis=None)
         assert found.table[[f"q_{name}" for name in MOVES]].gt(0.05).all(axis=None)
         if tuned == "bert_ft":
-            assert (found.table["scale"] < 0.02).all()
+            assert (found.table["scale"] < 0).all()
             assert (found.table["q_untrained"] <= 0.05).sum() == 30
 
     def test_quantised_copies(self, minilm: Path, make_folder: object, tmp_path: Path) -> None:
