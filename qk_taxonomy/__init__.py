@@ -38,6 +38,8 @@ _HOMES = {
     "run_hypotheses": "hypotheses.run",
     "compare_models": "hypotheses.run",
     "generate_hypothesis_tests": "outputs.hypotheses",
+    "diff_models": "studies.differences.study",
+    "family_sizes": "studies.sizes",
     "untrained_spectra": "statistics.nulls",
     "untrained_edges": "statistics.nulls",
     "untrained_density": "statistics.nulls",
@@ -86,6 +88,8 @@ if TYPE_CHECKING:
     from qk_taxonomy.statistics.nulls import untrained_density as untrained_density
     from qk_taxonomy.statistics.nulls import untrained_edges as untrained_edges
     from qk_taxonomy.statistics.nulls import untrained_spectra as untrained_spectra
+    from qk_taxonomy.studies.differences.study import diff_models as diff_models
+    from qk_taxonomy.studies.sizes import family_sizes as family_sizes
     from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
     from qk_taxonomy.survey.cluster import dask_executor as dask_executor
     from qk_taxonomy.tables import head_table as head_table

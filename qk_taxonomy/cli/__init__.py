@@ -14,6 +14,7 @@ from qk_taxonomy.cli.assign import assign
 from qk_taxonomy.cli.boxplots import boxplots
 from qk_taxonomy.cli.circuits import circuits
 from qk_taxonomy.cli.cluster import cluster
+from qk_taxonomy.cli.diff import diff
 from qk_taxonomy.cli.download import download
 from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
@@ -22,6 +23,7 @@ from qk_taxonomy.cli.plan import plan
 from qk_taxonomy.cli.query_norm import query_norm
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
+from qk_taxonomy.cli.sizes import sizes
 from qk_taxonomy.cli.superposition import superposition
 from qk_taxonomy.cli.test import test
 from qk_taxonomy.errors import CatalogError, QKTaxonomyError
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, families, plan, download, cluster, assign, boxplots, test),
+    *(run, families, plan, download, cluster, assign, boxplots, test, diff, sizes),
     *(circuits, superposition, query_norm, show, export, import_),
 ):
     main.add_command(command)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
+from qk_taxonomy.outputs.markdown import markdown_table, number
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.query_norm.bridge import Bridge
@@ -51,7 +52,7 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
         "## Criteria, fixed before the run",
         _criteria(study.criteria),
         "## What was run",
-        _table(("", ""), study.description.items()),
+        markdown_table(("", ""), study.description.items()),
         "## Correlations by head",
         *_shown(figures, "histograms", "layers", "scatter"),
         *_heads(study.correlations.heads),
@@ -71,9 +72,9 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
     n = int(found["heads"])
 
     def row(name: str, form: str, *keys: str) -> tuple[str, ...]:
-        return (name, *(_number(found[key], form) for key in keys))
+        return (name, *(number(found[key], form) for key in keys))
 
-    yield _table(
+    yield markdown_table(
         (f"of {n} heads, {int(found['samples'])} texts", "as measured", "given position"),
         [
             row("consistent heads", "d", "raw", "partial"),
@@ -86,14 +87,14 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
         ],
     )  # fmt: skip
     entropy, norm = (
-        _number(found[f"median_position_{of}"], ".2f") for of in ("entropy", "norm")
+        number(found[f"median_position_{of}"], ".2f") for of in ("entropy", "norm")
     )  # fmt: skip
     yield (
         f"With log position, the median r of entropy is {entropy} and that of query norm {norm}. "
         f"With entropies shuffled in each text {study.criteria.n_permutations} times, the mean r "
-        f"is {_number(found['control_mean'], '.4f')}, the mean |r| "
-        f"{_number(found['control_mean_abs'], '.3f')}, and "
-        f"{_number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}."
+        f"is {number(found['control_mean'], '.4f')}, the mean |r| "
+        f"{number(found['control_mean_abs'], '.3f')}, and "
+        f"{number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}."
     )
     if found["heads_undefined"]:
         yield f"{int(found['heads_undefined'])} heads have no correlation in any text."
@@ -102,7 +103,7 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
 def _criteria(criteria: Criteria) -> str:
     values = asdict(criteria)
     rows = ((f"`{key}`", f"{values[key]:g}", what) for key, what in _CRITERIA.items())
-    return _table(("criterion", "value", "what it is"), rows)
+    return markdown_table(("criterion", "value", "what it is"), rows)
 
 
 def _heads(heads: pd.DataFrame) -> Iterator[str]:
@@ -118,7 +119,7 @@ def _heads(heads: pd.DataFrame) -> Iterator[str]:
         top = heads.loc[order.dropna().sort_values(kind="stable").index[:_TOP]]
         if len(top):
             yield f"### {name}"
-            yield _table(
+            yield markdown_table(
                 ("head", "Pearson", "Spearman", "Pearson given position",
                  "Spearman given position", "r of entropy with position",
                  "consistent as measured", "consistent given position"),
@@ -130,11 +131,11 @@ def _head_row(head: Mapping[str, float]) -> tuple[str, ...]:
     return (
         str(Head(str(head["stack"]), int(head["layer"]), int(head["head"]))),
         *(
-            f"{_number(head[name], '.2f')} {_interval(head[f'{name}_low'], head[f'{name}_high'])}"
+            f"{number(head[name], '.2f')} {_interval(head[f'{name}_low'], head[f'{name}_high'])}"
             for name in CORRELATIONS
         ),
-        _number(head["position_entropy"], ".2f"),
-        *(_number(head[f"consistent_{kind}"], ".0%") for kind in ("raw", "partial")),
+        number(head["position_entropy"], ".2f"),
+        *(number(head[f"consistent_{kind}"], ".0%") for kind in ("raw", "partial")),
     )  # fmt: skip
 
 
@@ -148,16 +149,16 @@ def _scaling(scaling: ScalingResult | None, figures: Mapping[str, Sequence[str]]
         f"Queries of a head times α, all else left as it was; means over {scaling.n_tokens} tokens "
         "of the first text. By the identity dH/d log α = −Cov_p(s, ∂s/∂log α), entropy falls as α "
         "grows wherever scores are linear in the query; it was checked by central differences to "
-        f"a relative deviation of {_number(np.nanmax(scaling.deviation, initial=0.0), '.2g')}."
+        f"a relative deviation of {number(np.nanmax(scaling.deviation, initial=0.0), '.2g')}."
     )
     first, one, last = 0, int(np.argmin(np.abs(np.log(scaling.alphas)))), -1
-    yield _table(
+    yield markdown_table(
         ("head", *(f"H at α = {scaling.alphas[at]:g}" for at in (first, one, last)),
          "dH/d log α at 1, measured", "by the identity"),
         (
             (
-                str(Head("", *head)), *(_number(entropy[at], ".3f") for at in (first, one, last)),
-                _number(slope[one], ".3f"), _number(predicted[one], ".3f"),
+                str(Head("", *head)), *(number(entropy[at], ".3f") for at in (first, one, last)),
+                number(slope[one], ".3f"), number(predicted[one], ".3f"),
             )
             for head, entropy, slope, predicted in zip(
                 scaling.heads, scaling.entropy, scaling.slope, scaling.predicted, strict=True
@@ -176,13 +177,13 @@ def _bridge(bridge: Bridge | None, figures: Mapping[str, Sequence[str]]) -> Iter
         "Predictive R² of a behaviour's normal scores in layers that were held out; in brackets, "
         "the central 95 % for spectra of heads that were permuted within layers."
     )
-    yield _table(
+    yield markdown_table(
         ("behaviour", "by spectra", "of permuted heads", "by depth alone", "by both", "p", "q"),
         (
             (
-                measure_label(row["behaviour"]), _number(row["r2_spectra"], ".2f"),
-                _interval(row["null_low"], row["null_high"]), _number(row["r2_depth"], ".2f"),
-                _number(row["r2_both"], ".2f"), *(_number(row[key], ".2g") for key in "pq"),
+                measure_label(row["behaviour"]), number(row["r2_spectra"], ".2f"),
+                _interval(row["null_low"], row["null_high"]), number(row["r2_depth"], ".2f"),
+                number(row["r2_both"], ".2f"), *(number(row[key], ".2g") for key in "pq"),
             )
             for row in bridge.prediction.to_dict("records")
         ),
@@ -192,13 +193,13 @@ def _bridge(bridge: Bridge | None, figures: Mapping[str, Sequence[str]]) -> Iter
     if len(bridge.classes):
         yield "### Classes of the taxonomy"
         yield from _shown(figures, "classes")
-        yield _table(
+        yield markdown_table(
             ("behaviour", "η² within layers", "heads", "classes", "p", "q"),
             (
                 (
-                    measure_label(row["behaviour"]), _number(row["eta_squared"], ".2f"),
+                    measure_label(row["behaviour"]), number(row["eta_squared"], ".2f"),
                     str(row["n_heads"]), str(row["n_classes"]),
-                    *(_number(row[key], ".2g") for key in "pq"),
+                    *(number(row[key], ".2g") for key in "pq"),
                 )
                 for row in bridge.classes.to_dict("records")
             ),
@@ -212,12 +213,12 @@ def _associations(table: pd.DataFrame) -> Iterator[str]:
     yield f"{len(holding)} of {tested} associations within layers hold at q ≤ {LEVEL}."
     if len(holding):
         order = holding["spearman"].abs().sort_values(ascending=False, kind="stable").index
-        yield _table(
+        yield markdown_table(
             ("behaviour", "statistic", "Spearman's ρ within layers", "q"),
             (
                 (
                     measure_label(row["behaviour"]), statistic_label(row["statistic"]),
-                    _number(row["spearman"], ".2f"), _number(row["q"], ".2g"),
+                    number(row["spearman"], ".2f"), number(row["q"], ".2g"),
                 )
                 for row in holding.loc[order[:_TOP]].to_dict("records")
             ),
@@ -225,7 +226,7 @@ def _associations(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _interval(low: float, high: float) -> str:
-    return f"[{_number(low, '.2f')}, {_number(high, '.2f')}]"
+    return f"[{number(low, '.2f')}, {number(high, '.2f')}]"
 
 
 def _notes(study: QueryNormStudy) -> list[str]:
@@ -252,21 +253,3 @@ def _shown(figures: Mapping[str, Sequence[str]], *kinds: str) -> Iterator[str]:
     for kind in kinds:
         for name in figures.get(kind, ()):
             yield f"![{kind.replace('_', ' ')}]({name.replace(' ', '%20')})"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, whose cells may hold bars, such as those of |r|."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _number(value: float, form: str) -> str:
-    if not np.isfinite(value):
-        return "–"
-    text = format(int(value) if form == "d" else value, form)
-    # What is rounded to zero has no sign.
-    return text.replace("-", "−") if set(text) & set("123456789") else text.removeprefix("-")

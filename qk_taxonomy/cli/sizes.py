@@ -1,0 +1,58 @@
+"""``qk-taxonomy sizes``: a family's statistics by depth and by parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qk_taxonomy.cli.making import write_files
+from qk_taxonomy.cli.options import (
+    catalog_option,
+    circuits_option,
+    conventions_option,
+    data_root_option,
+    debug_option,
+    family_option,
+)
+from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+from qk_taxonomy.records import CIRCUITS
+
+
+@click.command(epilog="Example: qk-taxonomy sizes --family pythia")
+@family_option("Of this family (repeatable).")
+@data_root_option
+@circuits_option(CIRCUITS, "both", "Only this circuit.")
+@conventions_option("Only this convention.")
+@catalog_option
+@debug_option
+def sizes(families: tuple[str, ...], data_root: Path, **options: Any) -> None:
+    """How statistics change with depth and with parameters over the sizes of a family.
+
+    Of three or more surveyed models, each of which counts once: the mean over models of each
+    statistic's slope with depth, and its slope with the logarithm of the parameters, with
+    intervals and corrected tests. Writes plots/sizes/<family>/: tables, figures, and a page.
+    """
+    from qk_taxonomy.outputs.sizes import write_sizes
+    from qk_taxonomy.studies.sizes import family_sizes, summary
+
+    if not families:
+        raise click.UsageError("Name a family: --family NAME.")
+    failures: dict[str, Exception] = {}
+    for family in families:
+        try:
+            found = family_sizes(family, data_root, **options)
+        except QKTaxonomyError as err:
+            if len(families) == 1:
+                raise
+            failures[family] = err
+            continue
+        failures |= found.failures
+        for line in summary(found):
+            click.echo(line)
+        write_files(f"sizes of {family}", write_sizes(found, data_root), told=True)
+        for note in found.notes:
+            click.echo(f"Note: {note}.", err=True)
+    if failures:
+        raise PartialFailureError(failures)

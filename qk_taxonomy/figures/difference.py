@@ -1,0 +1,128 @@
+"""The figure of two models compared: where their heads moved, in what, and the farthest of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+
+from qk_taxonomy.figures.circuits.parts import signed
+from qk_taxonomy.figures.style import layer_head_grid, model_colours
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.moves import MOVES
+from qk_taxonomy.studies.differences.records import StackDifference
+
+_TITLES = {"shape": "Shape", "scale": "Scale", "rank": "Rank"}
+_LABELS = {
+    "shape": "Wasserstein distance of λ / mean λ",
+    "scale": "log of Σλ, second over first",
+    "rank": "effective rank of λ, second less first",
+}
+
+# Heads whose spectra are shown, and heads above which marks of single ones run together.
+_SHOWN = 4
+_MOST_MARKS = 1500
+
+
+def difference_figure(difference: StackDifference, title: str) -> Figure:
+    """Maps of the moves over the first model's heads; by layer, what moved; the heads that moved
+    most, in both models.
+
+    Of heads matched by their spectra, the depths of both heads of each pair instead of the moves by
+    layer.
+    """
+    fig = Figure(figsize=(15.0, 8.2), layout="constrained")
+    fig.suptitle(title)
+    fig.set_layout_engine("constrained", w_pad=0.08)
+    upper, lower = fig.subfigures(2, 1, height_ratios=[1.15, 1.0], squeeze=False)[:, 0]
+    for name, ax in zip(MOVES, upper.subplots(1, len(MOVES)), strict=True):
+        _draw_map(upper, ax, difference.heads, name)
+    left, right = lower.subfigures(1, 2, width_ratios=[1.0, 2.0], squeeze=False)[0]
+    if difference.depth is None:
+        _draw_layers(left.subplots(), difference.heads)
+    else:
+        _draw_depths(left, difference)
+    _draw_heads(right, difference)
+    return fig
+
+
+def _draw_map(fig: SubFigure, ax: Axes, heads: pd.DataFrame, name: str) -> None:
+    """One move of every head of the first model; a dot where it is farther than usual."""
+    values = heads[name].to_numpy(np.float64)
+    finite = np.abs(values[np.isfinite(values)])
+    top = float(finite.max(initial=0.0)) or 1.0
+    limits: dict[str, Any] = {"cmap": "magma_r", "vmin": 0.0, "vmax": top}
+    if name != "shape":
+        limits = {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
+    image = layer_head_grid(ax, heads["layer"], heads["head"], values.clip(-top, top), **limits)
+    beyond = heads[heads[f"q_{name}"] <= LEVEL]
+    marks = ""
+    if 0 < len(beyond) < len(heads) <= _MOST_MARKS:
+        ax.plot(beyond["layer"], beyond["head"], ls="", marker=".", ms=3, color="0.1", mec="white",
+                mew=0.3)  # fmt: skip
+        marks = " (dots)"
+    ax.set(xlabel="layer", ylabel="head")
+    ax.set_title(
+        f"{_TITLES[name]}: {len(beyond)} of {len(heads)} heads moved farther than heads of the\n"
+        f"first model differ, q ≤ {LEVEL}{marks}"
+    )
+    fig.colorbar(image, ax=ax, label=_LABELS[name])
+
+
+def _draw_layers(ax: Axes, heads: pd.DataFrame) -> None:
+    """Median size of each move by layer, in units of what is usual between heads."""
+    by_layer = heads.groupby("layer")[[f"{name}_units" for name in MOVES]].median()
+    for name, marker, colour in zip(MOVES, "os^", model_colours(len(MOVES)), strict=True):
+        ax.plot(by_layer.index, by_layer[f"{name}_units"], marker=marker, ms=4, lw=1.2,
+                color=colour, label=name)  # fmt: skip
+    ax.axhline(1.0, color="0.4", ls=":", lw=0.9)
+    if (by_layer > 0).to_numpy().any():
+        ax.set_yscale("log")
+    ax.set(xlabel="layer", ylabel="median move of the layer's heads")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.set_title("What moved (1: as far as one in twenty pairs of\nthe first model's heads differ)")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.16), ncols=len(MOVES))
+
+
+def _draw_depths(fig: SubFigure, difference: StackDifference) -> None:
+    """Layers of both heads of every pair."""
+    assert difference.depth is not None
+    ax = fig.subplots()
+    heads, found = difference.heads, difference.depth
+    # Heads of one pair of layers side by side.
+    jitter = np.random.default_rng(0).uniform(-0.25, 0.25, (2, len(heads)))
+    drawn = ax.scatter(
+        heads["layer"] + jitter[0], heads["layer_b"] + jitter[1], c=heads["jensen_shannon"],
+        cmap="viridis_r", vmin=0.0, s=12, linewidth=0,
+    )  # fmt: skip
+    fig.colorbar(drawn, ax=ax, label="Jensen–Shannon divergence, nats")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.set(xlabel="layer in the first model", ylabel="layer of its match in the second")
+    p = f", p = {found.p_value:.2g}" if np.isfinite(found.p_value) else f" ({found.note})"
+    ax.set_title(f"Depths of matched heads: r = {signed(round(found.effect, 2))}{p}")
+
+
+def _draw_heads(fig: SubFigure, difference: StackDifference) -> None:
+    """Densities of the heads that moved most, in both models."""
+    colours = model_colours(2)
+    axes = fig.subplots(2, 2, squeeze=False).ravel()
+    rows = difference.heads[difference.heads["moved"] != ""].head(_SHOWN).to_dict("records")
+    for ax, row, densities in zip(axes, rows, difference.histograms.swapaxes(0, 1), strict=False):
+        names = (
+            f"first, {row['layer']}.{row['head']}",
+            f"second, {row['layer_b']}.{row['head_b']}",
+        )
+        for density, colour, label in zip(densities, colours, names, strict=True):
+            ax.stairs(density, difference.edges, color=colour, lw=1.3, label=label)
+        sizes = ", ".join(f"{move} {row[f'{move}_units']:.2g}" for move in MOVES)
+        ax.set_title(f"{row['layer']}.{row['head']}: {sizes}")
+        ax.set_xlim(0.0, difference.edges[-1])
+        ax.legend(frameon=False)
+    for ax in axes[len(rows) :]:
+        ax.set_axis_off()
+    fig.suptitle("The heads that moved most (layer.head): densities of λ / mean λ", fontsize=9)

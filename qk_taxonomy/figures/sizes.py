@@ -1,0 +1,117 @@
+"""Figures of a family over its sizes: statistics by depth, a line a model, and by parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from qk_taxonomy.figures.style import KEPT, REJECTED, RGB, statistic_label
+from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.slopes import LEAST_SQUARES
+from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends
+
+_COLUMNS = 4
+_PANEL = (3.5, 2.6)
+
+
+def depth_figure(trends: SizeTrends, title: str) -> Figure:
+    """A panel a statistic: medians over heads by depth, a line a model, coloured by size."""
+    fig, panels = _panels(trends, title)
+    colours = _colours(len(trends.models))
+    for name, ax in panels:
+        for (_, layers), colour in zip(trends.layers.groupby("model"), colours, strict=True):
+            ax.plot(layers["depth"], layers[name], color=colour, lw=1.2)
+        ax.set(xlabel="depth", ylabel=_label(name))
+        ax.set_title(_said(_row(trends.rows, name, BY_DEPTH)))
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            label=f"{heads.model}, {_size(n)}" if math.isfinite(n) else heads.model,
+        )
+        for heads, n, colour in zip(trends.models, trends.parameters, colours, strict=True)
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return fig
+
+
+def size_figure(trends: SizeTrends, title: str) -> Figure:
+    """A panel a statistic: each model's median over layers by its parameters, and the line of least
+    squares, orange where it holds after correction.
+    """
+    fig, panels = _panels(trends, title)
+    x = trends.parameters
+    for name, ax in panels:
+        row = _row(trends.rows, name, BY_SIZE)
+        y = trends.values[name].to_numpy(np.float64)
+        known = np.isfinite(x) & np.isfinite(y)
+        ax.plot(x[known], y[known], ls="", marker="o", ms=5, color="0.25")
+        if math.isfinite(row["effect"]):
+            colour = REJECTED if row["q_value"] <= LEVEL else KEPT
+            middle = float(np.log10(x[known]).mean()), float(y[known].mean())
+            ends = np.array([x[known].min(), x[known].max()])
+            ax.plot(ends, middle[1] + row["effect"] * (np.log10(ends) - middle[0]), color=colour)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: _size(n)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel="parameters", ylabel=_label(name))
+        ax.set_title(_said(row))
+    return fig
+
+
+def _panels(trends: SizeTrends, title: str) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
+    """A figure with a panel a statistic, empty ones hidden."""
+    names = trends.statistics
+    rows = math.ceil(len(names) / _COLUMNS)
+    size = (_PANEL[0] * _COLUMNS, _PANEL[1] * rows + 0.8)
+    fig = Figure(figsize=size, layout="constrained")
+    fig.suptitle(title)
+    axes = fig.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    return fig, zip(names, axes, strict=False)
+
+
+def _colours(n: int) -> list[RGB]:
+    """From pale for the smallest model to dark for the largest."""
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.1, 1.0, n))[:, :3]
+    return [(float(r), float(g), float(b)) for r, g, b in shades]
+
+
+def _row(rows: pd.DataFrame, statistic: str, hypothesis: str) -> pd.Series:
+    of = rows[(rows["statistic"] == statistic) & (rows["hypothesis"] == hypothesis)]
+    # With parameters there is a second row, of Theil and Sen.
+    return of[(hypothesis == BY_DEPTH) | (of["method"] == LEAST_SQUARES)].iloc[0]
+
+
+def _said(row: pd.Series) -> str:
+    """A slope with its interval and q-value, or why there is none."""
+    if not math.isfinite(row["effect"]):
+        return str(row["note"])
+    effect, low, high = (_signed(row[key]) for key in ("effect", "low", "high"))
+    known = f" [{low}, {high}], q = {row['q_value']:.2g}" if math.isfinite(row["q_value"]) else ""
+    return f"slope {effect}{known}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def _label(name: str) -> str:
+    return f"ln {statistic_label(name)}" if name in LOG_STATISTICS else statistic_label(name)
+
+
+def _size(n: float) -> str:
+    """A number of parameters, 135M or 8.03B."""
+    return f"{n / 1e9:.3g}B" if n >= 1e9 else f"{n / 1e6:.3g}M"

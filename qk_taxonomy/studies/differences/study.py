@@ -1,0 +1,249 @@
+"""Two surveyed models compared: found by name, matched head by head, and told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.cache import find_spectra, load_spectra
+from qk_taxonomy.errors import HypothesisError, PartialFailureError
+from qk_taxonomy.hypotheses.contrast import check_comparable
+from qk_taxonomy.hypotheses.heads import HeadSet, load_heads, untrained_like
+from qk_taxonomy.hypotheses.pairs import named_heads, stack_pairs
+from qk_taxonomy.records import N_BINS, Circuit, Convention
+from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
+from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
+from qk_taxonomy.statistics.moves import MOVES, HeadMoves, head_moves
+from qk_taxonomy.studies.differences.matching import (
+    Match,
+    Matched,
+    depth_agreement,
+    matched_by_place,
+    matched_by_spectra,
+)
+from qk_taxonomy.studies.differences.records import ModelDifference, StackDifference
+
+
+def diff_models(
+    first: str,
+    second: str,
+    data_root: str | Path = ".",
+    *,
+    circuit: Circuit = "qk",
+    convention: Convention = "raw",
+    match: Match = "auto",
+    seed: int = 0,
+    include_imported: bool = False,
+) -> ModelDifference:
+    """What differs between two surveyed models, head by head.
+
+    first, second: spectra files, or ``family/stem``, stem or id of models under ``data_root``.
+    match: "place", head by head of two models of one shape; "spectra", the best matches; "auto", by
+    place where architecture and shape are one. Differences are second less first. Raises
+    SpectraFileError where a file cannot be read, HypothesisError where a name fits no model or
+    several, or the two cannot be compared: of different conventions, formulas or d_head.
+    """
+    sides = [_named(ref, data_root, circuit, convention) for ref in (first, second)]
+    before, after = sides
+    if before[0].path.resolve() == after[0].path.resolve():
+        raise HypothesisError(
+            f"{first} and {second} are one file, {before[0].path}: wanted two models, or two "
+            "revisions of one. `qk-taxonomy show` tells what is in a file."
+        )
+    pairs = stack_pairs("", "", after, before)
+    if not pairs:
+        stacks = [", ".join(heads.stack or "a single one" for heads in side) for side in sides]
+        raise HypothesisError(
+            f"{first} and {second} share no stack: the first has {stacks[0]}, the second "
+            f"{stacks[1]}. Heads of stacks of one name are compared."
+        )
+    twins = [twin for side in sides for twin in _twins(side[0].path, circuit, convention)]
+    shared = {pair.control.stack for pair in pairs}
+    alone = [heads.name for side in sides for heads in side if heads.stack not in shared]
+    return ModelDifference(
+        tuple(
+            diff_heads(
+                pair.control,
+                pair.treatment,
+                match=match,
+                twins=twins,
+                seed=seed,
+                include_imported=include_imported,
+            )
+            for pair in pairs
+        ),
+        tuple(f"{name} has no counterpart in the other model" for name in alone),
+    )
+
+
+def diff_heads(
+    first: HeadSet,
+    second: HeadSet,
+    *,
+    match: Match = "auto",
+    twins: Iterable[HeadSet] = (),
+    seed: int = 0,
+    include_imported: bool = False,
+) -> StackDifference:
+    """What differs between one stack of two models; :func:`diff_models` has the rest.
+
+    twins: heads of random twins of the first model, for architectures whose untrained heads have no
+    law of their shape alone. Raises HypothesisError where the two cannot be compared.
+    """
+    check_comparable((first, second), include_imported=include_imported)
+    _check_widths(first, second)
+    matched = _matched(first, second, match)
+    before, after = first.lam[matched.first], second.lam[matched.second]
+    untrained = untrained_like(first, twins, include_imported=include_imported)
+    layers, groups = first.layer[matched.first], first.groups[matched.first]
+    moves = head_moves(before, after, layers, groups, untrained.lam, seed=seed)
+    table = _head_table(first, second, matched, moves)
+    farthest = np.nan_to_num(moves.in_units, nan=-1.0).max(-1)
+    order = np.argsort(-farthest, kind="stable")
+    normalised = [mean_normalised(lam)[order] for lam in (before, after)]
+    edges = pool_edges(np.concatenate(normalised), N_BINS)
+    depth = None
+    if matched.how == "spectra":
+        depth = depth_agreement(
+            first.depth[matched.first],
+            second.layer[matched.second],
+            second.depth[matched.second],
+            seed=seed,
+        )
+    return StackDifference(
+        first=first,
+        second=second,
+        matching=matched.how,
+        heads=table.iloc[order].reset_index(drop=True),
+        usual=dict(zip(MOVES, moves.usual.tolist(), strict=True)),
+        histograms=np.stack([histogram_densities(x, edges) for x in normalised]),
+        edges=edges,
+        depth=depth,
+        notes=tuple(_notes(first, second, matched, untrained.limit(len(before)))),
+    )
+
+
+def _named(
+    ref: str, data_root: str | Path, circuit: Circuit, convention: Convention
+) -> list[HeadSet]:
+    """The stacks of the model that ``ref`` names. Raises for one that has no such spectra."""
+    paths = [Path(ref)]
+    named = ref.endswith(".safetensors")
+    if not named:
+        paths = find_spectra(data_root, controls=True)
+        by_name = [p for p in paths if ref in (p.stem, f"{p.parent.name}/{p.stem}")]
+        named = bool(by_name)
+        # Files say only inside which model's id they hold.
+        paths = by_name or paths
+    found = load_heads(paths, circuit, convention)
+    if named and found.failures:
+        raise next(iter(found.failures.values()))
+    if named and not found.sets:
+        raise HypothesisError(_lacking(found.without[0], circuit, convention))
+    if found.failures and not found.sets:
+        raise PartialFailureError(found.failures)
+    return named_heads(ref, found.sets)
+
+
+def _lacking(path: Path, circuit: Circuit, convention: Convention) -> str:
+    layers = load_spectra(path).layers
+    kinds = dict.fromkeys(f"{layer.circuit} {layer.convention}" for layer in layers)
+    return (
+        f"{path} has no {circuit} {convention} spectra, but {' and '.join(kinds)}: two models are "
+        "compared in one circuit and convention. Choose another with --circuit and --convention, "
+        "or add it by giving the command that made the file (`qk-taxonomy download ...`) "
+        f"--circuit {circuit} --convention {convention}."
+    )
+
+
+def _twins(path: Path, circuit: Circuit, convention: Convention) -> tuple[HeadSet, ...]:
+    """The heads of the random twins that are filed beside a model."""
+    names = path.parent.glob("*~random-*.safetensors")
+    beside = [twin for twin in sorted(names) if twin.name.startswith(f"{path.stem}~random-")]
+    return load_heads(beside, circuit, convention).sets
+
+
+def _check_widths(first: HeadSet, second: HeadSet) -> None:
+    for heads in (first, second):
+        if len(heads.widths) > 1:
+            raise HypothesisError(f"{heads.name}: {heads.differing_widths}.")
+    if first.widths != second.widths:
+        raise HypothesisError(
+            f"{first.name} has heads of d_head {first.widths[0]}, {second.name} of "
+            f"{second.widths[0]}: spectra of different numbers of λ are not compared head by head. "
+            "Classes of both kinds of heads are: `qk-taxonomy cluster --joint`."
+        )
+
+
+def _matched(first: HeadSet, second: HeadSet, match: Match) -> Matched:
+    if match == "spectra" or (match == "auto" and not _one_design(first, second)):
+        return matched_by_spectra(first, second)
+    if first.shape != second.shape:
+        raise HypothesisError(
+            f"{first.name} has {first.described_shape}, {second.name} {second.described_shape}: "
+            "heads cannot be matched by their place. Match them by their spectra: --match spectra."
+        )
+    return matched_by_place(len(first.lam))
+
+
+def _one_design(first: HeadSet, second: HeadSet) -> bool:
+    """Whether heads in one place are taken for counterparts."""
+    architectures = {heads.spectra.metadata["architecture"] for heads in (first, second)}
+    return first.shape == second.shape and len(architectures) == 1
+
+
+def _head_table(
+    first: HeadSet, second: HeadSet, matched: Matched, moves: HeadMoves
+) -> pd.DataFrame:
+    sizes = moves.in_units
+    columns = {
+        "layer": first.layer[matched.first],
+        "head": first.table["head"].to_numpy()[matched.first],
+        "layer_b": second.layer[matched.second],
+        "head_b": second.table["head"].to_numpy()[matched.second],
+    }
+    for column, name in enumerate(MOVES):
+        columns[name] = moves.moves[:, column]
+        columns[f"{name}_units"] = sizes[:, column]
+        columns[f"p_{name}"] = moves.p_values[:, column]
+        columns[f"q_{name}"] = _corrected(moves.p_values[:, column])
+    divergence = SPECTRAL_DISTANCES.index("jensen_shannon")
+    columns["jensen_shannon"] = moves.changes.distances[:, divergence]
+    nulls = {"within": moves.changes.p_within, "untrained": moves.changes.p_untrained}
+    for null, p_values in nulls.items():
+        columns[f"p_{null}"] = p_values[:, divergence]
+        columns[f"q_{null}"] = _corrected(p_values[:, divergence])
+    known = np.nan_to_num(sizes, nan=0.0)
+    names = np.array(MOVES)[known.argmax(-1)]
+    columns["moved"] = np.where(known.max(-1) > 0, names, "")
+    return pd.DataFrame(columns)
+
+
+def _corrected(p_values: np.ndarray) -> np.ndarray:
+    """Benjamini and Hochberg's q-values over the heads; nan where there are no p-values."""
+    from scipy.stats import false_discovery_control
+
+    if np.isnan(p_values).any():
+        return np.full_like(p_values, np.nan)
+    return np.asarray(false_discovery_control(p_values))
+
+
+def _notes(first: HeadSet, second: HeadSet, matched: Matched, limit: str) -> list[str]:
+    notes = [limit] if limit else []
+    if matched.how == "place":
+        return notes
+    alone = [
+        f"{len(heads.table) - len(matched.first)} heads of {heads.name}"
+        for heads in (first, second)
+        if len(heads.table) > len(matched.first)
+    ]
+    if alone:
+        notes.append(f"without a match: {', '.join(alone)}")
+    notes.append(
+        "heads are matched by their spectra, so that shapes are as near as they can be: what is "
+        "found to differ has no counterpart, what is not may be another head"
+    )
+    return notes
