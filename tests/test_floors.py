@@ -32,11 +32,11 @@ FLOORS = {
     "taxonomy": 4,
     "tables": 4,
     "hypotheses": 5,
-    "studies": 5,
-    "figures": 6,
-    "outputs": 7,
-    "cli": 8,
-    "__main__": 9,
+    "studies": 6,
+    "figures": 7,
+    "outputs": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 HEAVY = [
