@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from qk_taxonomy.records import (
     PackagedFolder,
 )
 from qk_taxonomy.resources import TomlFile, builtin_catalog, read_toml
+from qk_taxonomy.training_steps import CheckpointChoice, choose_checkpoints
 
 #: The family that ``qk-taxonomy run`` surveys when none is named: it needs no network.
 EMBEDDED_FAMILY = "minilm"
@@ -366,20 +368,47 @@ def model_ref(
     )
 
 
-def training_checkpoints(model_id: str) -> list[str]:
-    """Revisions that hold a model's training checkpoints, in order of training; [] for none known.
-
-    They are revisions of the model's own repository, or of the one that its catalogue entry names
-    as ``checkpoints.repository``. Raises CatalogError for a model of no family.
-    """
-    models = (model for family in load_families() for model in family.models)
+def _published(model_id: str, families: Iterable[Family]) -> Checkpoints | None:
+    """A model's training checkpoints; None where none are known. Raises CatalogError for a model of
+    no family."""
+    models = (model for family in families for model in family.models)
     found = next((model for model in models if model.id == model_id), None)
     if found is None:
         raise CatalogError(
             f"No family of the catalogue has the model {model_id!r}. "
             "`qk-taxonomy families NAME` lists the models of a family."
         )
-    return list(found.checkpoints.revisions) if found.checkpoints else []
+    return found.checkpoints
+
+
+def training_checkpoints(model_id: str) -> list[str]:
+    """Revisions that hold a model's training checkpoints, in order of training; [] for none known.
+
+    They are revisions of the model's own repository, or of the one that its catalogue entry names
+    as ``checkpoints.repository``. Raises CatalogError for a model of no family.
+    """
+    checkpoints = _published(model_id, load_families())
+    return list(checkpoints.revisions) if checkpoints else []
+
+
+def checkpoint_refs(
+    ref: ModelRef, how: CheckpointChoice, families: Iterable[Family] | None = None
+) -> tuple[ModelRef, ...]:
+    """References to some of a model's training checkpoints, in order of training; none where the
+    catalogue knows of none.
+
+    ``how``: which, as in :func:`choose_checkpoints`. They keep the model's family and name, and
+    each has a revision, of another repository where the catalogue names one. Raises CatalogError
+    for a model of no family.
+    """
+    checkpoints = _published(ref.ref, load_families() if families is None else families)
+    if checkpoints is None:
+        return ()
+    repository = checkpoints.repository or ref.ref
+    return tuple(
+        replace(ref, ref=repository, revision=revision, package=None, hub=True)
+        for revision in choose_checkpoints(checkpoints.revisions, how)
+    )
 
 
 def list_families() -> list[str]:

@@ -477,7 +477,8 @@ class ModelSpectra:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What became of one model of a survey; ``control``: which of its twins, "" for itself.
+    """What became of one model of a survey; ``control``: which of its twins, "" for itself;
+    ``revision``: the one asked for, "" for none.
 
     ``bytes_read`` (moved, small gaps between tensors included) of ``bytes_total`` that the
     checkpoint has at its ``source``; ``seconds`` that it took, or where it is planned, that it
@@ -498,8 +499,10 @@ class ModelResult:
     control: str = ""
     seconds: float | None = None
     source: str = ""
+    revision: str = ""
 
     @property
     def title(self) -> str:
-        """The model and, in brackets, its control."""
-        return f"{self.model} ({self.control})" if self.control else self.model
+        """The model, the revision asked for and, in brackets, its control."""
+        model = f"{self.model}@{self.revision}" if self.revision else self.model
+        return f"{model} ({self.control})" if self.control else model

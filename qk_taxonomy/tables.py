@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, load_spectra, stack_table
+from qk_taxonomy.cache import asked_revision, find_spectra, load_spectra, stack_table
 from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
 from qk_taxonomy.records import (
     CIRCUITS,
@@ -20,10 +20,11 @@ from qk_taxonomy.records import (
     LayerSpectra,
     ModelSpectra,
 )
+from qk_taxonomy.training_steps import training_step
 
 #: What a head is, in the order of a head table's first columns; its statistics follow.
 IDENTITY = (
-    *("family", "model", "model_id", "revision", "control", "formula"),
+    *("family", "model", "model_id", "revision", "step", "control", "formula"),
     *("stack", "layer", "depth", "head", "kv_head", "circuit", "convention"),
 )
 
@@ -42,13 +43,15 @@ def head_table(
 
     data_root: the folder that holds ``data/``; families: only these, by a name or alias; circuits,
     conventions: only these. Columns :data:`IDENTITY`: ``model`` is the file's stem, ``revision``
-    the resolved commit; ``control`` "" for a model itself, else its control's label; ``formula``
-    "exact", or "predecessor" in imported files; ``stack`` "" in a model that has one; ``layer`` the
-    model's own number and ``depth`` its place among the stack's surveyed layers, from 0 to 1 (0
-    where there is one); ``kv_head`` (Int64) NA where the number of key-value heads is not known.
-    Then all statistics of λ, float32, in the file's order (``statistics.moments``); NaN where a
-    file of an older version lacks one. Raises SpectraFileError where there are no such spectra, or
-    a file cannot be read: :func:`readable_heads` leaves such files out.
+    the resolved commit; ``step`` (Int64) the training step of the revision that the file's name
+    tells (``training_steps``), NA where it tells none; ``control`` "" for a model itself, else its
+    control's label; ``formula`` "exact", or "predecessor" in imported files; ``stack`` "" in a
+    model that has one; ``layer`` the model's own number and ``depth`` its place among the stack's
+    surveyed layers, from 0 to 1 (0 where there is one); ``kv_head`` (Int64) NA where the number of
+    key-value heads is not known. Then all statistics of λ, float32, in the file's order
+    (``statistics.moments``); NaN where a file of an older version lacks one. Raises
+    SpectraFileError where there are no such spectra, or a file cannot be read:
+    :func:`readable_heads` leaves such files out.
     """
     table, failures = readable_heads(
         data_root, families, circuits=circuits, conventions=conventions
@@ -103,6 +106,8 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
     depths = _depths(spectra.layers)
     sizes = [len(layer.statistics) for layer in layers]
     heads = np.concatenate([np.arange(size) for size in sizes])
+    revision = asked_revision(stem)
+    step = None if revision is None else training_step(revision)
     n_heads, n_kv_heads = (
         np.repeat([stacks[layer.stack][key] for layer in layers], sizes)
         for key in ("n_heads", "n_kv_heads")
@@ -114,6 +119,7 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
         "model": stem,
         "model_id": spectra.model_id,
         "revision": spectra.metadata["revision"],
+        "step": pd.Series([step] * len(heads), dtype="Int64"),
         "control": spectra.control,
         "formula": spectra.formula,
         "stack": np.repeat([layer.stack for layer in layers], sizes),

@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "records": 1,
     "resources": 1,
+    "training_steps": 1,
     "catalog": 2,
     "architectures": 2,
     "circuits": 2,

@@ -12,6 +12,7 @@ from qk_taxonomy.cache.files import (
     check_header,
     checksum,
     find_spectra,
+    load_metadata,
     load_spectra,
     ordered_safetensors,
     spectra_path,
@@ -19,6 +20,7 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
+from qk_taxonomy.cache.revisions import asked_revision, sibling_files
 from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
 from qk_taxonomy.cache.writing import make_folder, write_file
@@ -30,15 +32,18 @@ __all__ = [
     "FORMAT_VERSION",
     "CacheState",
     "UnfinishedSpectra",
+    "asked_revision",
     "cache_state",
     "check_header",
     "checksum",
     "contents",
     "exclusive",
     "find_spectra",
+    "load_metadata",
     "load_spectra",
     "make_folder",
     "ordered_safetensors",
+    "sibling_files",
     "spectra_path",
     "stack_table",
     "write_file",

@@ -226,6 +226,12 @@ def load_spectra(path: str | Path) -> ModelSpectra:
         return ModelSpectra(metadata, tuple(layers))
 
 
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a spectra file alone. Raises SpectraFileError as :func:`load_spectra`."""
+    with _opened(Path(path)) as (metadata, _):
+        return metadata
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[dict[str, str], Iterator[LayerSpectra]]]:
     """The metadata of a spectra file, and its layers as they are read. Raises SpectraFileError."""

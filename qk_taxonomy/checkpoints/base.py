@@ -84,6 +84,11 @@ class Checkpoint(ABC):
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         """Bytes [start, end) of a file. Raises CheckpointError where they cannot be had."""
 
+    def content_id(self, file: str) -> str | None:
+        """What a file shares with those of the same bytes, of whatever revision, and no other; None
+        where nothing tells without reading it. Not for a checkpoint that travelled."""
+        return None
+
     def tokenizer(self) -> TokenizerDefinition | None:
         """The definition of its tokenizer; None where it has none. Raises CheckpointError where
         that is damaged or of a kind that is not read. Not for a checkpoint that travelled."""

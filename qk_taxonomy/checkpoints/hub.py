@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoSibling
 
 from qk_taxonomy.checkpoints.base import read_range
 from qk_taxonomy.checkpoints.local import LocalCheckpoint, read_whole
@@ -133,7 +134,9 @@ class HubCheckpoint(FolderCheckpoint):
     Raises CheckpointError where the model does not exist, is gated, or cannot be reached.
     """
 
-    left_behind: ClassVar[frozenset[str]] = FolderCheckpoint.left_behind | {"_sizes"}
+    left_behind: ClassVar[frozenset[str]] = FolderCheckpoint.left_behind | {
+        *("_sizes", "_content_ids")
+    }
 
     def __init__(
         self, repo_id: str, *, revision: str | None = None, api: HfApi | None = None
@@ -154,6 +157,7 @@ class HubCheckpoint(FolderCheckpoint):
         self.place = repo_id
         self.names = [sibling.rfilename for sibling in siblings]
         self._sizes = {sibling.rfilename: sibling.size for sibling in siblings}
+        self._content_ids = {sibling.rfilename: _content_id(sibling) for sibling in siblings}
         self._open(unquantised=_base_model(info))
 
     def read_file(self, file: str, longest: int) -> bytes:
@@ -166,6 +170,9 @@ class HubCheckpoint(FolderCheckpoint):
     def file_size(self, file: str) -> int | None:
         return self._sizes.get(file)
 
+    def content_id(self, file: str) -> str | None:
+        return self._content_ids.get(file)
+
     def read_bytes(self, file: str, start: int, end: int) -> bytearray:
         cached = self._cached(file)
         if cached is not None:
@@ -177,6 +184,11 @@ class HubCheckpoint(FolderCheckpoint):
         """The file in the user's hub cache, if it is there."""
         cached = try_to_load_from_cache(self.model_id, file, revision=self.revision)
         return Path(cached) if isinstance(cached, str) else None
+
+
+def _content_id(sibling: RepoSibling) -> str | None:
+    """The hash by which the hub stores a file: SHA-256 in LFS, git's of a blob for all others."""
+    return sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob_id
 
 
 def _base_model(info: ModelInfo) -> str | None:

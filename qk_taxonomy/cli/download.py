@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qk_taxonomy.cli.options import (
+    checkpoint_choice,
     console,
     counted,
     duration,
@@ -23,7 +24,8 @@ from qk_taxonomy.cli.options import (
 from qk_taxonomy.records import CONTROL_KINDS, Control
 
 if TYPE_CHECKING:
-    from qk_taxonomy.records import ControlKind, ModelRef, ModelResult
+    from qk_taxonomy.records import ControlKind, Family, ModelRef, ModelResult
+    from qk_taxonomy.training_steps import CheckpointChoice
 
 
 def survey_with_bars(
@@ -123,6 +125,13 @@ def _saved(read: int, total: int) -> str:
     metavar="REV",
     help="A branch, tag or commit (repeatable).",
 )
+@click.option(
+    "--checkpoints",
+    type=checkpoint_choice,
+    metavar="log|all|N",
+    help="Survey training checkpoints that the catalogue knows of each model: all of them, log "
+    "(first, last, and about one a doubling of the steps), or so many.",
+)
 @click.option("--architecture", metavar="NAME", help="The table's row, where a config names none.")
 @click.option(
     "--control",
@@ -146,6 +155,7 @@ def download(
     models: tuple[str, ...],
     family_name: str | None,
     revisions: tuple[str, ...],
+    checkpoints: CheckpointChoice | None,
     architecture: str | None,
     controls: tuple[ControlKind, ...],
     seed: int | None,
@@ -155,7 +165,8 @@ def download(
 ) -> None:
     """Stream attention weights and cache the spectra of every head.
 
-    Only the byte ranges of the attention tensors cross the network, and no weights are kept.
+    Only the byte ranges of the attention tensors cross the network, and no weights are kept. Layers
+    that another revision has in the same files are taken from its spectra.
     """
     from qk_taxonomy.catalog import family_refs, find_family, load_families, model_ref
 
@@ -169,11 +180,15 @@ def download(
         )
     if not all(model.strip() for model in models):
         raise click.UsageError("--model needs a hub id, a folder or a file.")
+    if checkpoints is not None and revisions:
+        raise click.UsageError("--checkpoints chooses revisions; --revision names them. Give one.")
     if seed is not None and "random" not in controls:
         raise click.UsageError("--seed is for --control random; nothing else is drawn.")
     known = load_families(catalog)
-    refs = [ref for name in families for ref in family_refs(find_family(name, known))]
-    refs += [model_ref(ref, family_name=family_name, families=known) for ref in models]
+    of_families = [ref for name in families for ref in family_refs(find_family(name, known))]
+    alone = [model_ref(ref, family_name=family_name, families=known) for ref in models]
+    if checkpoints is not None:
+        of_families, alone = _checkpoints_of(of_families, alone, checkpoints, known)
     refs = [
         dataclasses.replace(
             ref,
@@ -181,8 +196,8 @@ def download(
             architecture=architecture or ref.architecture,
             control=Control(control, seed or 0) if control else None,
         )
-        for ref in refs
-        for revision in revisions or (None,)
+        for ref in (*of_families, *alone)
+        for revision in revisions or (ref.revision,)
         for control in controls or (None,)
     ]
     results = survey_with_bars(refs, **options)
@@ -195,3 +210,30 @@ def download(
         print_results(results)
     if any(result.status == "failed" for result in results):
         raise click.exceptions.Exit(1)
+
+
+def _checkpoints_of(
+    of_families: Sequence[ModelRef],
+    alone: Sequence[ModelRef],
+    how: CheckpointChoice,
+    known: Sequence[Family],
+) -> tuple[list[ModelRef], list[ModelRef]]:
+    """Training checkpoints in place of models; those of a family that have none are left out.
+
+    Raises CatalogError where a model named by itself, or all of the families, have none.
+    """
+    from qk_taxonomy.catalog import checkpoint_refs
+    from qk_taxonomy.errors import CatalogError
+
+    found = {ref: checkpoint_refs(ref, how, known) for ref in (*of_families, *alone)}
+    without = [ref for ref, refs in found.items() if not refs]
+    names = ", ".join(dict.fromkeys(ref.ref for ref in without))
+    if set(without) & set(alone) or len(without) == len(found):
+        raise CatalogError(
+            f"The catalogue knows of no training checkpoints of {names}. `qk-taxonomy families "
+            "NAME` shows which models have some; revisions of others are named with --revision."
+        )
+    if without:
+        click.echo(f"Note: left out, for want of training checkpoints: {names}.", err=True)
+    chosen = [[made for ref in refs for made in found[ref]] for refs in (of_families, alone)]
+    return chosen[0], chosen[1]

@@ -16,6 +16,8 @@ from qk_taxonomy.records import CIRCUITS, CONVENTIONS, DEFAULT_JOBS, DEFAULT_MEM
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from qk_taxonomy.training_steps import CheckpointChoice
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # What computing itself takes, and a little for weights.
@@ -23,6 +25,17 @@ _LEAST_MEMORY = 80 * 1000**2
 
 # A pipe or file has no width of its own: wide enough to fold no line.
 _PIPE_WIDTH = 1000
+
+
+def checkpoint_choice(value: str) -> CheckpointChoice:
+    """How many of a model's training checkpoints: log, all, or a number from 2 on."""
+    if value == "log":
+        return "log"
+    if value == "all":
+        return "all"
+    if not value.isdecimal() or int(value) < 2:
+        raise click.BadParameter(f"{value!r}: wanted log, all, or a number from 2 on.")
+    return int(value)
 
 
 def _memory_size(value: str) -> float:

@@ -63,7 +63,8 @@ class SurveyBars(_Bars):
 
     def start(self, ref: ModelRef, layers: int, n_bytes: int) -> None:
         self._done = 0
-        self._task = self._bars.add_task(ref.name, total=n_bytes, done=0, layers=layers)
+        name = f"{ref.name}@{ref.revision}" if ref.revision else ref.name
+        self._task = self._bars.add_task(name, total=n_bytes, done=0, layers=layers)
 
     def advance(self, layers: int, n_bytes: int) -> None:
         self._done += layers

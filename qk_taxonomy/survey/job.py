@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from qk_taxonomy.speeds import expected_seconds, remember_speed
 from qk_taxonomy.survey.metadata import provenance, spectra_metadata
 from qk_taxonomy.survey.progress import Progress
 from qk_taxonomy.survey.streaming import Stream, Workers
+from qk_taxonomy.survey.unchanged import Unchanged, layer_sources, unchanged_layers
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Job:
     circuits: tuple[Circuit, ...]
     conventions: tuple[Convention, ...]
     device: str | None
+    sources: Mapping[str, str]
+    unchanged: Unchanged
 
     @classmethod
     def planned(
@@ -52,16 +56,23 @@ class Job:
         circuits: Sequence[Circuit],
         conventions: Sequence[Convention],
         device: str | None,
+        *,
+        forced: bool,
     ) -> Job:
-        """Plan the survey of an opened checkpoint. Raises CheckpointError and LayoutError."""
+        """Plan the survey of an opened checkpoint; ``forced``: of all layers, also those that files
+        of other revisions have. Raises CheckpointError and LayoutError."""
         checkpoint, layout = surveyed(checkpoint, ref.architecture, ref.control)
         plans = [restrict(plan, circuits) for plan in layout.layers]
         checkpoint.check_readable(info for plan in plans for info in plan.tensors.values())
-        return cls(ref, path, checkpoint, layout, tuple(circuits), tuple(conventions), device)
+        asked = tuple(circuits), tuple(conventions)
+        sources = layer_sources(checkpoint, layout.layers)
+        unchanged = unchanged_layers(path, {} if forced else sources, layout.layers, *asked)
+        return cls(ref, path, checkpoint, layout, *asked, device, sources, unchanged)
 
     def expected(self, workers: Workers) -> ModelResult:
         """What a run would read, and how long it should take, where speeds were measured before."""
-        n_bytes = self._stream(self.layout.layers, workers).n_bytes
+        todo = [plan for plan in self.layout.layers if plan.place not in self.unchanged.layers]
+        n_bytes = self._stream(todo, workers).n_bytes
         return self._result("planned", n_bytes, expected_seconds(self.checkpoint.source, n_bytes))
 
     def run(self, workers: Workers, progress: Progress, *, forced: bool) -> ModelResult:
@@ -77,6 +88,9 @@ class Job:
             "forced": str(forced),
         }
         unfinished = UnfinishedSpectra(self.path, {**metadata, **asked})
+        for place, layer in self.unchanged.layers.items():
+            if place not in unfinished.layers:
+                unfinished.add(layer)
         todo = [plan for plan in self.layout.layers if plan.place not in unfinished.layers]
         stream = self._stream(todo, workers)
 
@@ -88,8 +102,10 @@ class Job:
         stream.run(workers, keep, lambda n_bytes: progress.advance(0, n_bytes), progress.stopping)
         recomputed = unfinished.recomputed_heads
         metadata["provenance"] = provenance(
-            self.layout, self.circuits, self.conventions, recomputed
+            self.layout, self.circuits, self.conventions, recomputed, self.unchanged.counts
         )
+        if self.sources:
+            metadata["layer_sources"] = json.dumps(self.sources, sort_keys=True)
         unfinished.finish(metadata)
         seconds = time.monotonic() - began
         if isinstance(workers.executor, ThreadPoolExecutor) and self._comes_over_the_network():
@@ -134,8 +150,9 @@ class Job:
             bytes_read=n_bytes,
             bytes_total=self.checkpoint.n_bytes,
             n_recomputed=n_recomputed,
-            notes=self.layout.notes,
+            notes=(*self.layout.notes, *self.unchanged.notes),
             control=self.ref.control_label,
+            revision=self.ref.revision or "",
             seconds=seconds,
             source=self.checkpoint.source,
         )

@@ -63,8 +63,13 @@ def provenance(
     circuits: Sequence[Circuit],
     conventions: Sequence[Convention],
     recomputed: dict[str, int],
+    unchanged: dict[str, int],
 ) -> str:
-    """How a file's numbers were made, as JSON; ``recomputed``: heads that took the stable way."""
+    """How a file's numbers were made, as JSON.
+
+    ``recomputed``: heads that took the stable way, but for those of layers that were taken, so many
+    of each revision as in ``unchanged``, from other files.
+    """
     return json.dumps(
         {
             "circuits": list(circuits),
@@ -74,6 +79,7 @@ def provenance(
             "notes": list(layout.notes),
             "recomputed_heads": recomputed,
             "skipped_layers": dict(layout.skipped),
+            **({"unchanged_layers": unchanged} if unchanged else {}),
             "weights_bytes": sum(restrict(plan, circuits).n_bytes for plan in layout.layers),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         },

@@ -22,7 +22,7 @@ from qk_taxonomy.cache import (
     spectra_path,
     stack_table,
 )
-from qk_taxonomy.catalog import family_refs, find_family, load_families, model_ref
+from qk_taxonomy.catalog import checkpoint_refs, family_refs, find_family, load_families, model_ref
 from qk_taxonomy.checkpoints import open_checkpoint
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.controls import make_control
@@ -48,6 +48,7 @@ from qk_taxonomy.survey.job import Job
 from qk_taxonomy.survey.layers import resolve_device
 from qk_taxonomy.survey.progress import Progress, Silent
 from qk_taxonomy.survey.streaming import workers_of
+from qk_taxonomy.training_steps import CheckpointChoice
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -85,7 +86,7 @@ def survey_model(
         resolve_device(device)
     checkpoint = local or _open(ref, api)
     wanted = _with_present(path, circuits, conventions)
-    job = Job.planned(ref, path, checkpoint, *wanted, device)
+    job = Job.planned(ref, path, checkpoint, *wanted, device, forced=force)
     with workers_of(executor, jobs, memory) as workers:
         if dry_run:
             return job.expected(workers)
@@ -96,7 +97,7 @@ def survey_model(
                 return _present(ref, path)
             now_wanted = _with_present(path, circuits, conventions)
             if now_wanted != wanted:
-                job = Job.planned(ref, path, checkpoint, *now_wanted, device)
+                job = Job.planned(ref, path, checkpoint, *now_wanted, device, forced=force)
             return job.run(workers, progress or Silent(), forced=force)
 
 
@@ -128,7 +129,15 @@ def _present(ref: ModelRef, path: Path) -> ModelResult:
     stacks = stack_table(load_spectra(path).metadata).values()
     layers = sum(stack["n_layers"] for stack in stacks)
     heads = sum(stack["n_layers"] * stack["n_heads"] for stack in stacks)
-    return ModelResult(ref.ref, "present", str(path), layers, heads, control=ref.control_label)
+    return ModelResult(
+        ref.ref,
+        "present",
+        str(path),
+        layers,
+        heads,
+        control=ref.control_label,
+        revision=ref.revision or "",
+    )
 
 
 def _with_present(
@@ -183,7 +192,14 @@ def _attempt(ref: ModelRef, progress: Progress, options: Mapping[str, object]) -
 
 
 def _failed(ref: ModelRef, message: str, error: Exception) -> ModelResult:
-    return ModelResult(ref.ref, "failed", error=message, exception=error, control=ref.control_label)
+    return ModelResult(
+        ref.ref,
+        "failed",
+        error=message,
+        exception=error,
+        control=ref.control_label,
+        revision=ref.revision or "",
+    )
 
 
 def generate_family_spectra(
@@ -203,6 +219,7 @@ def generate_family_spectra(
     progress: Progress | None = None,
     control: ControlKind | None = None,
     seed: int = 0,
+    checkpoints: CheckpointChoice | None = None,
 ) -> list[Path]:
     """Survey a family and return the paths of its spectra files, in the catalogue's order.
 
@@ -213,9 +230,12 @@ def generate_family_spectra(
     cluster, ``with dask_executor(address) as executor``. Files that are whole are kept unless
     ``force``.
     control: "random" or "one-layer" to survey that twin of each model instead of the
-    model, the random one drawn with ``seed``. Raises CatalogError for an unknown family,
-    QKTaxonomyError for an unknown control, and PartialFailureError, after all others are done,
-    where models failed.
+    model, the random one drawn with ``seed``. checkpoints: "all", "log" or a number to survey
+    instead those of each model's training checkpoints that
+    :func:`~qk_taxonomy.training_steps.choose_checkpoints` takes; a model of which the catalogue
+    knows none is left out. Raises CatalogError for an unknown family, and where there are no such
+    checkpoints; QKTaxonomyError for an unknown control; and PartialFailureError, after all others
+    are done, where models failed.
     """
     stand_in = None if control is None else make_control(control, seed)
     known = load_families(catalog)
@@ -225,6 +245,10 @@ def generate_family_spectra(
         if models is None:
             raise
         refs = tuple(model_ref(model, family_name=family, families=known) for model in models)
+    if checkpoints is not None:
+        refs = tuple(made for ref in refs for made in checkpoint_refs(ref, checkpoints, known))
+        if not refs:
+            raise CatalogError(f"The catalogue knows of no training checkpoints of {family}.")
     results = survey(
         [dataclasses.replace(ref, control=stand_in) for ref in refs],
         output_root=output_root,
@@ -238,7 +262,7 @@ def generate_family_spectra(
         executor=executor,
         progress=progress,
     )
-    failures = {r.model: r.exception for r in results if r.exception is not None}
+    failures = {r.title: r.exception for r in results if r.exception is not None}
     if failures:
         raise PartialFailureError(failures)
     return [Path(result.path) for result in results if result.path is not None]
