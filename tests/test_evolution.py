@@ -25,7 +25,7 @@ from qk_taxonomy.cache import write_spectra
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.nulls import untrained_spectra
-from qk_taxonomy.studies.evolution import Evolution, evolve, head_table, load_revisions, path_table
+from qk_taxonomy.studies.evolution import Evolution, evolve, heads_table, load_revisions, path_table
 from qk_taxonomy.studies.evolution.null import untrained_p_values
 from qk_taxonomy.studies.evolution.records import settled_from, step_times
 from qk_taxonomy.studies.evolution.revisions import training_step

@@ -117,7 +117,8 @@ def held_out_loss(model: GPTNeoXForCausalLM, tokens: torch.Tensor, context: int)
     windows = tokens[: len(tokens) // context * context].reshape(-1, context)
     with torch.no_grad():
         losses = [
-            (float(model(input_ids=part, labels=part).loss), len(part)) for part in windows.split(32)
+            (float(model(input_ids=part, labels=part).loss), len(part))
+            for part in windows.split(32)
         ]
     model.train()
     return sum(loss * n for loss, n in losses) / len(windows)

@@ -15,6 +15,7 @@ from qk_taxonomy.cli.boxplots import boxplots
 from qk_taxonomy.cli.circuits import circuits
 from qk_taxonomy.cli.cluster import cluster
 from qk_taxonomy.cli.download import download
+from qk_taxonomy.cli.evolve import evolve
 from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, families, plan, download, cluster, assign, boxplots, test),
+    *(run, families, plan, download, cluster, assign, boxplots, test, evolve),
     *(circuits, superposition, query_norm, show, export, import_),
 ):
     main.add_command(command)

@@ -3,14 +3,14 @@
 from qk_taxonomy.studies.evolution.path import evolve
 from qk_taxonomy.studies.evolution.records import Evolution, UnusualPaths
 from qk_taxonomy.studies.evolution.revisions import Revisions, load_revisions
-from qk_taxonomy.studies.evolution.table import head_table, path_table
+from qk_taxonomy.studies.evolution.table import heads_table, path_table
 
 __all__ = [
     "Evolution",
     "Revisions",
     "UnusualPaths",
     "evolve",
-    "head_table",
+    "heads_table",
     "load_revisions",
     "path_table",
 ]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import asked_revision, find_spectra
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
 from qk_taxonomy.records import Circuit, Convention
+from qk_taxonomy.training_steps import steps_so_far, training_stage, training_step
 
 # What a model's newest weights are called; they have no step of their own.
-_NEWEST = ("", "main")
+_NEWEST = "main"
 
 _MADE_BY = "`qk-taxonomy download --family NAME --model MODEL --checkpoints log` surveys some"
 
@@ -24,8 +23,8 @@ _MADE_BY = "`qk-taxonomy download --family NAME --model MODEL --checkpoints log`
 class Revisions:
     """Heads of one stack of a model at several steps, in order of training.
 
-    ``sets``: one a revision; ``names`` and ``steps``: its revision and training step, None for the
-    newest weights of no step of their own, which come last; ``twins``: heads of the model's
+    ``sets``: one a revision; ``names`` and ``steps``: its revision and the steps since training
+    began, None for the newest weights, which come last; ``twins``: heads of the model's
     untrained twins.
     """
 
@@ -43,15 +42,6 @@ class LoadedRevisions:
     stacks: tuple[Revisions, ...]
     failures: dict[str, Exception]
     notes: tuple[str, ...]
-
-
-def training_step(revision: str) -> int | None:
-    """The step that a revision's name tells of (step1000, checkpoint-500), None where it does not.
-
-    The first number after "step", "checkpoint" or "iter".
-    """
-    found = re.search(r"(?:step|checkpoint|ckpt|iter)[-_]?(\d+)", revision, re.IGNORECASE)
-    return int(found[1]) if found else None
 
 
 def load_revisions(
@@ -91,8 +81,7 @@ def load_revisions(
         notes += said
         _check(model, chosen, failures)
         names = tuple(_revision_of(one.path) for one in chosen)
-        steps = tuple(training_step(name) for name in names)
-        stacks.append(Revisions(stack, chosen, names, steps, untrained))
+        stacks.append(Revisions(stack, chosen, names, _steps(names), untrained))
     return LoadedRevisions(tuple(stacks), failures, tuple(dict.fromkeys(notes)))
 
 
@@ -102,7 +91,7 @@ def _model_of(path: Path) -> str:
 
 def _revision_of(path: Path) -> str:
     """The revision that a file's name tells of; "main" where it tells of none."""
-    return unquote(path.stem.partition("~")[0].partition("@")[2]) or "main"
+    return asked_revision(path.stem) or _NEWEST
 
 
 def _no_such_model(model: str, family: str, paths: Iterable[Path]) -> str:
@@ -120,7 +109,7 @@ def _with_steps(sets: Sequence[HeadSet]) -> tuple[list[HeadSet], list[str]]:
     others: list[HeadSet] = []
     for one in sets:
         name = _revision_of(one.path)
-        known = training_step(name) is not None or name in _NEWEST
+        known = training_step(name) is not None or name == _NEWEST
         (placed if known else others).append(one)
     names = dict.fromkeys(_revision_of(one.path) for one in others)
     said = [f"{name} is left out: its name tells of no training step" for name in names]
@@ -128,18 +117,28 @@ def _with_steps(sets: Sequence[HeadSet]) -> tuple[list[HeadSet], list[str]]:
 
 
 def _in_order(sets: Sequence[HeadSet]) -> tuple[tuple[HeadSet, ...], list[str]]:
-    """In order of step, the newest weights last, unless they are the last step's."""
-    steps = [training_step(_revision_of(one.path)) for one in sets]
-    numbered = [(step, one) for step, one in zip(steps, sets, strict=True) if step is not None]
-    ordered = [one for _, one in sorted(numbered, key=lambda pair: pair[0])]
-    said = []
-    for one in (one for step, one in zip(steps, sets, strict=True) if step is None):
-        if ordered and one.shape == ordered[-1].shape and (one.lam == ordered[-1].lam).all():
-            last = _revision_of(ordered[-1].path)
-            said.append(f"{_revision_of(one.path)} is left out: its spectra are those of {last}")
-        else:
-            ordered.append(one)
-    return tuple(ordered), said
+    """In order of stage and step, the newest weights last, unless they are the last step's."""
+    by_name = {_revision_of(one.path): one for one in sets}
+    newest = by_name.pop(_NEWEST, None)
+    ordered = [by_name[name] for name in sorted(by_name, key=_place)]
+    if newest is None:
+        return tuple(ordered), []
+    if ordered and newest.shape == ordered[-1].shape and (newest.lam == ordered[-1].lam).all():
+        last = _revision_of(ordered[-1].path)
+        return tuple(ordered), [f"{_NEWEST} is left out: its spectra are those of {last}"]
+    return (*ordered, newest), []
+
+
+def _place(name: str) -> tuple[int, int]:
+    step = training_step(name)
+    assert step is not None
+    return training_stage(name), step
+
+
+def _steps(names: Sequence[str]) -> tuple[int | None, ...]:
+    """Steps since training began, None for the newest weights, of revisions in order."""
+    numbered = [name for name in names if name != _NEWEST]
+    return (*steps_so_far(numbered), *(None for _ in names[len(numbered) :]))
 
 
 def _check(model: str, sets: Sequence[HeadSet], failures: dict[str, Exception]) -> None:

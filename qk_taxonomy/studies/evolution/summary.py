@@ -7,7 +7,7 @@ import pandas as pd
 
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import Evolution, Integers
-from qk_taxonomy.studies.evolution.table import head_table
+from qk_taxonomy.studies.evolution.table import heads_table
 
 # Heads that are named.
 _MOST_NAMED = 5
@@ -44,7 +44,7 @@ def _when(evolution: Evolution, what: str, index: Integers) -> str:
 
 
 def _unusual(evolution: Evolution) -> str:
-    table = head_table(evolution)
+    table = heads_table(evolution)
     found = table[table["unusual_q"] <= LEVEL]
     shown = (found if len(found) else table).head(_MOST_NAMED)
     heads = ", ".join(_described(row) for _, row in shown.iterrows())

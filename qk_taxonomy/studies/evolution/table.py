@@ -39,7 +39,7 @@ def path_table(evolution: Evolution) -> pd.DataFrame:
     return table.astype({"outliers": "Int64"})
 
 
-def head_table(evolution: Evolution) -> pd.DataFrame:
+def heads_table(evolution: Evolution) -> pd.DataFrame:
     """One row a head, the most unusual path first.
 
     ``left_class_step`` and ``outliers_step``: from which the head is for good in another class than
