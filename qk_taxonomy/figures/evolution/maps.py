@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -23,13 +22,17 @@ _COLUMNS = 3
 
 @dataclass(frozen=True, eq=False)
 class _Map:
-    """One panel: values of heads (S, H), whose mean over a layer is shown."""
+    """One panel: values of heads (S, H), whose mean over a layer is shown.
+
+    Colours go from ``low`` to ``high``, or as far to either side of ``around``.
+    """
 
     title: str
     values: Array
     cmap: str = "viridis"
     low: float | None = None
     high: float | None = None
+    around: float | None = None
 
 
 def map_figure(evolution: Evolution, title: str) -> Figure:
@@ -62,14 +65,13 @@ def _maps(evolution: Evolution) -> list[_Map]:
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.log2(evolution.largest / evolution.largest[0])
     growth[~np.isfinite(growth)] = np.nan
-    reach = float(np.nanmax(np.abs(growth))) if np.isfinite(growth).any() else 1.0
     travelled = np.concatenate([first, evolution.travelled])
     known = evolution.null.n > 0
     unit = evolution.null.divergence if known else 1.0
     said = "× two untrained heads'" if known else "nats"
     maps = [
         _Map("effective rank of λ / d_head", evolution.effective_rank / d_head, "magma", 0.0, 1.0),
-        _Map("largest λ over its first (log₂)", growth, "RdBu_r", -reach, reach),
+        _Map("largest λ over its first (log₂)", growth, "RdBu_r", around=0.0),
         _Map(f"divergence from the first step ({said})", evolution.from_start / unit, low=0.0),
         _Map(f"divergence from the step before ({said})", travelled / unit, low=0.0),
     ]
@@ -89,7 +91,7 @@ def _draw_map(ax: Axes, evolution: Evolution, one: _Map) -> None:
     layer = evolution.heads["layer"].to_numpy()
     layers = np.unique(layer)
     grid = np.stack([one.values[:, layer == number].mean(1) for number in layers])
-    norm: Any = Normalize(one.low, one.high)
+    norm = Normalize(one.low, one.high) if one.around is None else CenteredNorm(one.around)
     drawn = ax.imshow(
         np.ma.masked_invalid(grid), aspect="auto", interpolation="nearest", origin="lower",
         cmap=one.cmap, norm=norm,

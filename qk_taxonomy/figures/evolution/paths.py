@@ -68,9 +68,9 @@ def _draw_distance(ax: Axes, evolution: Evolution) -> None:
             transform=ax.get_yaxis_transform(), va="bottom", fontsize=7, color="0.35",
         )  # fmt: skip
     draw_step_axis(ax, evolution)
-    said = "in units of two untrained heads'" if known else "nats"
-    ax.set(ylim=(0, None), ylabel=f"Jensen–Shannon divergence, {said}")
-    ax.set_title("From the first step")
+    said = "of two untrained heads = 1" if known else "in nats"
+    ax.set(ylim=(0, None), ylabel=f"divergence ({said})")
+    ax.set_title("Jensen–Shannon divergence from the first step")
 
 
 def _draw_ways(ax: Axes, evolution: Evolution) -> None:
@@ -105,5 +105,5 @@ def _draw_features(ax: Axes, evolution: Evolution) -> None:
     ax.axhline(0.0, color="0.3", lw=0.6)
     labels = [_FEATURE_LABELS[name].replace(" ", "\n", 1) for name in PATH_FEATURES]
     ax.set_xticks(range(len(PATH_FEATURES)), labels)
-    ax.set(ylabel="z among the heads")
+    ax.set(ylabel="robust z among the heads")
     ax.set_title("What is unusual (solid: q ≤ 0.05)")

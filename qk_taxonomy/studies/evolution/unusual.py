@@ -3,8 +3,8 @@
 A path is described by five numbers that are near to normal over heads, or can be made so: how far
 it went and when, what became of effective rank and of the largest λ, and how often it changed its
 class. Trained heads have no null of their own, so the other heads are the reference: a head is
-found where it is not one of their cloud. Several heads that are unusual in the same way widen the
-cloud, and are the harder to find.
+found where it is not one of their cloud. Many heads that are unusual in the same way are a cloud of
+their own, and are not found.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ FEWEST_HEADS = 8
 
 # A feature that varies by less than this of its size varies by rounding.
 _ROUNDING = 1e-8
+
+# What makes the median absolute deviation of normal values their standard deviation.
+_NORMAL_MAD = 1.4826
+
+# Robust standard deviations at which features are cut where the cloud is measured: one normal value
+# in 16,000 is beyond.
+_CUT = 4.0
 
 # Models drawn for the null: q-values reach 1 / 400.
 _DRAWS = 400
@@ -61,13 +68,14 @@ def _half_times(times: Array, travelled: Array) -> Array:
 
 
 def unusual_paths(features: Array, *, seed: int = 0) -> UnusualPaths:
-    """Mahalanobis distance of each path (H, 5) to the mean path, and how unusual that is.
+    """Mahalanobis distance of each path (H, 5) from the middle of all, and how unusual that is.
 
     Features are made as normal as a power makes them (Yeo & Johnson 2000), since a skew alone would
     make heads unusual; the covariance is shrunk (Ledoit & Wolf 2004), since some of them all but
-    follow from others. p-values: places among the distances of as many heads, drawn 400 times from
-    normal paths of that covariance and measured in the same way. Features that do not vary do not
-    count. q-values are over the model's heads.
+    follow from others; powers and covariance are those of features cut at four robust standard
+    deviations, lest unusual heads hide each other. p-values: places among the distances of as many
+    heads, drawn 400 times from normal paths of that covariance and measured in the same way.
+    Features that do not vary do not count. q-values are over the model's heads.
     """
     from scipy.stats import false_discovery_control
 
@@ -81,15 +89,14 @@ def unusual_paths(features: Array, *, seed: int = 0) -> UnusualPaths:
             f"found {len(known)}"
         )
         return UnusualPaths(features, z, distance, p_values, q_values, note)
-    z[known] = _standardised(features[known])
+    z[known] = _robust_z(features[known])
     varies = np.isfinite(z[known]).all(0)
     if not varies.any():
         return UnusualPaths(features, z, distance, p_values, q_values, "no two paths differ")
     paths = _near_normal(z[np.ix_(known, varies)])
     squared, covariance = _squared_distances(paths)
     rng = np.random.default_rng(seed)
-    size = (_DRAWS, *paths.shape)
-    drawn = rng.standard_normal(size) @ np.linalg.cholesky(covariance).T
+    drawn = rng.standard_normal((_DRAWS, *paths.shape)) @ np.linalg.cholesky(covariance).T
     null = np.concatenate([_squared_distances(one)[0] for one in drawn])
     distance[known] = np.sqrt(squared)
     p_values[known] = monte_carlo_p_values(squared, null, "greater")
@@ -97,34 +104,38 @@ def unusual_paths(features: Array, *, seed: int = 0) -> UnusualPaths:
     return UnusualPaths(features, z, distance, p_values, q_values)
 
 
+def _robust_z(features: Array) -> Array:
+    """Features (n, p) less their median, in units of 1.4826 · MAD (of the standard deviation where
+    most are the same); nan where one does not vary.
+    """
+    centred = features - np.median(features, axis=0)
+    spread = _NORMAL_MAD * np.median(np.abs(centred), axis=0)
+    deviation = features.std(0, ddof=1)
+    varies = deviation > _ROUNDING * np.abs(features).max(0)
+    unit = np.where(varies, np.where(spread > _ROUNDING * deviation, spread, deviation), np.nan)
+    return np.asarray(centred / unit)
+
+
+def _cut(z: Array) -> Array:
+    return np.clip(z, -_CUT, _CUT)
+
+
 def _near_normal(z: Array) -> Array:
-    """Features (n, p) after the power that makes each the most normal, of mean 0 and variance 1."""
+    """Robust z (n, p) after the power that makes each feature the most normal but for its tails."""
     from sklearn.preprocessing import PowerTransformer
 
-    return np.asarray(PowerTransformer("yeo-johnson").fit_transform(z), dtype=np.float64)
+    return np.asarray(PowerTransformer("yeo-johnson").fit(_cut(z)).transform(z), dtype=np.float64)
 
 
 def _squared_distances(paths: Array) -> tuple[Array, Array]:
-    """Squared Mahalanobis distances (n,) of paths (n, p) to their mean, by their shrunk covariance
-    (p, p), which comes second.
+    """Squared Mahalanobis distances (n,) of paths (n, p), and the covariance (p, p) of their robust
+    z, shrunk, by which these are.
     """
     from sklearn.covariance import LedoitWolf
 
-    fitted = LedoitWolf().fit(paths)
-    return np.asarray(fitted.mahalanobis(paths)), np.asarray(fitted.covariance_)
-
-
-def _standardised(features: Array) -> Array:
-    """Features (n, 5) less their mean, in their standard deviations; nan where one is constant."""
-    centred = features - features.mean(0)
-    spread = features.std(0, ddof=1)
-    constant = spread <= _ROUNDING * np.abs(features).max(0)
-    return np.divide(
-        centred,
-        spread,
-        out=np.full_like(centred, np.nan),
-        where=np.broadcast_to(~constant, centred.shape),
-    )
+    z = _robust_z(paths)
+    fitted = LedoitWolf().fit(_cut(z))
+    return np.asarray(fitted.mahalanobis(z)), np.asarray(fitted.covariance_)
 
 
 def most_unusual_feature(unusual: UnusualPaths) -> list[str]:
