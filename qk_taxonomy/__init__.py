@@ -38,6 +38,9 @@ _HOMES = {
     "run_hypotheses": "hypotheses.run",
     "compare_models": "hypotheses.run",
     "generate_hypothesis_tests": "outputs.hypotheses",
+    "evolve": "studies.evolution",
+    "load_revisions": "studies.evolution",
+    "write_evolution": "outputs.evolution",
     "untrained_spectra": "statistics.nulls",
     "untrained_edges": "statistics.nulls",
     "untrained_density": "statistics.nulls",
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from qk_taxonomy.outputs.assigned import generate_assignments as generate_assignments
     from qk_taxonomy.outputs.boxes import generate_stat_boxplots as generate_stat_boxplots
     from qk_taxonomy.outputs.classes import generate_cluster_figures as generate_cluster_figures
+    from qk_taxonomy.outputs.evolution import write_evolution as write_evolution
     from qk_taxonomy.outputs.hypotheses import (
         generate_hypothesis_tests as generate_hypothesis_tests,
     )
@@ -86,6 +90,8 @@ if TYPE_CHECKING:
     from qk_taxonomy.statistics.nulls import untrained_density as untrained_density
     from qk_taxonomy.statistics.nulls import untrained_edges as untrained_edges
     from qk_taxonomy.statistics.nulls import untrained_spectra as untrained_spectra
+    from qk_taxonomy.studies.evolution import evolve as evolve
+    from qk_taxonomy.studies.evolution import load_revisions as load_revisions
     from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
     from qk_taxonomy.survey.cluster import dask_executor as dask_executor
     from qk_taxonomy.tables import head_table as head_table

@@ -19,7 +19,7 @@ _MOST_STEPS, _MOST_LAYERS = 8, 8
 
 def density_figure(evolution: Evolution, title: str) -> Figure:
     """The mean histogram of a layer's heads, with the band of their middle 80 %, at up to 8 steps
-    and in up to 8 layers, evenly chosen; dashed: untrained heads.
+    and in up to 8 layers, evenly chosen; dashed: untrained heads. Steps have scales of their own.
     """
     steps = chosen_steps(evolution, _MOST_STEPS)
     layer = evolution.heads["layer"].to_numpy()
@@ -28,16 +28,14 @@ def density_figure(evolution: Evolution, title: str) -> Figure:
         layers = layers[np.linspace(0, len(layers) - 1, _MOST_LAYERS).round().astype(int)]
     fig = Figure(figsize=(0.6 + 1.6 * len(steps), 0.9 + 1.1 * len(layers)), layout="constrained")
     fig.suptitle(title)
-    panels = fig.subplots(len(layers), len(steps), squeeze=False, sharex=True, sharey=True)
-    shown = evolution.histograms[steps][:, np.isin(layer, layers)]
-    top = 1.1 * float(np.quantile(shown.max(-1), 0.9))
+    panels = fig.subplots(len(layers), len(steps), squeeze=False, sharex=True, sharey="col")
     for row, number in zip(panels, layers, strict=True):
         for ax, step in zip(row, steps, strict=True):
             _draw_cell(ax, evolution, evolution.histograms[step, layer == number])
         row[0].set_ylabel(f"layer {number}")
     for ax, step in zip(panels[0], steps, strict=True):
         ax.set_title(f"step {step_label(evolution, step)}")
-    panels[0, 0].set(xlim=(0.0, float(evolution.edges[-1])), ylim=(0.0, top))
+        ax.set(xlim=(0.0, float(evolution.edges[-1])), ylim=(0.0, None))
     fig.supxlabel(
         "λ / mean λ of the head (line: mean over the layer's heads, band: middle 80 % of them; "
         "dashed: untrained heads)",
