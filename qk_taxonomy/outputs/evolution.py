@@ -10,6 +10,7 @@ from qk_taxonomy.cache import write_file
 from qk_taxonomy.figures.evolution.animation import Frame, moving_densities
 from qk_taxonomy.figures.evolution.densities import density_figure
 from qk_taxonomy.figures.evolution.maps import map_figure
+from qk_taxonomy.figures.evolution.parts import chosen_steps
 from qk_taxonomy.figures.evolution.paths import path_figure
 from qk_taxonomy.figures.evolution.river import river_figure
 from qk_taxonomy.figures.style import house_style
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Where the study's tables and figures are, below the folder of plots.
 EVOLUTION_FOLDER = "evolution"
+
+# Frames of what moves: each costs a fraction of a second, and some 0.1 MB of the page.
+_MOST_FRAMES = 48
 
 _FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
     "river": river_figure,
@@ -36,10 +40,10 @@ def write_evolution(evolution: Evolution, data_root: str | Path = ".") -> Iterat
 
     In ``<data_root>/plots/evolution/<family>/``: ``<model>.csv``, one row a step and head;
     ``<model>_heads.csv``, one row a head, the most unusual path first; ``_river.png``,
-    ``_maps.png``, ``_densities.png``, ``_paths.png``; and densities that move, ``_moving.gif`` and
-    ``_moving.html``, which needs no network. ``<model>`` is extended by the stack where a model has
-    several, and by circuit and convention where they are not ``qk`` and ``raw``. Raises
-    SpectraFileError.
+    ``_maps.png``, ``_densities.png``, ``_paths.png``; and densities that move, of up to 48 steps,
+    ``_moving.gif`` and ``_moving.html``, which needs no network. ``<model>`` is extended by the
+    stack where a model has several, and by circuit and convention where they are not ``qk`` and
+    ``raw``. Raises SpectraFileError.
     """
     model = evolution.model
     folder = Path(data_root) / PLOT_FOLDER / EVOLUTION_FOLDER / model.family
@@ -70,7 +74,8 @@ def _title(evolution: Evolution) -> str:
 
 
 def _frames(evolution: Evolution) -> list[Frame]:
+    """A frame a step, of steps even in log(step + 1) where there are more than are wanted."""
     return [
-        Frame(name, histograms)
-        for name, histograms in zip(evolution.names, evolution.histograms, strict=True)
+        Frame(evolution.names[step], evolution.histograms[step])
+        for step in chosen_steps(evolution, _MOST_FRAMES)
     ]

@@ -26,10 +26,10 @@ Array = NDArray[np.float64]
 _FPS = 3
 
 # Dots per inch: the files hold a picture a frame.
-_DPI = 80
+_DPI = 90
 
 # Heads whose own line is drawn: more of them make a grey wall.
-_MOST_LINES = 200
+_MOST_LINES = 100
 
 # With room for so many megabytes of pictures, beyond which matplotlib drops the rest of the frames.
 _SETTINGS: Any = {"savefig.dpi": _DPI, "animation.embed_limit": 200.0}
@@ -75,7 +75,7 @@ def moving_densities(
     """
     fig = Figure(figsize=(7.0, 4.4), dpi=_DPI)
     FigureCanvasAgg(fig)
-    ax = fig.subplots()
+    ax = fig.subplots(gridspec_kw={"left": 0.09, "right": 0.98, "bottom": 0.13, "top": 0.88})
     top = 1.15 * max(float(np.quantile(one.histograms.max(-1), 0.95)) for one in frames)
     centres = (edges[:-1] + edges[1:]) / 2
 
@@ -93,7 +93,6 @@ def moving_densities(
         ax.set(xlim=(0.0, float(edges[-1])), ylim=(0.0, top))
         ax.set(xlabel="λ / mean λ of the head", ylabel="density (bars: mean over heads)")
         ax.set_title(f"{title}\n{one.label}")
-        fig.tight_layout()
         return []
 
     with tempfile.TemporaryDirectory() as folder, rc_context(_SETTINGS):
