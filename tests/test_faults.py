@@ -75,14 +75,6 @@ def faults(*names: str) -> Callable[[Test], Callable[..., None]]:
 
 
 @pytest.fixture
-def hub_of_the_command(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loopback hub in place of huggingface.co, as HF_ENDPOINT has it in a new process."""
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-
-
-@pytest.fixture
 def folder(make_folder: MakeFolder) -> Path:
     return make_folder(
         tensors=llama_tensors(N_LAYERS), config=LLAMA_CONFIG | {"num_hidden_layers": N_LAYERS}

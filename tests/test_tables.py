@@ -37,13 +37,16 @@ def surveyed(make_folder: MakeFolder) -> ModelSpectra:
 
 @pytest.fixture
 def many(surveyed: ModelSpectra) -> None:
-    """Beside it: a control, an import, and a model of two stacks, one of them of a single layer."""
+    """Beside it: a control, revisions, an import, and a model of two stacks, one of a single
+    layer."""
     tiny = surveyed.metadata
     write("tiny/tiny~random-0", surveyed, {**tiny, "control": "random-0"})
     provenance = json.dumps({"formula": PREDECESSOR_FORMULA})
     imported = {**tiny, "provenance": provenance, "n_kv_heads": "0"}
     del imported["stacks"]
     write("old/tiny", surveyed, {**imported, "family": "old", "revision": "unknown"})
+    write("tiny/tiny@stage1-step500%2Fb~random-0", surveyed, {**tiny, "control": "random-0"})
+    write("tiny/tiny@main", surveyed, {**tiny})
     shape = {"d_head": 8, "d_model": 24}
     stacks = {
         "encoder": {"n_layers": 3, "n_heads": 4, "n_kv_heads": 4, **shape},
@@ -72,6 +75,7 @@ def row(path: Path, spectra: ModelSpectra, layer: LayerSpectra, head: int) -> di
         "model": path.stem,
         "model_id": spectra.metadata["model_id"],
         "revision": spectra.metadata["revision"],
+        "step": 500 if "step500" in path.stem else pd.NA,
         "control": "random-0" if "random-0" in path.stem else "",
         "formula": "predecessor" if path.parent.name == "old" else "exact",
         "stack": layer.stack,
@@ -94,9 +98,10 @@ def test_every_head_of_every_file_has_its_row() -> None:
         rows += [row(path, spectra, s, head) for s in spectra.layers for head in range(4)]
     wanted = pd.DataFrame(rows)
     assert table.columns.tolist() == [*IDENTITY, *STATISTICS] == wanted.columns.tolist()
-    assert len(table) == 3 * 2 * 2 * 2 * 4 + 4 * 4
+    assert len(table) == 5 * 2 * 2 * 2 * 4 + 4 * 4
     assert not table.duplicated(KEYS).any()
-    types = dict.fromkeys(["depth", *STATISTICS], np.float32) | {"kv_head": "Int64"}
+    types = dict.fromkeys(["depth", *STATISTICS], np.float32)
+    types |= dict.fromkeys(["step", "kv_head"], "Int64")
     pd.testing.assert_frame_equal(table, wanted.astype(types))
     depths = table[table["model"] == "both"].groupby(["stack", "layer"])["depth"].first()
     assert depths.to_dict() == {
@@ -150,9 +155,9 @@ def test_files_that_cannot_be_read_are_named() -> None:
     table, failures = readable_heads(progress=lambda i, n, path: seen.append((i, n, path.stem)))
     pd.testing.assert_frame_equal(table, whole)
     assert list(failures) == ["old/damaged"]
-    assert seen == list(
-        zip(range(1, 6), [5] * 5, ["damaged", "tiny", "tiny", "tiny~random-0", "both"], strict=True)
-    )
+    names = ["damaged", "tiny", "tiny", "tiny@main", "tiny@stage1-step500%2Fb~random-0"]
+    names += ["tiny~random-0", "both"]
+    assert seen == list(zip(range(1, 8), [7] * 7, names, strict=True))
 
 
 def qk(*arguments: object) -> Result:

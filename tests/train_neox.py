@@ -1,12 +1,14 @@
 """Train a small GPT-NeoX from scratch, and keep checkpoints of it from step 0 on.
 
-    python tests/train_neox.py FOLDER
+    python tests/train_neox.py FOLDER [--survey ROOT]
 
 The text is that of Python's own documentation, which every Python ships as ``pydoc`` topics; every
 tenth topic is held out. A BPE of it is trained first. The checkpoints are folders ``step0`` ...
 of ``model.safetensors``, ``config.json`` and ``tokenizer.json``, at steps that are even in
 log(step + 1), as Pythia's are. What is printed: the loss of held-out text at each checkpoint,
 beside the entropy of its own tokens, which no model that knows frequencies alone gets below.
+With ``--survey`` they are then served as revisions of a hub on this machine, and surveyed into
+ROOT/data/neox.
 """
 
 from __future__ import annotations
@@ -21,10 +23,18 @@ from pydoc_data.topics import topics
 
 import click
 import torch
+from huggingface_hub import HfApi
+from loopback_hub import LoopbackHub
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
+from qk_taxonomy.catalog import model_ref
+from qk_taxonomy.records import CIRCUITS, ModelResult
+from qk_taxonomy.survey import survey
 from qk_taxonomy.training_steps import choose_checkpoints
+
+HUB_ID = "python-docs/neox-1m"
 
 _HELD_OUT_EVERY = 10
 _WARM_UP = 0.05
@@ -147,12 +157,31 @@ def _entropy(tokens: torch.Tensor) -> float:
     return -sum(n / len(tokens) * math.log(n / len(tokens)) for n in counts)
 
 
+def survey_checkpoints(folder: Path, root: Path) -> list[ModelResult]:
+    """Survey the checkpoints in ``folder`` as revisions of one model of a loopback hub."""
+    steps = sorted(int(path.name.removeprefix("step")) for path in folder.glob("step*"))
+    with LoopbackHub() as hub:
+        for step in steps:
+            hub.add(HUB_ID, folder / f"step{step}", revision=f"step{step}")
+        refs = [model_ref(HUB_ID, family_name="neox", revision=f"step{step}") for step in steps]
+        api = HfApi(endpoint=hub.endpoint)
+        return survey(refs, output_root=root, circuits=CIRCUITS, api=api)
+
+
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--steps", type=click.IntRange(min=1), default=Plan.steps, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=Plan.seed, show_default=True)
-def main(folder: Path, steps: int, seed: int) -> None:
+@click.option(
+    "--survey",
+    "root",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="ROOT",
+    help="Also survey the checkpoints, into ROOT/data/neox.",
+)
+def main(folder: Path, steps: int, seed: int, root: Path | None) -> None:
     """Train a GPT-NeoX of 4 layers and 24 heads, and keep 20 checkpoints of it in FOLDER."""
+    disable_progress_bar()  # a bar a file
     began = time.monotonic()
     trained = train(folder, Plan(steps=steps, seed=seed))
     for step, loss in trained.losses.items():
@@ -161,6 +190,8 @@ def main(folder: Path, steps: int, seed: int) -> None:
         f"Unigram entropy of the held-out tokens: {trained.unigram_entropy:.3f} nats. "
         f"{time.monotonic() - began:.0f} s."
     )
+    for result in survey_checkpoints(folder, root) if root else ():
+        click.echo(f"{result.title}: {result.error or result.path}")
 
 
 if __name__ == "__main__":
