@@ -28,6 +28,7 @@ from untrained import Shape
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
 from qk_taxonomy.hypotheses.heads import Untrained
+from qk_taxonomy.outputs.evolution import write_evolution
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.nulls import untrained_spectra
 from qk_taxonomy.studies.evolution import (
@@ -211,6 +212,31 @@ class TestUnusual:
         assert alike.note == "no two paths differ"
 
 
+class TestFigures:
+    @pytest.mark.parametrize("case", ["no null", "dead head", "no head moves", "one head"])
+    def test_whatever_the_heads_figures_are_drawn(self, case: str) -> None:
+        shape = (
+            dataclasses.replace(SMALL, layers=1, heads=1, kv_heads=1)
+            if case == "one head"
+            else SMALL
+        )
+        lam = drifting(np.random.default_rng(9), shape, (0, 9, 99))
+        if case == "dead head":
+            lam[0, 0] = lam[:, -1] = 0.0
+        if case == "no head moves":
+            lam[:] = lam[0]
+        found = evolve(revisions_of(lam, (0, 9, 99), shape))
+        if case == "no null":
+            nothing = np.full_like(found.labels, np.nan, dtype=np.float64)
+            null = dataclasses.replace(found.null, n=0, divergence=np.nan, usual=np.nan)
+            found = dataclasses.replace(found, null=null, p_untrained=nothing, n_outliers=nothing)
+        told = any("path" in line for line in summary(found))
+        assert told == (case not in ("no head moves", "one head"))
+        files = list(write_evolution(found))
+        assert all(path.stat().st_size for path in files)
+        assert len(files) == 8
+
+
 class TestRevisions:
     def test_in_order_of_step_and_the_newest_last(self) -> None:
         lam = drifting(np.random.default_rng(7), SMALL, (0, 1, 2, 3))
@@ -234,10 +260,14 @@ class TestRevisions:
     def test_what_has_no_step_or_cannot_be_read_is_named(self) -> None:
         lam = drifting(np.random.default_rng(7), SMALL, (0, 1, 2, 3))
         write_revisions(Path(), lam, ("step0", "step5", "step7", "tidy"), shape=SMALL)
+        write_revisions(Path(), lam[:1], ("step5-tokens9B",), shape=SMALL)
         Path("data/mine/model@step7.safetensors").write_bytes(b"gone")
         loaded = load_revisions("model", "mine")
         assert loaded.stacks[0].names == ("step0", "step5")
-        assert loaded.notes == ("tidy is left out: its name tells of no training step",)
+        assert loaded.notes == (
+            "tidy is left out: its name tells of no training step",
+            "step5-tokens9B is left out: it is of the same step as step5",
+        )
         assert list(loaded.failures) == ["mine/model@step7"]
 
     def test_one_revision(self) -> None:

@@ -55,9 +55,10 @@ def load_revisions(
     """The surveyed revisions of a model: ``<data_root>/data/<family>/<model>[@<revision>]``.
 
     Files that cannot be read, or lack the circuit, are left out and named, as are revisions whose
-    names tell of no step; the newest weights (of no revision, or main) count as the last step,
-    unless their spectra are the last step's. Raises SpectraFileError where the family or model has
-    no spectra; StudyError where there are fewer than two steps, or revisions differ in shape.
+    names tell of no step, or of one that is there already; the newest weights (of no revision, or
+    main) count as the last step, unless their spectra are the last step's. Raises SpectraFileError
+    where the family or model has no spectra; PartialFailureError where no file can be used;
+    StudyError where there are fewer than two steps, or revisions differ in shape.
     """
     paths = find_spectra(data_root, family, controls=True)
     own = [path for path in paths if _model_of(path) == model and "~" not in path.name]
@@ -117,16 +118,26 @@ def _with_steps(sets: Sequence[HeadSet]) -> tuple[list[HeadSet], list[str]]:
 
 
 def _in_order(sets: Sequence[HeadSet]) -> tuple[tuple[HeadSet, ...], list[str]]:
-    """In order of stage and step, the newest weights last, unless they are the last step's."""
+    """In order of stage and step, the newest weights last; without those that are there twice.
+
+    Of revisions of one step the first by name stays; the newest weights go where they are the last
+    step's. A sentence tells of each that goes.
+    """
     by_name = {_revision_of(one.path): one for one in sets}
     newest = by_name.pop(_NEWEST, None)
-    ordered = [by_name[name] for name in sorted(by_name, key=_place)]
+    of_step: dict[tuple[int, int], str] = {}
+    said = []
+    for name in sorted(by_name):
+        kept = of_step.setdefault(_place(name), name)
+        if kept != name:
+            said.append(f"{name} is left out: it is of the same step as {kept}")
+    ordered = [by_name[of_step[place]] for place in sorted(of_step)]
     if newest is None:
-        return tuple(ordered), []
+        return tuple(ordered), said
     if ordered and newest.shape == ordered[-1].shape and (newest.lam == ordered[-1].lam).all():
         last = _revision_of(ordered[-1].path)
-        return tuple(ordered), [f"{_NEWEST} is left out: its spectra are those of {last}"]
-    return (*ordered, newest), []
+        return tuple(ordered), [*said, f"{_NEWEST} is left out: its spectra are those of {last}"]
+    return (*ordered, newest), said
 
 
 def _place(name: str) -> tuple[int, int]:

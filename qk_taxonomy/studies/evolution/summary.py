@@ -33,7 +33,9 @@ def summary(evolution: Evolution) -> list[str]:
         times = distance / evolution.null.divergence
         against = f", {times:.2g} times that of two untrained heads"
     lines.append(f"median divergence of the last step from the first {distance:.3f} nats{against}")
-    return [*lines, _unusual(evolution)]
+    if np.isfinite(evolution.unusual.q_values).any():
+        lines.append(_unusual(evolution))
+    return lines
 
 
 def _when(evolution: Evolution, what: str, index: Integers) -> str:
