@@ -40,6 +40,9 @@ _HOMES = {
     "generate_hypothesis_tests": "outputs.hypotheses",
     "diff_models": "studies.differences.study",
     "family_sizes": "studies.sizes",
+    "evolve": "studies.evolution",
+    "load_revisions": "studies.evolution",
+    "write_evolution": "outputs.evolution",
     "untrained_spectra": "statistics.nulls",
     "untrained_edges": "statistics.nulls",
     "untrained_density": "statistics.nulls",
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from qk_taxonomy.outputs.assigned import generate_assignments as generate_assignments
     from qk_taxonomy.outputs.boxes import generate_stat_boxplots as generate_stat_boxplots
     from qk_taxonomy.outputs.classes import generate_cluster_figures as generate_cluster_figures
+    from qk_taxonomy.outputs.evolution import write_evolution as write_evolution
     from qk_taxonomy.outputs.hypotheses import (
         generate_hypothesis_tests as generate_hypothesis_tests,
     )
@@ -89,6 +93,8 @@ if TYPE_CHECKING:
     from qk_taxonomy.statistics.nulls import untrained_edges as untrained_edges
     from qk_taxonomy.statistics.nulls import untrained_spectra as untrained_spectra
     from qk_taxonomy.studies.differences.study import diff_models as diff_models
+    from qk_taxonomy.studies.evolution import evolve as evolve
+    from qk_taxonomy.studies.evolution import load_revisions as load_revisions
     from qk_taxonomy.studies.sizes import family_sizes as family_sizes
     from qk_taxonomy.survey import generate_family_spectra as generate_family_spectra
     from qk_taxonomy.survey.cluster import dask_executor as dask_executor

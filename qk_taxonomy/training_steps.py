@@ -72,15 +72,17 @@ def choose_checkpoints(revisions: Sequence[str], how: CheckpointChoice) -> list[
     from the last one's end; where a name tells no step, places in the list stand for steps. Raises
     QKTaxonomyError for N < 2.
     """
-    steps = _steps_so_far(revisions)
+    steps = steps_so_far(revisions)
     if how == "all" or not steps:
         return list(revisions)
     chosen = _nearest_to_doublings(steps) if how == "log" else _evenly(steps, how)
     return [revisions[i] for i in chosen]
 
 
-def _steps_so_far(revisions: Sequence[str]) -> list[int]:
-    """Steps since training began, which do not fall."""
+def steps_so_far(revisions: Sequence[str]) -> list[int]:
+    """Steps since training began, which do not fall, of checkpoints in order of training; their
+    places in the list where a name tells no step.
+    """
     steps = [training_step(name) for name in revisions]
     total: list[int] = []
     before = previous = 0

@@ -16,6 +16,7 @@ from qk_taxonomy.cli.circuits import circuits
 from qk_taxonomy.cli.cluster import cluster
 from qk_taxonomy.cli.diff import diff
 from qk_taxonomy.cli.download import download
+from qk_taxonomy.cli.evolve import evolve
 from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
@@ -75,7 +76,8 @@ def main() -> None:
 
 
 for command in (
-    *(run, families, plan, download, cluster, assign, boxplots, test, diff, sizes),
+    *(run, families, plan, download, cluster, assign, boxplots, test),
+    *(evolve, diff, sizes),
     *(circuits, superposition, query_norm, show, export, import_),
 ):
     main.add_command(command)

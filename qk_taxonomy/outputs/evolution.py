@@ -1,0 +1,81 @@
+"""The study of heads through training on disk: tables, figures, and densities that move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qk_taxonomy.cache import write_file
+from qk_taxonomy.figures.evolution.animation import Frame, moving_densities
+from qk_taxonomy.figures.evolution.densities import density_figure
+from qk_taxonomy.figures.evolution.maps import map_figure
+from qk_taxonomy.figures.evolution.parts import chosen_steps
+from qk_taxonomy.figures.evolution.paths import path_figure
+from qk_taxonomy.figures.evolution.river import river_figure
+from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
+from qk_taxonomy.studies.evolution import Evolution, heads_table, path_table
+from qk_taxonomy.tables import csv_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Where the study's tables and figures are, below the folder of plots.
+EVOLUTION_FOLDER = "evolution"
+
+# Frames of what moves: each costs a fraction of a second, and some 0.1 MB of the page.
+_MOST_FRAMES = 48
+
+_FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
+    "river": river_figure,
+    "maps": map_figure,
+    "densities": density_figure,
+    "paths": path_figure,
+}
+
+
+def write_evolution(evolution: Evolution, data_root: str | Path = ".") -> Iterator[Path]:
+    """Write the tables and figures of a model's evolution, and yield each when it is there.
+
+    In ``<data_root>/plots/evolution/<family>/``: ``<model>.csv``, one row a step and head;
+    ``<model>_heads.csv``, one row a head, the most unusual path first; ``_river.png``,
+    ``_maps.png``, ``_densities.png``, ``_paths.png``; and densities that move, of up to 48 steps,
+    ``_moving.gif`` and ``_moving.html``, which needs no network. ``<model>`` is extended by the
+    stack where a model has several, and by circuit and convention where they are not ``qk`` and
+    ``raw``. Raises SpectraFileError.
+    """
+    model = evolution.model
+    folder = Path(data_root) / PLOT_FOLDER / EVOLUTION_FOLDER / model.family
+    stem = stem_of(evolution.name, model.circuit, model.convention, model.stack)
+    yield write_file(folder / f"{stem}.csv", csv_bytes(path_table(evolution)))
+    yield write_file(folder / f"{stem}_heads.csv", csv_bytes(heads_table(evolution)))
+    title = _title(evolution)
+    for name, draw in _FIGURES.items():
+        with house_style():
+            yield write_file(folder / f"{stem}_{name}.png", png_bytes(draw(evolution, title)))
+    with house_style():
+        moving = moving_densities(
+            _frames(evolution),
+            evolution.edges,
+            evolution.name,
+            evolution.null.histogram if evolution.null.n else None,
+        )
+    yield write_file(folder / f"{stem}_moving.gif", moving.gif)
+    yield write_file(folder / f"{stem}_moving.html", moving.page)
+
+
+def _title(evolution: Evolution) -> str:
+    model = evolution.model
+    stack = f", {model.stack} stack" if model.stack else ""
+    numbers = numbers_of([model.spectra], model.circuit, model.convention)
+    s, h = evolution.labels.shape
+    return f"{evolution.name}{stack} ({model.family}), {h} heads at {s} steps, {numbers}"
+
+
+def _frames(evolution: Evolution) -> list[Frame]:
+    """A frame a step, of steps even in log(step + 1) where there are more than are wanted."""
+    return [
+        Frame(evolution.names[step], evolution.histograms[step])
+        for step in chosen_steps(evolution, _MOST_FRAMES)
+    ]

@@ -1,0 +1,61 @@
+"""The study's answers, a line each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.studies.evolution.records import Evolution, Integers
+from qk_taxonomy.studies.evolution.table import heads_table
+
+# Heads that are named.
+_MOST_NAMED = 5
+
+
+def summary(evolution: Evolution) -> list[str]:
+    """What became of the heads, from what they were, and which went their own way."""
+    s, h = evolution.labels.shape
+    lines = [
+        f"{evolution.name}: {h} heads at {s} steps, {evolution.names[0]} to {evolution.names[-1]}"
+    ]
+    if evolution.null.n:
+        outside = (evolution.p_untrained <= LEVEL).mean(1)
+        lines.append(
+            f"unlike {evolution.null.n} untrained heads (p ≤ {LEVEL}): {outside[0]:.0%} of the "
+            f"heads at {evolution.names[0]}, {outside[-1]:.0%} at {evolution.names[-1]}"
+        )
+        lines.append(_when(evolution, "have λ beyond the untrained edge", evolution.outliers_born))
+    lines.append(_when(evolution, "left their first class for good", evolution.left_class))
+    distance = np.median(evolution.from_start[-1])
+    against = ""
+    if evolution.null.n:
+        times = distance / evolution.null.divergence
+        against = f", {times:.2g} times that of two untrained heads"
+    lines.append(f"median divergence of the last step from the first {distance:.3f} nats{against}")
+    if np.isfinite(evolution.unusual.q_values).any():
+        lines.append(_unusual(evolution))
+    return lines
+
+
+def _when(evolution: Evolution, what: str, index: Integers) -> str:
+    """How many heads came to something, and by which revision half of those had."""
+    came = np.sort(index[index < len(evolution.names)])
+    line = f"{len(came)} of {len(index)} heads {what}"
+    return f"{line}, half of them by {evolution.names[came[len(came) // 2]]}" if len(came) else line
+
+
+def _unusual(evolution: Evolution) -> str:
+    table = heads_table(evolution)
+    found = table[table["unusual_q"] <= LEVEL]
+    shown = (found if len(found) else table).head(_MOST_NAMED)
+    heads = ", ".join(_described(row) for _, row in shown.iterrows())
+    if len(found):
+        more = f", and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+        return f"unusual paths (q ≤ {LEVEL}): {heads}{more}"
+    return f"no path is unusual after correction; the farthest from the others: {heads}"
+
+
+def _described(row: pd.Series) -> str:
+    place = f"{row['stack']} {row['layer']}.{row['head']}".strip()
+    return f"{place} ({row['unusual_in'].replace('_', ' ')})" if row["unusual_in"] else place

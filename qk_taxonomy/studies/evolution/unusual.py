@@ -1,0 +1,150 @@
+"""Heads whose path through training is unlike that of the model's other heads.
+
+A path is described by five numbers that are near to normal over heads, or can be made so: how far
+it went and when, what became of effective rank and of the largest λ, and how often it changed its
+class. Trained heads have no null of their own, so the other heads are the reference: a head is
+found where it is not one of their cloud. Many heads that are unusual in the same way are a cloud of
+their own, and are not found.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qk_taxonomy.statistics.ranks import monte_carlo_p_values
+from qk_taxonomy.studies.evolution.records import PATH_FEATURES, UnusualPaths
+
+Array = NDArray[np.float64]
+
+#: With fewer heads there is no cloud for one to be outside of.
+FEWEST_HEADS = 8
+
+# A feature that varies by less than this of its size varies by rounding.
+_ROUNDING = 1e-8
+
+# What makes the median absolute deviation of normal values their standard deviation.
+_NORMAL_MAD = 1.4826
+
+# Robust standard deviations at which features are cut where the cloud is measured: one normal value
+# in 16,000 is beyond.
+_CUT = 4.0
+
+# Models drawn for the null: q-values reach 1 / 400.
+_DRAWS = 400
+
+
+def path_features(
+    times: Array, travelled: Array, effective_rank: Array, largest: Array, labels: NDArray[np.int64]
+) -> Array:
+    """:data:`PATH_FEATURES` of every head: (H, 5); nan where a head's weights are zero.
+
+    times (S,), travelled (S − 1, H), the others (S, H). ``travel``: log of the whole distance;
+    ``half_time``: the time by which half of it was done, between steps in proportion;
+    ``rank_change``, ``largest_change``: log ratios of the last step to the first;
+    ``class_changes``: square root of their number, which steadies a count's variance.
+    """
+    changes = (labels[1:] != labels[:-1]).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        features = np.stack(
+            [
+                np.log(travelled.sum(0)),
+                _half_times(times, travelled),
+                np.log(effective_rank[-1] / effective_rank[0]),
+                np.log(largest[-1] / largest[0]),
+                np.sqrt(changes),
+            ],
+            axis=-1,
+        )
+    features[~np.isfinite(features).all(-1)] = np.nan
+    return features
+
+
+def _half_times(times: Array, travelled: Array) -> Array:
+    """When each head (H,) had done half of its whole distance; nan where it did not move."""
+    done = np.concatenate([np.zeros((1, travelled.shape[1])), np.cumsum(travelled, axis=0)])
+    half = [np.interp(path[-1] / 2, path, times) if path[-1] > 0 else np.nan for path in done.T]
+    return np.asarray(half, dtype=np.float64)
+
+
+def unusual_paths(features: Array, *, seed: int = 0) -> UnusualPaths:
+    """Mahalanobis distance of each path (H, 5) from the middle of all, and how unusual that is.
+
+    Features are made as normal as a power makes them (Yeo & Johnson 2000), since a skew alone would
+    make heads unusual; the covariance is shrunk (Ledoit & Wolf 2004), since some of them all but
+    follow from others; powers and covariance are those of features cut at four robust standard
+    deviations, lest unusual heads hide each other. p-values: places among the distances of as many
+    heads, drawn 400 times from normal paths of that covariance and measured in the same way.
+    Features that do not vary do not count. q-values are over the model's heads.
+    """
+    from scipy.stats import false_discovery_control
+
+    n_heads = len(features)
+    distance, p_values, q_values = (np.full(n_heads, np.nan) for _ in range(3))
+    z = np.full(features.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(features).all(-1))
+    if len(known) < FEWEST_HEADS:
+        note = (
+            f"wanted {FEWEST_HEADS} heads to tell which of their paths are unusual, "
+            f"found {len(known)}"
+        )
+        return UnusualPaths(features, z, distance, p_values, q_values, note)
+    z[known] = _robust_z(features[known])
+    varies = np.isfinite(z[known]).all(0)
+    if not varies.any():
+        return UnusualPaths(features, z, distance, p_values, q_values, "no two paths differ")
+    paths = _near_normal(z[np.ix_(known, varies)])
+    squared, covariance = _squared_distances(paths)
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_normal((_DRAWS, *paths.shape)) @ np.linalg.cholesky(covariance).T
+    null = np.concatenate([_squared_distances(one)[0] for one in drawn])
+    distance[known] = np.sqrt(squared)
+    p_values[known] = monte_carlo_p_values(squared, null, "greater")
+    q_values[known] = false_discovery_control(p_values[known])
+    return UnusualPaths(features, z, distance, p_values, q_values)
+
+
+def _robust_z(features: Array) -> Array:
+    """Features (n, p) less their median, in units of 1.4826 · MAD (of the standard deviation where
+    most are the same); nan where one does not vary.
+    """
+    centred = features - np.median(features, axis=0)
+    spread = _NORMAL_MAD * np.median(np.abs(centred), axis=0)
+    deviation = features.std(0, ddof=1)
+    varies = deviation > _ROUNDING * np.abs(features).max(0)
+    unit = np.where(varies, np.where(spread > _ROUNDING * deviation, spread, deviation), np.nan)
+    return np.asarray(centred / unit)
+
+
+def _cut(z: Array) -> Array:
+    return np.clip(z, -_CUT, _CUT)
+
+
+def _near_normal(z: Array) -> Array:
+    """Robust z (n, p) after the power that makes each feature the most normal but for its tails."""
+    from sklearn.preprocessing import PowerTransformer
+
+    return np.asarray(PowerTransformer("yeo-johnson").fit(_cut(z)).transform(z), dtype=np.float64)
+
+
+def _squared_distances(paths: Array) -> tuple[Array, Array]:
+    """Squared Mahalanobis distances (n,) of paths (n, p), and the covariance (p, p) of their robust
+    z, shrunk, by which these are.
+    """
+    from sklearn.covariance import LedoitWolf
+
+    z = _robust_z(paths)
+    fitted = LedoitWolf().fit(_cut(z))
+    return np.asarray(fitted.mahalanobis(z)), np.asarray(fitted.covariance_)
+
+
+def most_unusual_feature(unusual: UnusualPaths) -> list[str]:
+    """The feature in which each head is farthest from the mean, with its direction; "" for none."""
+    names = []
+    for row in unusual.z:
+        if np.isnan(row).all():
+            names.append("")
+            continue
+        column = int(np.nanargmax(np.abs(row)))
+        names.append(f"{'more' if row[column] > 0 else 'less'} {PATH_FEATURES[column]}")
+    return names

@@ -1,0 +1,359 @@
+"""Heads through training: their paths, the untrained null, and which paths are unusual."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from planted_paths import (
+    SHAPE,
+    STEPS,
+    drifting,
+    revisions_of,
+    untrained_steps,
+    write_revisions,
+)
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import kstest
+from untrained import Shape
+
+from qk_taxonomy.cli import main
+from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
+from qk_taxonomy.hypotheses.heads import Untrained
+from qk_taxonomy.outputs.evolution import write_evolution
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.nulls import untrained_spectra
+from qk_taxonomy.studies.evolution import (
+    Evolution,
+    evolve,
+    heads_table,
+    load_revisions,
+    path_table,
+)
+from qk_taxonomy.studies.evolution.null import untrained_p_values
+from qk_taxonomy.studies.evolution.records import settled_from, step_times
+from qk_taxonomy.studies.evolution.summary import summary
+from qk_taxonomy.studies.evolution.unusual import FEWEST_HEADS, path_features, unusual_paths
+from qk_taxonomy.taxonomy import joint_taxonomy
+
+ODD = (7, 30)
+NAMES = tuple(f"step{step}" for step in STEPS)
+SMALL = Shape(layers=2, heads=5, kv_heads=5, d_head=16, d_model=128)
+
+
+@pytest.fixture(scope="module")
+def drifted() -> Evolution:
+    """Heads that drift from an untrained start, but for two that jump at once."""
+    return evolve(revisions_of(drifting(np.random.default_rng(1), odd=ODD)))
+
+
+class TestPaths:
+    def test_distances_are_those_of_histograms(self, drifted: Evolution) -> None:
+        h = drifted.histograms
+        between = jensenshannon(h[1:], h[:-1], axis=-1) ** 2
+        np.testing.assert_allclose(drifted.travelled, between, atol=1e-12)
+        start = jensenshannon(h, np.broadcast_to(h[:1], h.shape), axis=-1) ** 2
+        np.testing.assert_allclose(drifted.from_start, start, atol=1e-12)
+        widths = np.diff(drifted.edges)
+        np.testing.assert_allclose((h * widths).sum(-1), 1.0)
+
+    def test_unit_is_how_far_two_untrained_heads_are_apart(self, drifted: Evolution) -> None:
+        lam = untrained_spectra(SHAPE.d_head, SHAPE.d_model, 400, seed=5)[:, 0]
+        x = lam / lam.mean(-1, keepdims=True)
+        h = np.stack([np.histogram(row, drifted.edges, density=True)[0] for row in x])
+        apart = jensenshannon(h[:200], h[200:], axis=-1) ** 2
+        assert drifted.null.divergence == pytest.approx(apart.mean(), rel=0.1)
+        assert drifted.null.usual == pytest.approx(np.quantile(apart, 0.95), rel=0.15)
+
+    def test_classes_are_those_of_the_joint_taxonomy(self) -> None:
+        revisions = revisions_of(
+            drifting(np.random.default_rng(2), SMALL, (0, 5, 50)), (0, 5, 50), SMALL
+        )
+        found = evolve(revisions, n_clusters=3)
+        models = [
+            dataclasses.replace(one.spectra, metadata={**one.spectra.metadata, "revision": name})
+            for one, name in zip(revisions.sets, revisions.names, strict=True)
+        ]
+        joint = joint_taxonomy(models, n_clusters=3)
+        np.testing.assert_array_equal(
+            found.labels, np.stack([joint.labels[joint.models == i] for i in range(3)])
+        )
+        np.testing.assert_array_equal(found.edges, joint.edges)
+        np.testing.assert_allclose(found.composition.sum(1), 1.0)
+
+    def test_planted_heads_leave_first(self, drifted: Evolution) -> None:
+        assert set(drifted.left_class[list(ODD)]) == {1}
+        assert set(drifted.outliers_born[list(ODD)]) == {1}
+        others = np.delete(drifted.outliers_born, ODD)
+        assert np.median(others) > 4
+        assert (drifted.from_start[1, list(ODD)] > drifted.null.usual).all()
+        assert np.median(np.delete(drifted.from_start[1], ODD)) < drifted.null.divergence
+
+    def test_for_good_counts_from_the_last_return(self) -> None:
+        away = np.array([[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1]], dtype=bool)
+        assert settled_from(away).tolist() == [1, 3, 4, 3]
+
+    def test_times(self) -> None:
+        np.testing.assert_allclose(step_times(np.array([0.0, 9.0, 99.0])), [0, 1, 2])
+        np.testing.assert_allclose(step_times(np.array([0.0, 9.0, 99.0, np.nan])), [0, 1, 2, 3])
+
+
+class TestNull:
+    def test_distance_is_kolmogorov_smirnov(self) -> None:
+        rng = np.random.default_rng(0)
+        null = untrained_spectra(16, 128, 300)[:, 0]
+        lam = np.concatenate(
+            [untrained_spectra(16, 128, 5, seed=9)[:, 0], rng.gamma(0.5, 1, (5, 16))]
+        )
+
+        def distances(x: np.ndarray) -> np.ndarray:
+            pool = (null / null.mean(-1, keepdims=True)).ravel()
+            own = x / x.mean(-1, keepdims=True)
+            return np.array([kstest(row, pool, method="asymp").statistic for row in own])
+
+        beyond = (distances(null)[None] >= distances(lam)[:, None] - 1e-12).sum(1)
+        p = untrained_p_values(lam, Untrained(null))
+        np.testing.assert_allclose(p, (1 + beyond) / (1 + len(null)))
+
+    def test_untrained_steps_are_inside_and_no_path_is_unusual(self) -> None:
+        inside, rejected, found = [], [], []
+        for seed in range(8):
+            lam = untrained_steps(np.random.default_rng(seed), len(STEPS))
+            one = evolve(revisions_of(lam))
+            inside.append((one.p_untrained <= LEVEL).mean())
+            rejected.append((one.unusual.p_values <= LEVEL).mean())
+            found.append((one.unusual.q_values <= LEVEL).any())
+        # 3,840 heads, and 384 paths whose p-values hang together within a model.
+        assert 0.035 < np.mean(inside) < 0.065
+        assert 0.01 < np.mean(rejected) < 0.08
+        assert sum(found) <= 2
+
+    def test_first_step_inside_last_outside(self, drifted: Evolution) -> None:
+        outside = (drifted.p_untrained <= LEVEL).mean(1)
+        assert outside[0] < 0.15
+        assert outside[-1] > 0.7
+        assert (drifted.n_outliers[0] == 0).mean() > 0.9
+
+    def test_no_null_where_an_untrained_head_has_no_law_of_its_shape(self) -> None:
+        revisions = revisions_of(drifting(np.random.default_rng(3), SMALL, (0, 9)), (0, 9), SMALL)
+        sets = tuple(
+            dataclasses.replace(
+                one,
+                spectra=dataclasses.replace(
+                    one.spectra, metadata={**one.spectra.metadata, "architecture": "deepseek"}
+                ),
+            )
+            for one in revisions.sets
+        )
+        found = evolve(dataclasses.replace(revisions, sets=sets))
+        assert found.null.n == 0
+        assert "--control random" in found.notes[0]
+        assert np.isnan(found.p_untrained).all()
+        table = path_table(found)
+        assert table["from_start"].notna().all()
+        assert table["from_start_null"].isna().all()
+        assert table["outliers"].isna().all()
+        assert not any("untrained" in line for line in summary(found))
+
+
+class TestUnusual:
+    def test_planted_heads_are_found_and_hide_neither(self, drifted: Evolution) -> None:
+        assert set(np.flatnonzero(drifted.unusual.rank <= 2)) == set(ODD)
+        assert (drifted.unusual.q_values[list(ODD)] <= LEVEL).all()
+        assert (np.delete(drifted.unusual.q_values, ODD) <= LEVEL).sum() <= 1
+
+    def test_heads_of_unequal_but_common_kind_are_not_found(self) -> None:
+        found = []
+        for seed in range(8):
+            one = evolve(revisions_of(drifting(np.random.default_rng(100 + seed))))
+            found.append((one.unusual.q_values <= LEVEL).any())
+        assert sum(found) <= 3
+
+    def test_features(self) -> None:
+        times = np.array([0.0, 1.0, 3.0])
+        travelled = np.array([[1.0, 0.0], [3.0, 0.0]])
+        rank, largest = np.array([[8.0, 4], [6, 4], [4, 4]]), np.array([[1.0, 1], [2, 1], [4, 1]])
+        labels = np.array([[0, 0], [1, 0], [0, 0]])
+        features = path_features(times, travelled, rank, largest, labels)
+        # Half of 4 is done a third of the way from time 1 to time 3.
+        expected = [np.log(4), 1 + 2 / 3, -np.log(2), np.log(4), np.sqrt(2)]
+        np.testing.assert_allclose(features[0], expected)
+        assert np.isnan(features[1]).all()
+
+    def test_affine_changes_of_features_do_not_matter(self) -> None:
+        features = np.random.default_rng(4).normal(size=(40, 5))
+        one, two = unusual_paths(features), unusual_paths(3.0 + 10.0 * features)
+        np.testing.assert_allclose(one.distance, two.distance, rtol=1e-6)
+
+    def test_a_head_without_a_path_and_a_feature_without_variance(self) -> None:
+        features = np.random.default_rng(5).normal(size=(30, 5))
+        features[:, 4] = 1.0
+        features[3] = np.nan
+        found = unusual_paths(features)
+        assert np.isnan(found.p_values[3])
+        assert found.rank[3] == 30
+        assert np.isfinite(np.delete(found.p_values, 3)).all()
+        assert np.isnan(found.z[:, 4]).all()
+
+    def test_too_few_heads_and_equal_ones(self) -> None:
+        few = unusual_paths(np.random.default_rng(6).normal(size=(FEWEST_HEADS - 1, 5)))
+        assert np.isnan(few.p_values).all()
+        assert few.note == "wanted 8 heads to tell which of their paths are unusual, found 7"
+        alike = unusual_paths(np.ones((20, 5)))
+        assert np.isnan(alike.q_values).all()
+        assert alike.note == "no two paths differ"
+
+
+class TestFigures:
+    @pytest.mark.parametrize("case", ["no null", "dead head", "no head moves", "one head"])
+    def test_whatever_the_heads_figures_are_drawn(self, case: str) -> None:
+        shape = (
+            dataclasses.replace(SMALL, layers=1, heads=1, kv_heads=1)
+            if case == "one head"
+            else SMALL
+        )
+        lam = drifting(np.random.default_rng(9), shape, (0, 9, 99))
+        if case == "dead head":
+            lam[0, 0] = lam[:, -1] = 0.0
+        if case == "no head moves":
+            lam[:] = lam[0]
+        found = evolve(revisions_of(lam, (0, 9, 99), shape))
+        if case == "no null":
+            nothing = np.full_like(found.labels, np.nan, dtype=np.float64)
+            null = dataclasses.replace(found.null, n=0, divergence=np.nan, usual=np.nan)
+            found = dataclasses.replace(found, null=null, p_untrained=nothing, n_outliers=nothing)
+        told = any("path" in line for line in summary(found))
+        assert told == (case not in ("no head moves", "one head"))
+        files = list(write_evolution(found))
+        assert all(path.stat().st_size for path in files)
+        assert len(files) == 8
+
+
+class TestRevisions:
+    def test_in_order_of_step_and_the_newest_last(self) -> None:
+        lam = drifting(np.random.default_rng(7), SMALL, (0, 1, 2, 3))
+        write_revisions(Path(), lam, ("step1000", "step2", "", "step10"), shape=SMALL)
+        loaded = load_revisions("model", "mine")
+        assert loaded.stacks[0].names == ("step2", "step10", "step1000", "main")
+        assert loaded.stacks[0].steps == (2, 10, 1000, None)
+        table = heads_table(evolve(loaded.stacks[0], n_clusters=2))
+        never = table["left_class_revision"] == ""
+        main_or_never = table["left_class_revision"].isin(["", "main"])
+        assert (table["left_class_step"].isna() == main_or_never).all()
+        assert (table["first_class"] == table["last_class"])[never].all()
+
+    def test_the_newest_is_left_out_where_it_is_the_last_step(self) -> None:
+        lam = drifting(np.random.default_rng(7), SMALL, (0, 1, 2))
+        write_revisions(Path(), lam[[0, 2, 2]], ("step0", "step9", "main"), shape=SMALL)
+        loaded = load_revisions("model", "mine")
+        assert loaded.stacks[0].names == ("step0", "step9")
+        assert loaded.notes == ("main is left out: its spectra are those of step9",)
+
+    def test_what_has_no_step_or_cannot_be_read_is_named(self) -> None:
+        lam = drifting(np.random.default_rng(7), SMALL, (0, 1, 2, 3))
+        write_revisions(Path(), lam, ("step0", "step5", "step7", "tidy"), shape=SMALL)
+        write_revisions(Path(), lam[:1], ("step5-tokens9B",), shape=SMALL)
+        Path("data/mine/model@step7.safetensors").write_bytes(b"gone")
+        loaded = load_revisions("model", "mine")
+        assert loaded.stacks[0].names == ("step0", "step5")
+        assert loaded.notes == (
+            "tidy is left out: its name tells of no training step",
+            "step5-tokens9B is left out: it is of the same step as step5",
+        )
+        assert list(loaded.failures) == ["mine/model@step7"]
+
+    def test_one_revision(self) -> None:
+        write_revisions(
+            Path(),
+            drifting(np.random.default_rng(7), SMALL, (0, 1)),
+            ("step0", "tidy"),
+            shape=SMALL,
+        )
+        with pytest.raises(StudyError, match=r"at least two revisions of model, found one \(mine/"):
+            load_revisions("model", "mine")
+
+    def test_other_shapes(self) -> None:
+        lam = drifting(np.random.default_rng(7), SMALL, (0, 1))
+        write_revisions(Path(), lam, ("step0", "step1"), shape=SMALL)
+        other = dataclasses.replace(SMALL, heads=2, kv_heads=2, layers=5)
+        write_revisions(Path(), lam[:1], ("step2",), shape=other)
+        with pytest.raises(StudyError) as err:
+            load_revisions("model", "mine")
+        assert "step0, step1: 2 layers × 5 heads of d_head 16, d_model 128" in str(err.value)
+        assert "step2: 5 layers × 2 heads" in str(err.value)
+
+    def test_no_such_model_names_those_there_are(self) -> None:
+        write_revisions(
+            Path(),
+            drifting(np.random.default_rng(7), SMALL, (0, 1)),
+            ("step0", "step1"),
+            shape=SMALL,
+        )
+        with pytest.raises(SpectraFileError, match=r"no spectra of modle .*: model \(2\)\."):
+            load_revisions("modle", "mine")
+
+    def test_a_circuit_that_none_has(self) -> None:
+        write_revisions(
+            Path(),
+            drifting(np.random.default_rng(7), SMALL, (0, 1)),
+            ("step0", "step1"),
+            shape=SMALL,
+        )
+        with pytest.raises(PartialFailureError, match="has no ov raw spectra"):
+            load_revisions("model", "mine", circuit="ov")
+
+
+class TestCommand:
+    def run(self, *args: str) -> Result:
+        return CliRunner().invoke(main, ["evolve", "model", "--family", "mine", *args])
+
+    def test_writes_tables_figures_and_what_moves(self) -> None:
+        steps = (0, 3, 30)
+        lam = drifting(np.random.default_rng(8), SMALL, steps)
+        write_revisions(Path(), lam, [f"step{step}" for step in steps], shape=SMALL)
+        result = self.run("--clusters", "3")
+        assert result.exit_code == 0, result.output
+        assert "10 heads at 3 steps, step0 to step30" in result.output
+        folder = Path("plots/evolution/mine")
+        suffixes = (".csv", "_densities.png", "_heads.csv", "_maps.png", "_moving.gif")
+        wanted = {f"model{s}" for s in (*suffixes, "_moving.html", "_paths.png", "_river.png")}
+        assert {path.name for path in folder.iterdir()} == wanted
+        table = pd.read_csv(folder / "model.csv")
+        assert len(table) == 30
+        assert table["step"].unique().tolist() == list(steps)
+        spectrum = np.sort(lam[1, 4])[::-1]
+        row = table[(table["step"] == 3) & (table["layer"] == 0) & (table["head"] == 4)].iloc[0]
+        assert row["MAX"] == pytest.approx(spectrum[0], rel=1e-5)
+        share = spectrum / spectrum.sum()
+        rank = np.exp(-(share * np.log(share)).sum())
+        assert row["effective_rank_lambda"] == pytest.approx(rank, rel=1e-5)
+        heads = pd.read_csv(folder / "model_heads.csv")
+        assert heads["unusual"].tolist() == list(range(1, 11))
+        with Image.open(io.BytesIO((folder / "model_moving.gif").read_bytes())) as gif:
+            assert getattr(gif, "n_frames", 1) == 3
+        page = (folder / "model_moving.html").read_text()
+        assert page.count("data:image/png;base64,") == 3
+        assert not re.search(r"https?:|<link|fa-", page)
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        shutil.rmtree(folder)
+        assert self.run("--clusters", "3").exit_code == 0
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+    def test_the_rest_goes_on_where_a_step_is_missing(self) -> None:
+        lam = drifting(np.random.default_rng(8), SMALL, (0, 3, 30))
+        write_revisions(Path(), lam, ("step0", "step3", "step30"), shape=SMALL)
+        Path("data/mine/model@step3.safetensors").write_bytes(b"gone")
+        result = self.run()
+        assert result.exit_code == 1
+        assert "mine/model@step3" in result.stderr
+        assert "Traceback" not in result.stderr
+        table = pd.read_csv("plots/evolution/mine/model.csv")
+        assert table["step"].unique().tolist() == [0, 30]
