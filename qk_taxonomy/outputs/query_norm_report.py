@@ -173,16 +173,19 @@ def _bridge(bridge: Bridge | None, figures: Mapping[str, Sequence[str]]) -> Iter
     yield bridge.line
     yield from _shown(figures, "prediction")
     yield (
-        "Predictive R² of a behaviour's normal scores in layers that were held out; in brackets, "
-        "the central 95 % for spectra of heads that were permuted within layers."
+        "Predictive R² of a behaviour's normal scores in layers that were held out. What is tested "
+        "is what spectra say within layers, both less their layer's mean; in brackets, the central "
+        "95 % of that for heads permuted within layers. Beside it, not tested, scores as they are."
     )
     yield _table(
-        ("behaviour", "by spectra", "of permuted heads", "by depth alone", "by both", "p", "q"),
+        ("behaviour", "within layers", "of permuted heads", "p", "q", "by spectra",
+         "by depth alone", "by both"),
         (
             (
-                measure_label(row["behaviour"]), _number(row["r2_spectra"], ".2f"),
-                _interval(row["null_low"], row["null_high"]), _number(row["r2_depth"], ".2f"),
-                _number(row["r2_both"], ".2f"), *(_number(row[key], ".2g") for key in "pq"),
+                measure_label(row["behaviour"]), _number(row["r2_within"], ".2f"),
+                _interval(row["null_low"], row["null_high"]),
+                *(_number(row[key], ".2g") for key in "pq"),
+                *(_number(row[f"r2_{by}"], ".2f") for by in ("spectra", "depth", "both")),
             )
             for row in bridge.prediction.to_dict("records")
         ),

@@ -34,6 +34,19 @@ def head_behaviour(samples: Sequence[Sample]) -> pd.DataFrame:
     return behaviour
 
 
+def distinct_measures(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Measures that tell heads apart, each in its own way: where every layer attends to all keys,
+    or all before, normalised entropy orders heads as entropy does, and is left out.
+    """
+    everywhere = all(
+        np.array_equal(layer.n_keys, np.arange(1, len(layer.n_keys) + 1))
+        or (layer.n_keys == len(layer.n_keys)).all()
+        for sample in samples
+        for layer in sample.layers
+    )
+    return tuple(name for name in MEASURES if name != "normalised_entropy" or not everywhere)
+
+
 def _layer_means(layer: LayerMeasures) -> pd.DataFrame:
     means = {name: _mean(layer.values[name].astype(np.float64)) for name in MEASURES}
     head = {"stack": layer.stack, "layer": layer.layer, "head": np.arange(layer.n_heads)}

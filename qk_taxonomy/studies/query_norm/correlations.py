@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.statistics.correlations import (
-    benjamini_hochberg,
     correlation_p_values,
     effective_size,
     fisher_interval,
@@ -27,6 +26,7 @@ from qk_taxonomy.statistics.correlations import (
     ranked,
     shuffled_pearson,
 )
+from qk_taxonomy.statistics.findings import benjamini_hochberg
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
 
@@ -201,7 +201,7 @@ def _mean_correlation(by_sample: pd.DataFrame, name: str, size: str) -> tuple[Ar
     known = by_sample[by_sample[name].notna()].groupby(HEAD)[[size, "n_given"]].first()
     known = known.reindex(z.mean().index)
     n_given = known["n_given"].fillna(0) if name.startswith("partial") else 0
-    alone = fisher_interval(np.tanh(mean), known[size] - n_given)
+    alone = fisher_interval(np.tanh(mean), known[size], n_given)
     one = n == 1
     return np.tanh(mean), np.where(one, alone[0], low), np.where(one, alone[1], high)
 

@@ -15,7 +15,11 @@ from qk_taxonomy import __version__
 from qk_taxonomy.cache import exclusive, load_spectra, make_folder, spectra_path
 from qk_taxonomy.errors import QKTaxonomyError, TaxonomyError
 from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
-from qk_taxonomy.studies.query_norm.behaviour import head_behaviour, spectral_table
+from qk_taxonomy.studies.query_norm.behaviour import (
+    distinct_measures,
+    head_behaviour,
+    spectral_table,
+)
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.capture import capture
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
@@ -145,7 +149,9 @@ def study_query_norm(
     told.start("Scaled queries", 1)
     scaling = scale_queries(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
-    found, more = _bridge(ref, behaviour, criteria.seed, output_root, device, api, told)
+    found, more = _bridge(
+        ref, behaviour, distinct_measures(samples), criteria.seed, output_root, device, api, told
+    )  # fmt: skip
     texts_used = ", ".join(dict.fromkeys(window.name.rpartition(", ")[0] for window in shown))
     description = {
         "model": f"{ref.name}, {model.revision}",
@@ -213,6 +219,7 @@ def _extremes(correlations: HeadCorrelations) -> list[tuple[int, int]]:
 def _bridge(
     ref: ModelRef,
     behaviour: pd.DataFrame,
+    behaviours: Sequence[str],
     seed: int,
     output_root: str | Path,
     device: str,
@@ -235,7 +242,7 @@ def _bridge(
         table = spectra_rows(spectra, spectra.layers, path.stem)
         spectral = spectral_table(table, spectra.family, path.stem)
         classes, unsorted = _classes(spectra)
-        found = bridge(behaviour, spectral, classes, seed=seed)
+        found = bridge(behaviour, spectral, classes, behaviours=behaviours, seed=seed)
     except QKTaxonomyError as err:
         return None, (f"Behaviour is not held against spectra: {err}",)
     return found, (*unsorted, *found.notes)
