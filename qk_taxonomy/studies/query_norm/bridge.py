@@ -220,10 +220,8 @@ def _prediction(heads: _Heads, n_permutations: int, seed: int) -> pd.DataFrame:
         )
         return rows
     spectra, depth = heads.table[heads.statistics].to_numpy(np.float64), _depth(heads.table)
-    within = [centred_within(side, heads.layers) for side in (spectra, heads.scores)]
-    found = predict(
-        *within, heads.layers, heads.blocks, n_permutations=n_permutations, seed=seed
-    )  # fmt: skip
+    x, y = (centred_within(side, heads.layers) for side in (spectra, heads.scores))
+    found = predict(x, y, heads.layers, heads.blocks, n_permutations=n_permutations, seed=seed)
     rows["r2_within"], rows["spearman_within"] = found.r2, found.spearman
     if n_permutations:
         rows["null_low"], rows["null_high"] = np.quantile(found.null, [0.025, 0.975], axis=0)

@@ -91,13 +91,24 @@ def correlate(samples: Sequence[Sample], criteria: Criteria) -> HeadCorrelations
             ignore_index=True,
         )
         table.insert(0, "sample", sample.name)
-        for name in CORRELATIONS:
-            table[f"q_{name}"] = benjamini_hochberg(table[f"p_{name}"])
-        for kind, prefix in (("raw", ""), ("partial", "partial_")):
-            table[f"passes_{kind}"] = _passes(table, prefix, criteria)
         tables.append(table)
-    by_sample = pd.concat(tables, ignore_index=True)
-    return HeadCorrelations(by_sample, _over_samples(by_sample), tuple(_notes(samples)))
+    return judge(pd.concat(tables, ignore_index=True), criteria, _notes(samples))
+
+
+def judge(
+    measured: pd.DataFrame, criteria: Criteria, notes: Sequence[str] = ()
+) -> HeadCorrelations:
+    """What the criteria make of correlations: which heads pass in which texts, and over all texts.
+
+    measured: :attr:`HeadCorrelations.by_sample` but for q_… and passes_….
+    """
+    by_sample = measured.copy()
+    of_text = by_sample.groupby("sample", sort=False)
+    for name in CORRELATIONS:
+        by_sample[f"q_{name}"] = of_text[f"p_{name}"].transform(benjamini_hochberg)
+    for kind, prefix in (("raw", ""), ("partial", "partial_")):
+        by_sample[f"passes_{kind}"] = _passes(by_sample, prefix, criteria)
+    return HeadCorrelations(by_sample, _over_samples(by_sample), tuple(notes))
 
 
 def _layer_rows(layer: LayerMeasures, criteria: Criteria, place: tuple[int, int]) -> pd.DataFrame:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import pandas as pd
 
 from qk_taxonomy import __version__
 from qk_taxonomy.cache import exclusive, load_spectra, make_folder, spectra_path
-from qk_taxonomy.errors import QKTaxonomyError, TaxonomyError
+from qk_taxonomy.errors import QKTaxonomyError, StudyError, TaxonomyError
 from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
 from qk_taxonomy.studies.query_norm.behaviour import (
     distinct_measures,
@@ -22,9 +22,10 @@ from qk_taxonomy.studies.query_norm.behaviour import (
 )
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.capture import capture
+from qk_taxonomy.studies.query_norm.controls import correlate_control, mismatched
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
 from qk_taxonomy.studies.query_norm.criteria import Criteria
-from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
+from qk_taxonomy.studies.query_norm.models import OpenModel, open_model, untrained
 from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult, scale_queries
 from qk_taxonomy.studies.query_norm.store import (
@@ -47,6 +48,13 @@ if TYPE_CHECKING:
 
 #: Tokens of a text, unless the model has positions for fewer; and texts.
 CONTEXT, N_SAMPLES = 512, 8
+
+#: A model to hold the model against: one of its shape that has learned nothing, or none.
+Control = Literal["untrained", "none"]
+
+# Texts that the untrained model is shown at most, and the seed of its weights. Its heads are much
+# alike, so that few texts tell their share.
+_CONTROL_SAMPLES, _CONTROL_SEED = 4, 0
 
 
 class Progress(Protocol):
@@ -115,6 +123,7 @@ def study_query_norm(
     device: str = "auto",
     after_rope: bool = False,
     scaled: Sequence[tuple[int, int]] = (),
+    control: Control = "untrained",
     output_root: str | Path = ".",
     force: bool = False,
     api: HfApi | None = None,
@@ -124,7 +133,8 @@ def study_query_norm(
 
     texts: those of the user, else Python's documentation topics. context: tokens of each text,
     :data:`CONTEXT` or what the model has positions for unless given. scaled: heads (layer, head)
-    whose queries are scaled; unless given, those of the extreme correlations. Samples that were
+    whose queries are scaled; unless given, those of the extreme correlations. control: whether an
+    untrained model of the same shape is shown some of the texts, too. Samples that were
     captured before, of the same model, tokens and settings, are taken from their files under
     ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError, such as
     BusyFileError where another process captures samples of the model and context.
@@ -143,7 +153,6 @@ def study_query_norm(
     )  # fmt: skip
     seconds = time.perf_counter() - begun
     correlations = correlate(samples, criteria)
-    verdict = decide(correlations, criteria)
     behaviour = head_behaviour(samples)
     chosen = scaled or _extremes(correlations)
     told.start("Scaled queries", 1)
@@ -152,6 +161,20 @@ def study_query_norm(
     found, more = _bridge(
         ref, behaviour, distinct_measures(samples), criteria.seed, output_root, device, api, told
     )  # fmt: skip
+    against = None
+    if control == "untrained":
+        against, unmade = _untrained(
+            ref, model, shown, context, criteria, after_rope=after_rope, output_root=output_root,
+            force=force, progress=told,
+        )  # fmt: skip
+        more = (*more, *unmade)
+    apart = mismatched(samples)
+    verdict = decide(
+        correlations,
+        criteria,
+        mismatched=correlate_control(apart, criteria) if apart else None,
+        untrained=against,
+    )
     texts_used = ", ".join(dict.fromkeys(window.name.rpartition(", ")[0] for window in shown))
     description = {
         "model": f"{ref.name}, {model.revision}",
@@ -179,18 +202,25 @@ def _samples(
     output_root: str | Path,
     force: bool,
     progress: Progress,
+    control: str = "",
 ) -> tuple[tuple[Sample, ...], int]:
-    """Each window's sample, captured or as it was kept, and how many were kept."""
+    """Each window's sample, captured or as it was kept, and how many were kept.
+
+    control: what the samples are of, unless they are of the model itself.
+    """
     settings = {
         "model": ref.name,
         "revision": model.revision,
         "dtype": model.dtype,
         "after_rope": str(after_rope),
     }
+    if control:
+        settings["control"] = control
     folder = make_folder(samples_folder(output_root, ref, context))
     samples, n_kept = [], 0
     with exclusive(folder):  # all of it: a run that began later would stop the first half-way
-        progress.start(f"Capture of {ref.name}, {context} tokens a text", len(shown))
+        what = f"Capture of {ref.name}{f', {control}' if control else ''}"
+        progress.start(f"{what}, {context} tokens a text", len(shown))
         for window in shown:
             mark = fingerprint({**settings, "name": window.name}, window.tokens)
             path = sample_path(folder, mark)
@@ -202,6 +232,34 @@ def _samples(
             samples.append(sample)
             progress.advance(1)
     return tuple(samples), n_kept
+
+
+def _untrained(
+    ref: ModelRef,
+    model: OpenModel,
+    shown: Sequence[Window],
+    context: int,
+    criteria: Criteria,
+    *,
+    after_rope: bool,
+    output_root: str | Path,
+    force: bool,
+    progress: Progress,
+) -> tuple[HeadCorrelations | None, tuple[str, ...]]:
+    """Correlations of a model of the same shape that has learned nothing, on some of the windows;
+    or why there are none.
+    """
+    n = min(_CONTROL_SAMPLES, len(shown))
+    some = [shown[i * len(shown) // n] for i in range(n)]
+    try:
+        samples, _ = _samples(
+            ref, untrained(model, seed=_CONTROL_SEED), some, context, after_rope=after_rope,
+            output_root=output_root, force=force, progress=progress,
+            control=f"untrained, seed {_CONTROL_SEED}",
+        )  # fmt: skip
+    except StudyError as err:
+        return None, (f"The model is not held against an untrained one: {err}",)
+    return correlate_control(samples, criteria), ()
 
 
 def _extremes(correlations: HeadCorrelations) -> list[tuple[int, int]]:
