@@ -11,7 +11,7 @@ from synthetic_samples import planted_sample
 from qk_taxonomy.studies.query_norm.behaviour import head_behaviour
 from qk_taxonomy.studies.query_norm.bridge import bridge
 from qk_taxonomy.studies.query_norm.correlations import correlate
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import load_criteria
 from qk_taxonomy.studies.query_norm.records import Sample
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
@@ -80,7 +80,7 @@ def planted_study(
         replace(of_one[0], layers=tuple(layer for one in of_one for layer in one.layers))
         for of_one in zip(*texts, strict=True)
     )
-    criteria = Criteria(n_permutations=10)
+    criteria = replace(load_criteria(), n_permutations=10)
     correlations = correlate(samples, criteria)
     behaviour = head_behaviour(samples)
     return QueryNormStudy(

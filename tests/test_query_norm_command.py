@@ -32,7 +32,7 @@ from qk_taxonomy.errors import BusyFileError, StudyError
 from qk_taxonomy.outputs import query_norm as outputs
 from qk_taxonomy.studies.query_norm import study as study_module
 from qk_taxonomy.studies.query_norm.capture import capture
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import load_criteria
 from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
 from qk_taxonomy.studies.query_norm.records import Sample
 from qk_taxonomy.studies.query_norm.store import samples_folder
@@ -92,7 +92,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def studied(folder: Path, **changes: Any) -> QueryNormStudy:
     """Three texts of 64 tokens, or as ``changes`` say."""
     options = {
-        "criteria": Criteria(n_permutations=10), "texts": TEXTS, "context": CONTEXT, "n_samples": 3,
+        "criteria": replace(load_criteria(), n_permutations=10), "texts": TEXTS,
+        "context": CONTEXT, "n_samples": 3, "control": "none",
     }  # fmt: skip
     return study_query_norm(model_ref(str(folder)), **options | changes)
 
@@ -259,7 +260,11 @@ class TestGoingOn:
             monkeypatch.setattr(study_module, "open_model", lambda *_, o=opened, **__: o)
             ref = replace(model_ref(str(tiny)), revision=name)
             found = study_query_norm(
-                ref, criteria=Criteria(n_permutations=1), texts=TEXTS, context=40, n_samples=2
+                ref,
+                criteria=replace(load_criteria(), n_permutations=1),
+                texts=TEXTS,
+                context=40,
+                n_samples=2,
             )
             assert found.ref_name == f"tiny@{name}"
             assert found.description["model"] == f"tiny, {commit}"
@@ -423,4 +428,4 @@ class TestPlanted:
 
 def _planted(folder: Path) -> QueryNormStudy:
     texts = (Text("t", words(2000, seed=5)),)
-    return studied(folder, criteria=Criteria(), texts=texts, context=128, n_samples=5)
+    return studied(folder, criteria=load_criteria(), texts=texts, context=128, n_samples=5)

@@ -34,13 +34,13 @@ from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.query_norm.behaviour import head_behaviour
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import load_criteria
 from qk_taxonomy.studies.query_norm.records import MEASURES
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 TITLE = "SmolLM2-135M-Instruct.Q4_1 (smollm2-gguf), query norm and attention entropy"
-CRITERIA = Criteria(n_permutations=10)
+CRITERIA = replace(load_criteria(), n_permutations=10)
 SHAPES = ((2, 1), (30, 9), (80, 64))
 
 

@@ -113,10 +113,9 @@ def query_norm(
 
     Runs a model on texts and measures, in every head at every token, the norm of the query, the
     entropy of its attention and more. Correlates both, with position held fixed and without, and
-    decides by criteria fixed in advance; holds that against an untrained model of the same shape;
-    then asks which of the model's spectra tell what its heads
-    do. REF is a hub id, a local folder or a .gguf file.
-    Needs pip install "qk-taxonomy[activations]".
+    decides by criteria fixed in advance, beside an untrained model of the same shape; then asks
+    which of the model's spectra tell what its heads do. REF is a hub id, a local folder or a .gguf
+    file. Needs pip install "qk-taxonomy[activations]".
 
     Samples are kept in data/query-norm/ and go on from there; the report, tables and figures go to
     plots/query-norm/.

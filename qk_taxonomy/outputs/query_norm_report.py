@@ -25,10 +25,14 @@ _CRITERIA = {
     "p_value": "p of both below, corrected for the number of heads (Benjamini–Hochberg)",
     "consistent": "share of the texts in which a head passes with one sign, to be consistent",
     "share_of_heads": "share of the heads that are consistent given position, for a go",
-    "control": "largest |mean r|, and share of |r| that pass, of shuffled entropies",
+    "control": "largest |mean r|, and share of |r| that pass, of shuffled entropies; and share of "
+    "the heads consistent given position with entropies of another text",
     "n_permutations": "shuffles of the entropies of each text",
     "seed": "of the shuffles",
 }
+
+# Columns of the numbers that the verdict rests on.
+_HOW = ("as measured", "given position")
 
 # What no run can tell, whatever its numbers are.
 _LIMITS = (
@@ -69,12 +73,18 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
 def _numbers(study: QueryNormStudy) -> Iterator[str]:
     found = study.verdict.numbers
     n = int(found["heads"])
+    # Each with all the rows; an untrained model only where there is one.
+    models = {"": ""} | ({"untrained_": "untrained, "} if "untrained_heads" in found else {})
 
     def row(name: str, form: str, *keys: str) -> tuple[str, ...]:
-        return (name, *(_number(found[key], form) for key in keys))
+        values = (found[f"{model}{key}"] for model in models for key in keys)
+        return (name, *(_number(value, form) for value in values))
 
     yield _table(
-        (f"of {n} heads, {int(found['samples'])} texts", "as measured", "given position"),
+        (
+            f"of {n} heads, {int(found['samples'])} texts",
+            *(f"{said}{how}" for said in models.values() for how in _HOW),
+        ),
         [
             row("consistent heads", "d", "raw", "partial"),
             row("their share", ".1%", "raw_share", "partial_share"),
@@ -85,6 +95,19 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
             row("median of Pearson's r", ".2f", "median_pearson", "median_partial_pearson"),
         ],
     )  # fmt: skip
+    yield f"{int(found['both'])} heads are consistent both ways."
+    if "untrained_heads" in found:
+        yield (
+            f"The untrained model has the same shape and random weights; it was shown "
+            f"{int(found['untrained_samples'])} of the texts. What it has, too, was not learned."
+        )
+    if "mismatched_heads" in found:
+        yield (
+            "With norms of each text and entropies of the next, "
+            f"{_number(found['mismatched_raw_share'], '.1%')} of the heads are consistent as "
+            "measured, by their place in the text alone, and "
+            f"{_number(found['mismatched_partial_share'], '.1%')} given position."
+        )
     entropy, norm = (
         _number(found[f"median_position_{of}"], ".2f") for of in ("entropy", "norm")
     )  # fmt: skip

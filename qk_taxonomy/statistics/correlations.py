@@ -40,15 +40,9 @@ def pearson(x: ArrayLike, y: ArrayLike, given: ArrayLike = ()) -> Array:
     return np.clip(np.divide((a * b).sum(-1), size, out=undefined, where=size > 0), -1.0, 1.0)
 
 
-def spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike = ()) -> Array:
-    """Spearman's: :func:`pearson` of :func:`ranked` rows, those of ``given`` too. Raises
-    ShapeError.
-    """
-    return pearson(*ranked(x, y, given))
-
-
 def ranked(x: ArrayLike, y: ArrayLike, given: ArrayLike = ()) -> tuple[Array, Array, Array]:
     """Ranks along each row, from 1, of the pairs that are there; ties share their mean rank.
+    :func:`pearson` of them is Spearman's correlation, partial where something is given.
 
     nan where a pair is left out, and 0 there in ``given``, whose ranks are (k, ..., T).
     """

@@ -182,6 +182,7 @@ def study_query_norm(
         "texts": f"{len(shown)} of at most {context} tokens: {texts_used}",
         "norm of queries": "after RoPE" if after_rope else "before RoPE",
         "attention": "causal" if model.causal else "bidirectional",
+        "control": _said_of_control(model, against),
         "captured in": f"{seconds:.0f} s"
         + (f" ({n_kept} of {len(shown)} texts had been captured before)" if n_kept else ""),
         "versions": _versions(),
@@ -260,6 +261,16 @@ def _untrained(
     except StudyError as err:
         return None, (f"The model is not held against an untrained one: {err}",)
     return correlate_control(samples, criteria), ()
+
+
+def _said_of_control(model: OpenModel, against: HeadCorrelations | None) -> str:
+    if against is None:
+        return "no untrained model"
+    spread = getattr(model.model.config.get_text_config(), "initializer_range", None)
+    n = against.by_sample["sample"].nunique()
+    return f"an untrained model of this shape, {n} of the texts, seed {_CONTROL_SEED}" + (
+        f", weights of standard deviation {spread:g}" if spread is not None else ""
+    )
 
 
 def _extremes(correlations: HeadCorrelations) -> list[tuple[int, int]]:
