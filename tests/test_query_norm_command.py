@@ -119,7 +119,9 @@ class TestCommand:
         arguments = (tiny, "--text", text_file(), "--context", CONTEXT, "--samples", 3)
         result = command(*arguments, "--scale", "1.2", "--scale", "0.3")
         assert result.exit_code == 0, result.output
-        assert len(captured) == len(parts()) == 3
+        # Three texts, by the model and by its untrained twin.
+        assert captured == 2 * captured[:3]
+        assert len(parts()) == 6
         assert all(path.parent == SAMPLES for path in parts())
         folder = Path("plots/query-norm/unlisted/tiny-64")
         made = {path.name for path in folder.iterdir()}
@@ -142,11 +144,16 @@ class TestCommand:
         request.getfixturevalue("undrawn")
         again = command(*arguments, "--json")
         assert again.exit_code == 0, again.output
-        assert len(captured) == 3
+        assert len(captured) == 6
         assert spectra.stat().st_mtime_ns == surveyed
         told = json.loads(again.stdout)
         assert told["line"] == verdict
-        assert told["numbers"]["heads"] == 8
+        assert told["numbers"]["heads"] == told["numbers"]["untrained_heads"] == 8
+        assert told["numbers"]["untrained_samples"] == told["numbers"]["mismatched_samples"] == 3
+        share = f"{told['numbers']['untrained_partial_share']:.1%}"
+        assert f"an untrained model of this shape has {share}" in verdict
+        assert re.search(rf"\| their share \|.*\| {share} \|\n", report)
+        assert "3 of the texts, seed 0, weights of standard deviation 0.02" in told["control"]
         assert told["criteria"]["correlation"] == 0.5
         assert "3 of 3 texts had been captured before" in told["captured in"]
         assert told["report"] == str(folder / "report.md")
@@ -239,6 +246,35 @@ class TestGoingOn:
         studied(tiny)
         assert len(captured) == 6
 
+    def test_the_untrained_twin_on_some_of_the_texts(self, tiny: Path, captured: list[str]) -> None:
+        texts = (Text("a", words(700, seed=1)),)
+        bare = studied(tiny, texts=texts, n_samples=6, context=48)
+        both = studied(tiny, texts=texts, n_samples=6, context=48, control="untrained")
+        # It begins anew, on windows from all over.
+        assert captured[6:] == [captured[i] for i in (0, 1, 3, 4)]
+        assert not any(key.startswith("untrained") for key in bare.verdict.numbers)
+        assert bare.description["control"] == "no untrained model"
+        numbers = both.verdict.numbers
+        assert (numbers["untrained_samples"], numbers["samples"]) == (4, 6)
+        assert numbers["untrained_median_pearson"] != numbers["median_pearson"]
+        for key, value in bare.verdict.numbers.items():
+            assert numbers[key] == pytest.approx(value, nan_ok=True)
+        studied(tiny, texts=texts, n_samples=6, context=48, control="untrained")
+        assert len(captured) == 10
+
+    def test_no_room_for_the_untrained_twin(
+        self, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(transformers.LlamaModel, "_from_config", full)
+        study = studied(tiny, control="untrained")
+        (note,) = [note for note in study.notes if "untrained" in note]
+        assert "memory does not suffice" in note
+        assert "--control none" in note
+        assert "untrained" not in study.verdict.line
+
     def test_by_force(self, tiny: Path, captured: list[str]) -> None:
         studied(tiny)
         studied(tiny, force=True)
@@ -265,6 +301,7 @@ class TestGoingOn:
                 texts=TEXTS,
                 context=40,
                 n_samples=2,
+                control="none",
             )
             assert found.ref_name == f"tiny@{name}"
             assert found.description["model"] == f"tiny, {commit}"

@@ -182,6 +182,7 @@ def study_query_norm(
         "texts": f"{len(shown)} of at most {context} tokens: {texts_used}",
         "norm of queries": "after RoPE" if after_rope else "before RoPE",
         "attention": "causal" if model.causal else "bidirectional",
+        "layers with attention": str(model.n_layers),
         "control": _said_of_control(model, against),
         "captured in": f"{seconds:.0f} s"
         + (f" ({n_kept} of {len(shown)} texts had been captured before)" if n_kept else ""),
