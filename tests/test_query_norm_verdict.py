@@ -159,15 +159,19 @@ def test_the_line_tells_all_three_counts_and_the_sign_first() -> None:
 def test_controls_are_told_and_mismatched_texts_can_fail() -> None:
     own = judged(several(5, 10))
     verdict = decide(
-        own, CRITERIA, untrained=judged(several(3, 10)), mismatched=judged(several(1, 20))
+        own,
+        CRITERIA,
+        untrained=judged(several(6, 10), several(3, 10)),
+        mismatched=judged(several(2, 20), several(1, 20)),
     )
     assert verdict.kind == "go"
     assert verdict.line.endswith(
-        " Given position, an untrained model of this shape has 30.0% and norms of each text with "
-        "entropies of the next have 5.0%."
+        "attention). An untrained model of this shape has 60.0% as measured and 30.0% given "
+        "position. Norms of each text with entropies of the next have 10.0% as measured and 5.0% "
+        "given position."
     )
     numbers = verdict.numbers
-    assert (numbers["untrained_partial"], numbers["untrained_raw_share"]) == (3, 0.3)
+    assert (numbers["untrained_partial"], numbers["untrained_raw_share"]) == (3, 0.6)
     assert numbers["untrained_median_partial_pearson"] == 0.0
     assert (numbers["mismatched_samples"], numbers["mismatched_heads"]) == (1, 20)
     # Position alone makes them correlate as measured, and that is no failure.
@@ -177,7 +181,12 @@ def test_controls_are_told_and_mismatched_texts_can_fail() -> None:
     assert failed.kind == "control failed"
     assert "in 1 of 19 heads (5.3%), where at most 5% was allowed" in failed.line
     # However many heads of an untrained model pass: it is told, and decides nothing.
-    assert decide(own, CRITERIA, untrained=judged(several(10, 10))).kind == "go"
+    for n, learned in ((4, True), (5, False), (10, False)):
+        said = decide(own, CRITERIA, untrained=judged(several(10, 10), several(n, 10)))
+        assert said.kind == "go"
+        assert ("no sign of anything learned" not in said.line) == learned
+    nothing = decide(judged(several(0, 10)), CRITERIA, untrained=judged(several(0, 10)))
+    assert nothing.line.endswith("has 0.0% as measured and 0.0% given position.")
 
 
 def planted(n: int, n_tokens: Sequence[int] = (300,), **options: float) -> list[Sample]:

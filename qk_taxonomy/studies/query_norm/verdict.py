@@ -116,7 +116,7 @@ def _line(kind: Kind, numbers: Mapping[str, float], criteria: Criteria) -> str:
         found += f". {_signs(numbers, side)}"
         if numbers[f"{side}_positive"] > numbers[f"{side}_negative"]:
             begin += ", with the opposite sign"
-    return f"{begin}: {found}.{_said_of_controls(numbers)}"
+    return f"{begin}: {found}.{_said_of_controls(numbers, side)}"
 
 
 def _heads(numbers: Mapping[str, float], kind: str) -> str:
@@ -133,20 +133,22 @@ def _signs(numbers: Mapping[str, float], side: str) -> str:
     )
 
 
-def _said_of_controls(numbers: Mapping[str, float]) -> str:
-    """What passes, given position, where nothing was learned or nothing belongs together."""
-    parts = [
-        f"{name} {numbers[f'{key}_partial_share']:.1%}"
-        for key, name in (
-            ("untrained", "an untrained model of this shape has"),
-            ("mismatched", "norms of each text with entropies of the next have"),
-        )
-        if f"{key}_partial_share" in numbers
-    ]
-    if not parts:
-        return ""
-    said = " and ".join(parts)
-    return f" Given position, {said}."
+def _said_of_controls(numbers: Mapping[str, float], side: str) -> str:
+    """What is consistent where nothing was learned, and where nothing belongs together."""
+    said = ""
+    if "untrained_heads" in numbers:
+        said += f" An untrained model of this shape has {_shares(numbers, 'untrained')}"
+        no_less = numbers[f"untrained_{side}_share"] >= numbers[f"{side}_share"] > 0
+        said += ", no less: this is no sign of anything learned." if no_less else "."
+    if "mismatched_heads" in numbers:
+        of_two = "Norms of each text with entropies of the next have"
+        said += f" {of_two} {_shares(numbers, 'mismatched')}."
+    return said
+
+
+def _shares(numbers: Mapping[str, float], control: str) -> str:
+    raw, partial = (numbers[f"{control}_{kind}_share"] for kind in ("raw", "partial"))
+    return f"{raw:.1%} as measured and {partial:.1%} given position"
 
 
 def _said_of_failure(numbers: Mapping[str, float], criteria: Criteria) -> str:
