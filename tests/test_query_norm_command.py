@@ -22,8 +22,8 @@ import torch
 import transformers
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
-from planted_query_norm import planted_gpt2, planted_llama, random_llama, save, words
 from safetensors.torch import load_file, save_file
+from tiny_planted_models import planted_gpt2, planted_llama, random_llama, save, words
 
 from qk_taxonomy.cache import exclusive
 from qk_taxonomy.catalog import model_ref

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_samples import autoregressive, planted_sample
+from synthetic_query_norm import autoregressive, planted_sample
 
 from qk_taxonomy.errors import CatalogError, ShapeError, StudyError
 from qk_taxonomy.statistics.correlations import (
