@@ -20,7 +20,7 @@ from qk_taxonomy.studies.query_norm.records import (
     LayerMeasures,
     Sample,
 )
-from qk_taxonomy.studies.query_norm.scaling import ScalingResult
+from qk_taxonomy.studies.query_norm.scaling import ScaledHead, ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 from qk_taxonomy.studies.query_norm.verdict import decide
 
@@ -119,7 +119,9 @@ def planted_scaling(n: int) -> ScalingResult:
     alphas = np.arange(5, 16) / 10
     gain = np.repeat(np.linspace(0.5, 3.0, n)[:, None], len(alphas), axis=1)
     return ScalingResult(
-        heads=tuple((number, 0) for number in range(n)),
+        heads=tuple(
+            ScaledHead(number, 0, "keys" if number == 1 else "queries") for number in range(n)
+        ),
         alphas=alphas,
         entropy=5.0 - gain * np.log(alphas),
         slope=-1.01 * gain,
@@ -145,7 +147,7 @@ def planted_study(
         ref_name="planted-1M",
         family="planted",
         context=N_TOKENS,
-        description={"model": "planted, no revision", "texts": "3 | planted"},
+        description={"model": "planted, no revision", "windows": "3 | planted"},
         criteria=criteria,
         correlations=correlations,
         verdict=decide(correlations, criteria),
@@ -155,5 +157,7 @@ def planted_study(
         else None,
         scaling=planted_scaling(3),
         samples=samples,
-        notes=("The text was shorter than the context.", correlations.notes[0]),
+        notes=("The text was shorter than the context.",),
+        texts=("planted",),
+        without_bridge="" if with_bridge else "planted studies need none.",
     )

@@ -27,7 +27,7 @@ def layer_figure(heads: pd.DataFrame, behaviour: pd.DataFrame, title: str) -> Fi
     lines are medians over the heads of a layer, bands reach to the quartiles.
 
     heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`. behaviour: of the
-    same stack, a row a head, means over tokens and texts by name of the measure.
+    same stack, a row a head, means over tokens and windows by name of the measure.
     """
     fig = Figure(figsize=(12.6, 6.6), layout="constrained")
     most = int(heads.groupby("layer").size().max())
