@@ -178,7 +178,7 @@ class TestStore:
         ("name", "file"),
         [
             ("documentation topics of Python 3.11.2, window 5", "topics-of-Python-3.11.2-window-5"),
-            ("Grüße/..\\, window 0", "Grüße-window-0"),
+            ("Grüße/..\\, window 0", "Grüße-..-window-0"),
             ("文" * 300 + ", window 12", "window-12"),
         ],
     )

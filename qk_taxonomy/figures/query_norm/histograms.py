@@ -8,18 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.parts import Array, counted, put_title
 from qk_taxonomy.figures.query_norm.parts import (
     PARTIAL,
     RAW,
     SHUFFLED,
-    Array,
     measure_label,
     nothing,
     numbers,
     rounded,
 )
-from qk_taxonomy.figures.superposition.parts import put_title
 
 _BEHAVIOUR = ("query_norm", "entropy", "normalised_entropy")
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.parts import band, counted, legend_under, put_title
 from qk_taxonomy.figures.query_norm.parts import (
     PARTIAL,
     RAW,
@@ -16,7 +16,6 @@ from qk_taxonomy.figures.query_norm.parts import (
     measure_label,
     numbers,
 )
-from qk_taxonomy.figures.superposition.parts import band, legend_under, put_title
 
 # Behaviour that is drawn by layer, a panel each.
 _BEHAVIOUR = ("query_norm", "normalised_entropy", "gain", "distance")

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.parts import counted, put_title
 from qk_taxonomy.figures.query_norm.parts import numbers, rounded
 from qk_taxonomy.figures.style import layer_head_grid
-from qk_taxonomy.figures.superposition.parts import put_title
 
 # Of a dot in a cell: a share of the cell's lesser side, at most so many points.
 _DOT_SHARE, _LARGEST_DOT = 0.35, 5.0

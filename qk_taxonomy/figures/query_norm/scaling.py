@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from qk_taxonomy.figures.circuits.parts import counted
-from qk_taxonomy.figures.query_norm.parts import Array
+from qk_taxonomy.figures.parts import Array, counted, legend_under, put_title
 from qk_taxonomy.figures.style import KEPT, class_colours
-from qk_taxonomy.figures.superposition.parts import legend_under, put_title
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 
 # Heads beyond these have one colour, and no name.

@@ -13,9 +13,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.circuits.parts import counted
-from qk_taxonomy.figures.query_norm.parts import Array, measure_label, numbers, rounded
-from qk_taxonomy.figures.superposition.parts import put_title
+from qk_taxonomy.figures.parts import Array, counted, put_title
+from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
 from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
 
