@@ -1,4 +1,4 @@
-"""What figures of the superposition study share: panels, colours, targets, steps and quartiles."""
+"""What figures of the superposition study share: sparsities, seeds, targets, axes of steps."""
 
 from __future__ import annotations
 

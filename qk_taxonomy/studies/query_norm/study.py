@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -150,7 +150,9 @@ def study_query_norm(
     told.start("Scaled heads", 1)
     scaling = scale_heads(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
-    found, more = _bridge(ref, behaviour, criteria.seed, output_root, device, force, api, told)
+    found, more, without = _bridge(
+        ref, behaviour, criteria.seed, output_root, device, force, api, told
+    )
     names = tuple(dict.fromkeys(window.text for window in shown))
     of = "1 text" if len(names) == 1 else f"{len(names)} texts"
     description = {
@@ -165,9 +167,8 @@ def study_query_norm(
     }
     return QueryNormStudy(
         spectra_path(output_root, ref).stem, ref.family, context, description, criteria,
-        correlations, verdict, behaviour, found if isinstance(found, Bridge) else None, scaling,
-        samples, (*notes, *more), names, _variant(dtype, after_rope, n_samples, texts, criteria),
-        found if isinstance(found, str) else "",
+        correlations, verdict, behaviour, found, scaling, samples, (*notes, *more), names,
+        _variant(dtype, after_rope, n_samples, texts, criteria), without,
     )  # fmt: skip
 
 
@@ -230,8 +231,8 @@ class _Capturing:
         n, before = len(self.shown), self.n_before
         if before == n:
             return f"no time: all {n} windows had been captured before"
-        kept = f", without {before} of {n} windows, captured before" if before else ""
-        return f"{self.seconds:.1f} s{kept}"
+        kept = f"; {before} of {n} windows had been captured before" if before else ""
+        return f"{self.seconds:.1f} s of forward passes{kept}"
 
 
 def _variant(
@@ -248,8 +249,10 @@ def _variant(
         parts.append(f"{n_samples}-windows")
     if texts:
         parts.append(f"text-{_short_hash(*(text.text for text in texts))}")
-    if differing(criteria):
-        parts.append(f"criteria-{_short_hash(*map(str, astuple(criteria)[:-1]))}")
+    others = differing(criteria)
+    if others:
+        hashed = _short_hash(*(f"{name}={own}" for name, (own, _) in others.items()))
+        parts.append(f"criteria-{hashed}")
     return "-".join(parts)
 
 
@@ -281,9 +284,9 @@ def _bridge(
     force: bool,
     api: HfApi | None,
     progress: Progress,
-) -> tuple[Bridge | str, tuple[str, ...]]:
-    """The bridge to the model's spectra, surveyed if they are not there, and notes; or why there is
-    none.
+) -> tuple[Bridge | None, tuple[str, ...], str]:
+    """The bridge to the model's spectra, surveyed if they are not there, and notes; where there is
+    none, why.
     """
     try:
         survey_model(
@@ -303,8 +306,8 @@ def _bridge(
         classes, unsorted = _classes(spectra)
         found = bridge(behaviour, spectral, classes, seed=seed)
     except QKTaxonomyError as err:
-        return str(err), ()
-    return found, (*unsorted, *found.notes)
+        return None, (), str(err)
+    return found, (*unsorted, *found.notes), ""
 
 
 def _classes(spectra: ModelSpectra) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
