@@ -163,3 +163,9 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     return tmp_path / "hub-cache"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention of 4 heads and 24 tokens comes in several blocks, of five queries."""
+    monkeypatch.setattr("qk_taxonomy.studies.query_norm.watch._BLOCK_BYTES", 5 * 4 * 24 * 4)

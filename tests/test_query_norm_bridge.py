@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_samples import planted_sample
+from synthetic_query_norm import planted_sample
 
 from qk_taxonomy.errors import ShapeError, StudyError
 from qk_taxonomy.statistics.prediction import (

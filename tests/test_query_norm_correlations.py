@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_samples import autoregressive, planted_sample
+from synthetic_query_norm import autoregressive, planted_sample
 
 from qk_taxonomy.errors import CatalogError, ShapeError, StudyError
 from qk_taxonomy.statistics.correlations import (
@@ -189,7 +189,7 @@ def test_planted_correlations_are_found_with_their_signs() -> None:
             assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
         assert row["consistent_partial"] == (slopes[layer, head] != 0)
         assert row["sign"] == row["sign_raw"] == np.sign(slopes[layer, head])
-    assert set(found.heads["interval"]) == {"texts"}
+    assert set(found.heads["interval"]) == {"windows"}
     assert (found.by_sample["n_tokens"] == 398).all()
     assert found.by_sample["shuffled_mean"].abs().max() < 0.05
     verdict = decide(found, CRITERIA)
@@ -247,7 +247,7 @@ def test_sliding_windows_hold_the_number_of_keys_fixed() -> None:
 def test_encoders_and_single_texts_are_told() -> None:
     found = correlate(planted(np.zeros((1, 2)), n=1, causal=False), CRITERIA)
     assert any("bidirectional" in note for note in found.notes)
-    assert any("one text" in note for note in found.notes)
+    assert any("one window" in note for note in found.notes)
     assert set(found.heads["interval"]) == {"tokens"}
     assert (found.by_sample["n_tokens"] == 400).all()
 
@@ -260,7 +260,7 @@ def test_heads_without_variation_are_counted_and_pass_nowhere() -> None:
     found = correlate(samples, CRITERIA)
     assert found.heads["n_samples"].tolist() == [2, 0, 0]
     assert found.heads["consistent_partial"].tolist() == [1.0, 0.0, 0.0]
-    assert found.heads["interval"].tolist() == ["texts", "", ""]
+    assert found.heads["interval"].tolist() == ["windows", "", ""]
     verdict = decide(found, CRITERIA)
     assert (verdict.kind, verdict.numbers["heads_undefined"]) == ("go", 2)
     for sample in samples:

@@ -15,11 +15,11 @@ from readable import assert_readable
 from synthetic_query_norm import (
     N_TEXTS,
     N_TOKENS,
+    planted_sample,
     planted_scaling,
     planted_spectra,
     planted_texts,
 )
-from synthetic_samples import planted_sample
 
 from qk_taxonomy.figures.query_norm.associations import association_figure
 from qk_taxonomy.figures.query_norm.classes import behaviour_figure

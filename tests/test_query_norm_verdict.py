@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_samples import planted_sample
+from synthetic_query_norm import planted_sample
 
 from qk_taxonomy.statistics.correlations import effective_size
 from qk_taxonomy.studies.query_norm.controls import correlate_control, mismatched
@@ -39,7 +39,8 @@ def judged(
                 "sample": f"text {number}", "stack": "", "layer": 0, "head": head, "n_given": 1,
                 "n_tokens": 100, "n_effective": 50.0, "n_effective_ranks": 50.0,
                 "position_entropy": 0.5, "position_norm": 0.2, "shuffled_mean": 0.0,
-                "shuffled_mean_abs": 0.03, "shuffled_max_abs": 0.1, "shuffled_share": 0.0,
+                "shuffled_once": 0.0, "shuffled_mean_abs": 0.03, "shuffled_max_abs": 0.1,
+                "shuffled_share": 0.0,
             }  # fmt: skip
             for prefix, (linear, monotone, p, p_ranks) in zip(("", "partial_"), texts, strict=True):
                 row |= {f"{prefix}pearson": linear, f"p_{prefix}pearson": p}
@@ -144,10 +145,10 @@ def test_the_line_tells_all_three_counts_and_the_sign_first() -> None:
     verdict = decide(judged(raw, partial), CRITERIA)
     assert verdict.line == (
         "Go, with the opposite sign: query norm goes with entropy, by |r| ≥ 0.5 in 30% of the "
-        "texts, in 3 of 10 heads (30.0%) as measured, in 5 of 10 heads (50.0%) given position and "
-        "in 2 of 10 heads (20.0%) both ways; 10% were wanted. Of the correlations given position, "
-        "1 are negative (a larger norm, sharper attention: the hypothesis) and 4 positive (a "
-        "larger norm, broader attention)."
+        "windows, in 3 of 10 heads (30.0%) as measured, in 5 of 10 heads (50.0%) given position "
+        "and in 2 of 10 heads (20.0%) both ways; 10% were wanted. Of the correlations given "
+        "position, 1 are negative (a larger norm, sharper attention: the hypothesis) and 4 "
+        "positive (a larger norm, broader attention)."
     )
     confounded = decide(judged(raw, several(0, 10)), CRITERIA).line
     assert confounded.startswith("Confounded by position: ")
@@ -167,7 +168,7 @@ def test_controls_are_told_and_mismatched_texts_can_fail() -> None:
     assert verdict.kind == "go"
     assert verdict.line.endswith(
         "attention). An untrained model of this shape has 60.0% as measured and 30.0% given "
-        "position. Norms of each text with entropies of the next have 10.0% as measured and 5.0% "
+        "position. Norms of each window with entropies of the next have 10.0% as measured and 5.0% "
         "given position."
     )
     numbers = verdict.numbers

@@ -11,9 +11,8 @@ import pandas as pd
 from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
-from qk_taxonomy.studies.query_norm.bridge import Bridge
 from qk_taxonomy.studies.query_norm.correlations import CORRELATIONS
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import Criteria, differing
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 
@@ -21,13 +20,14 @@ from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 _TOP = 10
 
 _CRITERIA = {
-    "correlation": "least |r|, of Pearson and of Spearman alike, for a head to pass in a text",
+    "correlation": "least |r|, of Pearson and of Spearman alike, for a head to pass in a window",
     "p_value": "p of both below, corrected for the number of heads (Benjamini–Hochberg)",
-    "consistent": "share of the texts in which a head passes with one sign, to be consistent",
-    "share_of_heads": "share of the heads that are consistent given position, for a go",
+    "consistent": "share of the windows in which a head passes with one sign, to be consistent",
+    "share_of_heads": "share of the heads that are consistent given position, for a go: "
+    "this project's own choice",
     "control": "largest |mean r|, and share of |r| that pass, of shuffled entropies; and share of "
-    "the heads consistent given position with entropies of another text",
-    "n_permutations": "shuffles of the entropies of each text",
+    "the heads consistent given position with entropies of another window",
+    "n_permutations": "shuffles of the entropies of each window",
     "seed": "of the shuffles",
 }
 
@@ -38,8 +38,15 @@ _HOW = ("as measured", "given position")
 _LIMITS = (
     "A correlation over tokens does not say that the norm makes attention sharp: the queries of a "
     "head differ in direction as well as in norm.",
-    "Position is held fixed as its logarithm, in a straight line. What norm and entropy share with "
-    "position in another form remains in the partial correlation.",
+    "A query that grows in its own direction attends more sharply, by the identity of the "
+    "intervention: some of the correlation is geometry, which an untrained model has as well.",
+    "Position is held fixed in a straight line: of Pearson's correlation as its logarithm, of "
+    "Spearman's as its rank. What norm and entropy share with position in another form remains in "
+    "the partial correlation.",
+    "Windows are the unit of replication: p-values within a window take the effective number of "
+    "its tokens, which follow each other, and a head's interval is over windows. How alike tokens "
+    "are is taken of what position leaves of norm and entropy, for raw correlations too: a trend "
+    "with position is the same in every window, and no chance.",
     "Behaviour is that on these texts; spectra are of the weights alone.",
 )
 
@@ -52,8 +59,8 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
         *_shown(figures, "correlation_map"),
         "## What the verdict rests on",
         *_numbers(study),
-        "## Criteria, fixed before the run",
-        _criteria(study.criteria),
+        "## Criteria",
+        *_criteria(study.criteria),
         "## What was run",
         _table(("", ""), study.description.items()),
         "## Correlations by head",
@@ -61,7 +68,7 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
         *_heads(study.correlations.heads),
         *_scaling(study.scaling, figures),
         "## Behaviour and spectra",
-        *_bridge(study.bridge, figures),
+        *_bridge(study, figures),
         "## Limits",
         "\n".join(f"- {note}" for note in _notes(study)),
         "## Files",
@@ -82,7 +89,7 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
 
     yield _table(
         (
-            f"of {n} heads, {int(found['samples'])} texts",
+            f"of {n} heads, {int(found['samples'])} windows",
             *(f"{said}{how}" for said in models.values() for how in _HOW),
         ),
         [
@@ -98,14 +105,15 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
     yield f"{int(found['both'])} heads are consistent both ways."
     if "untrained_heads" in found:
         yield (
-            f"The untrained model has the same shape and random weights; it was shown "
-            f"{int(found['untrained_samples'])} of the texts. What it has, too, was not learned."
+            "The untrained model has the same shape and random weights; it was shown "
+            f"{int(found['untrained_samples'])} of the windows. A share no larger than its own is "
+            "no sign of anything learned."
         )
     if "mismatched_heads" in found:
         yield (
-            "With norms of each text and entropies of the next, "
+            "With norms of each window and entropies of the next, "
             f"{_number(found['mismatched_raw_share'], '.1%')} of the heads are consistent as "
-            "measured, by their place in the text alone, and "
+            "measured, by their place in the window alone, and "
             f"{_number(found['mismatched_partial_share'], '.1%')} given position."
         )
     entropy, norm = (
@@ -113,24 +121,40 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
     )  # fmt: skip
     yield (
         f"With log position, the median r of entropy is {entropy} and that of query norm {norm}. "
-        f"With entropies shuffled in each text {study.criteria.n_permutations} times, the mean r "
+        f"With entropies shuffled in each window {study.criteria.n_permutations} times, the mean r "
         f"is {_number(found['control_mean'], '.4f')}, the mean |r| "
         f"{_number(found['control_mean_abs'], '.3f')}, and "
-        f"{_number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}."
+        f"{_number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}. "
+        "Shuffling takes away the order of tokens, too, and leaves little to correlate: windows "
+        "that are mismatched keep it, and are the stricter control."
     )
     if found["heads_undefined"]:
-        yield f"{int(found['heads_undefined'])} heads have no correlation in any text."
+        yield f"{int(found['heads_undefined'])} heads have no correlation in any window."
 
 
-def _criteria(criteria: Criteria) -> str:
+def _criteria(criteria: Criteria) -> Iterator[str]:
+    """Where the criteria are from, and what they are."""
+    differ = differing(criteria)
+    of = f"Those of {criteria.source}" if criteria.source else "Given by the caller"
+    if differ:
+        changes = ", ".join(
+            f"`{name}` ({own:g} for {other:g})" for name, (own, other) in differ.items()
+        )
+        yield (
+            f"{of}, which differ from the built-in ones in {changes}. Whether they were fixed "
+            "before a first look at the numbers is not known here."
+        )
+    else:
+        alike = f", as are those of {criteria.source}" if criteria.source else ""
+        yield f"The built-in ones, fixed before the study was run on any model{alike}."
     values = asdict(criteria)
     rows = ((f"`{key}`", f"{values[key]:g}", what) for key, what in _CRITERIA.items())
-    return _table(("criterion", "value", "what it is"), rows)
+    yield _table(("criterion", "value", "what it is"), rows)
 
 
 def _heads(heads: pd.DataFrame) -> Iterator[str]:
     """The heads of most negative and positive r, and those of the largest given position."""
-    over = "over texts" if (heads["n_samples"] > 1).any() else "over the tokens of one text"
+    over = "over windows" if (heads["n_samples"] > 1).any() else "over the tokens of one window"
     yield f"In brackets: 95 % intervals, {over}. All heads are in `heads.csv`."
     raw, partial = heads["pearson"], heads["partial_pearson"]
     for name, order in (
@@ -162,24 +186,30 @@ def _head_row(head: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def _scaling(scaling: ScalingResult | None, figures: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """What becomes of entropy when queries of a head are scaled, and nothing else is changed."""
+    """What becomes of entropy when queries or keys of a head are scaled, and nothing else."""
     if scaling is None:
         return
     yield "## Intervention: the norm alone"
     yield from _shown(figures, "scaling")
     yield (
         f"Queries of a head times α, all else left as it was; means over {scaling.n_tokens} tokens "
-        "of the first text. By the identity dH/d log α = −Cov_p(s, ∂s/∂log α), entropy falls as α "
-        "grows wherever scores are linear in the query; it was checked by central differences to "
-        f"a relative deviation of {_number(np.nanmax(scaling.deviation, initial=0.0), '.2g')}."
+        "of the first window. By the identity dH/d log α = −Cov_p(s, ∂s/∂log α), entropy falls as "
+        "α grows wherever scores are linear in the query. The formula was checked on these scores "
+        "by central differences, to a relative deviation of "
+        f"{_number(np.nanmax(scaling.deviation, initial=0.0), '.2g')}."
     )
+    if any(head.of == "keys" for head in scaling.heads):
+        yield (
+            "Keys of a head times α are the same to a score as queries times α; they change all "
+            "heads whose queries meet them, and numbers are means over these."
+        )
     first, one, last = 0, int(np.argmin(np.abs(np.log(scaling.alphas)))), -1
     yield _table(
         ("head", *(f"H at α = {scaling.alphas[at]:g}" for at in (first, one, last)),
          "dH/d log α at 1, measured", "by the identity"),
         (
             (
-                str(Head("", *head)), *(_number(entropy[at], ".3f") for at in (first, one, last)),
+                str(head), *(_number(entropy[at], ".3f") for at in (first, one, last)),
                 _number(slope[one], ".3f"), _number(predicted[one], ".3f"),
             )
             for head, entropy, slope, predicted in zip(
@@ -189,9 +219,10 @@ def _scaling(scaling: ScalingResult | None, figures: Mapping[str, Sequence[str]]
     )  # fmt: skip
 
 
-def _bridge(bridge: Bridge | None, figures: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _bridge(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    bridge = study.bridge
     if bridge is None:
-        yield "The spectra of this model were not surveyed, so that none is held against behaviour."
+        yield f"Behaviour is not held against spectra: {study.without_bridge}"
         return
     yield bridge.line
     yield from _shown(figures, "prediction")
@@ -257,20 +288,26 @@ def _interval(low: float, high: float) -> str:
 def _notes(study: QueryNormStudy) -> list[str]:
     """What limits this run, and any; each once."""
     of_bridge = study.bridge.notes if study.bridge is not None else ()
-    return list(dict.fromkeys((*study.notes, *study.correlations.notes, *of_bridge, *_LIMITS)))
+    found = [*study.notes, *study.correlations.notes, *of_bridge]
+    if len(study.texts) == 1 and len(study.samples) > 1:
+        found.append(
+            f"All {len(study.samples)} windows are of one text, {study.texts[0]}: intervals over "
+            "windows say nothing of other texts."
+        )
+    return list(dict.fromkeys((*found, *_LIMITS)))
 
 
 def _files(study: QueryNormStudy) -> str:
     parts = [
-        "`heads.csv`: a row a head, over texts",
-        "`samples.csv`: a row a text and head",
+        "`heads.csv`: a row a head, over windows",
+        "`samples.csv`: a row a window and head",
         "`behaviour.csv`: what each head does, on average",
     ]
     if study.bridge is not None:
         parts.append("`prediction.csv`, `associations.csv` and, of classes, `classes.csv`: a row "
                      "a test of behaviour")  # fmt: skip
     if study.scaling is not None:
-        parts.append("`scaling.csv`: a row a head and factor of its queries")
+        parts.append("`scaling.csv`: a row a head and factor of its queries or keys")
     return "; ".join(parts) + ". What has no value is empty."
 
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from qk_taxonomy.figures.parts import legend_under, put_title
 from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
 from qk_taxonomy.figures.style import KEPT, REJECTED
-from qk_taxonomy.figures.superposition.parts import legend_under, put_title
 from qk_taxonomy.studies.query_norm.bridge import predicted
 
 # Where predictions are far worse than the mean, how much worse is no matter: drawn at the end.

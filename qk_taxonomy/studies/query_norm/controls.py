@@ -1,8 +1,8 @@
 """Controls of the study: what passes where query norm has nothing to do with entropy.
 
 Shuffled entropies, which are taken with the correlations, lose their order with their partners, so
-that they hardly ever pass. Entropies of *another text* keep it: what they share with the norms is
-the place in the text, and how alike neighbours are.
+that they hardly ever pass. Entropies of *another window* keep it: what they share with the norms is
+the place in the window, and how alike neighbours are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def correlate_control(samples: Sequence[Sample], criteria: Criteria) -> HeadCorr
 
 
 def mismatched(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Norms of each text with entropies of the next, the last text's with the first's, token by
-    token as far as both go; none of a single text.
+    """Norms of each window with entropies of the next, the last one's with the first's, token by
+    token as far as both go; none of a single window.
     """
     if len(samples) < 2:
         return ()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import platform
+import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import pandas as pd
 
-from qk_taxonomy import __version__
 from qk_taxonomy.cache import exclusive, load_spectra, make_folder, spectra_path
 from qk_taxonomy.errors import QKTaxonomyError, StudyError, TaxonomyError
 from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
@@ -24,10 +23,11 @@ from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.capture import capture
 from qk_taxonomy.studies.query_norm.controls import correlate_control, mismatched
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import Criteria, differing
+from qk_taxonomy.studies.query_norm.machine import peak_memory, versions
 from qk_taxonomy.studies.query_norm.models import OpenModel, open_model, untrained
 from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
-from qk_taxonomy.studies.query_norm.scaling import ScalingResult, scale_queries
+from qk_taxonomy.studies.query_norm.scaling import ScaledHead, ScalingResult, scale_heads
 from qk_taxonomy.studies.query_norm.store import (
     fingerprint,
     read_sample,
@@ -46,14 +46,17 @@ from qk_taxonomy.taxonomy.pool import pool_layers
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-#: Tokens of a text, unless the model has positions for fewer; and texts.
+#: Tokens of a window, unless the model has positions for fewer; and windows.
 CONTEXT, N_SAMPLES = 512, 8
+
+#: Measures that correlations and figures need token by token.
+KEPT = ("query_norm", "entropy")
 
 #: A model to hold the model against: one of its shape that has learned nothing, or none.
 Control = Literal["untrained", "none"]
 
-# Texts that the untrained model is shown at most, and the seed of its weights. Its heads are much
-# alike, so that few texts tell their share.
+# Windows that the untrained model is shown at most, and the seed of its weights. Its heads are much
+# alike, so that few windows tell their share.
 _CONTROL_SAMPLES, _CONTROL_SEED = 4, 0
 
 
@@ -93,9 +96,11 @@ class _OfSurvey(SilentSurvey):
 class QueryNormStudy:
     """What the study found of one model.
 
-    ref_name, family: as its results are called. context: tokens of a text. description: what was
-    run, in the words of the report. samples: as captured. bridge: None where the model's spectra
-    could not be had, and then a note says why. notes: sentences that a reader must know.
+    ref_name, family: as its results are called. context: tokens of a window. description: what was
+    run, in the words of the report. samples: as captured, of :data:`KEPT` alone. bridge: None where
+    the model's spectra could not be had, and then without_bridge says why. notes: sentences that a
+    reader must know. texts: names of those that windows are of. variant: what of the settings is
+    not as by default, as file names have it, or "".
     """
 
     ref_name: str
@@ -110,6 +115,9 @@ class QueryNormStudy:
     scaling: ScalingResult | None
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
+    texts: tuple[str, ...]
+    variant: str = ""
+    without_bridge: str = ""
 
 
 def study_query_norm(
@@ -122,7 +130,7 @@ def study_query_norm(
     dtype: str = "float32",
     device: str = "auto",
     after_rope: bool = False,
-    scaled: Sequence[tuple[int, int]] = (),
+    scaled: Sequence[ScaledHead] = (),
     control: Control = "untrained",
     output_root: str | Path = ".",
     force: bool = False,
@@ -131,42 +139,37 @@ def study_query_norm(
 ) -> QueryNormStudy:
     """Does the norm of a query predict the entropy of its attention, in every head of a model?
 
-    texts: those of the user, else Python's documentation topics. context: tokens of each text,
-    :data:`CONTEXT` or what the model has positions for unless given. scaled: heads (layer, head)
-    whose queries are scaled; unless given, those of the extreme correlations. control: whether an
-    untrained model of the same shape is shown some of the texts, too. Samples that were
-    captured before, of the same model, tokens and settings, are taken from their files under
+    texts: those of the user, else Python's documentation topics. context: tokens of each window,
+    :data:`CONTEXT` or what the model has positions for unless given. scaled: heads whose queries or
+    keys are scaled; unless given, queries of those of the extreme correlations. control: whether an
+    untrained model of the same shape is shown some of the windows, too. Samples that were captured
+    before, of the same model, tokens, settings and releases, are taken from their files under
     ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError, such as
     BusyFileError where another process captures samples of the model and context.
     """
     told = progress or Silent()
-    begun = time.perf_counter()
     model = open_model(ref, dtype=dtype, device=device, api=api)
     if context is None:
         context = min(CONTEXT, model.longest or CONTEXT)
     shown, notes = windows(texts or (built_in_text(),), model.tokenizer, context, n_samples)
     if scaled:  # a head that is not there is said before the capture, which may take long
-        scale_queries(model, shown[0].tokens[:FEWEST_KEYS], scaled, alphas=(1.0,))
-    samples, n_kept = _samples(
-        ref, model, shown, context, after_rope=after_rope, output_root=output_root, force=force,
-        progress=told,
-    )  # fmt: skip
-    seconds = time.perf_counter() - begun
+        scale_heads(model, shown[0].tokens[:FEWEST_KEYS], scaled, alphas=(1.0,))
+    capturing = _Capturing(ref, model, shown, context, after_rope, output_root, force, told)
+    behaviour = head_behaviour(capturing.samples())
+    samples = tuple(capturing.kept)
+    memory = peak_memory(model.model.device)
     correlations = correlate(samples, criteria)
-    behaviour = head_behaviour(samples)
     chosen = scaled or _extremes(correlations)
-    told.start("Scaled queries", 1)
-    scaling = scale_queries(model, shown[0].tokens, chosen) if chosen else None
+    told.start("Scaled heads", 1)
+    scaling = scale_heads(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
-    found, more = _bridge(
-        ref, behaviour, distinct_measures(samples), criteria.seed, output_root, device, api, told
+    found, more, without = _bridge(
+        ref, behaviour, distinct_measures(samples), criteria.seed, output_root, device, force, api,
+        told,
     )  # fmt: skip
     against = None
     if control == "untrained":
-        against, unmade = _untrained(
-            ref, model, shown, context, criteria, after_rope=after_rope, output_root=output_root,
-            force=force, progress=told,
-        )  # fmt: skip
+        against, unmade = _untrained(capturing, criteria)
         more = (*more, *unmade)
     apart = mismatched(samples)
     verdict = decide(
@@ -175,93 +178,111 @@ def study_query_norm(
         mismatched=correlate_control(apart, criteria) if apart else None,
         untrained=against,
     )
-    texts_used = ", ".join(dict.fromkeys(window.name.rpartition(", ")[0] for window in shown))
+    names = tuple(dict.fromkeys(window.text for window in shown))
+    of = "1 text" if len(names) == 1 else f"{len(names)} texts"
     description = {
         "model": f"{ref.name}, {model.revision}",
         "weights and activations": f"{model.dtype}, on {model.device}",
-        "texts": f"{len(shown)} of at most {context} tokens: {texts_used}",
+        "windows": f"{len(shown)} of at most {context} tokens, of {of}: {', '.join(names)}",
         "norm of queries": "after RoPE" if after_rope else "before RoPE",
         "attention": "causal" if model.causal else "bidirectional",
         "layers with attention": str(model.n_layers),
         "control": _said_of_control(model, against),
-        "captured in": f"{seconds:.0f} s"
-        + (f" ({n_kept} of {len(shown)} texts had been captured before)" if n_kept else ""),
-        "versions": _versions(),
+        "captured in": capturing.told(),
+        "peak memory": f"{memory}, to the end of the capture",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
     return QueryNormStudy(
         spectra_path(output_root, ref).stem, ref.family, context, description, criteria,
-        correlations, verdict, behaviour, found, scaling, samples, (*notes, *more),
+        correlations, verdict, behaviour, found, scaling, samples, (*notes, *more), names,
+        _variant(dtype, after_rope, n_samples, texts, criteria), without,
     )  # fmt: skip
 
 
-def _samples(
-    ref: ModelRef,
-    model: OpenModel,
-    shown: Sequence[Window],
-    context: int,
-    *,
-    after_rope: bool,
-    output_root: str | Path,
-    force: bool,
-    progress: Progress,
-    control: str = "",
-) -> tuple[tuple[Sample, ...], int]:
-    """Each window's sample, captured or as it was kept, and how many were kept.
+@dataclass(eq=False)
+class _Capturing:
+    """The capture of some windows, or what was kept of it, one after the other.
 
-    control: what the samples are of, unless they are of the model itself.
+    control: what the model is, unless it is that of ``ref``. kept: of the windows that are done,
+    the measures of :data:`KEPT`: all of them, of all windows of a large model, would not go into
+    memory. seconds: of forward passes, by now.
     """
-    settings = {
-        "model": ref.name,
-        "revision": model.revision,
-        "dtype": model.dtype,
-        "after_rope": str(after_rope),
-    }
-    if control:
-        settings["control"] = control
-    folder = make_folder(samples_folder(output_root, ref, context))
-    samples, n_kept = [], 0
-    with exclusive(folder):  # all of it: a run that began later would stop the first half-way
-        what = f"Capture of {ref.name}{f', {control}' if control else ''}"
-        progress.start(f"{what}, {context} tokens a text", len(shown))
-        for window in shown:
-            mark = fingerprint({**settings, "name": window.name}, window.tokens)
-            path = sample_path(folder, mark)
-            sample = None if force else read_sample(path, mark)
-            n_kept += sample is not None
-            if sample is None:
-                sample = capture(model, window.tokens, name=window.name, after_rope=after_rope)
-                write_sample(path, sample, mark)
-            samples.append(sample)
-            progress.advance(1)
-    return tuple(samples), n_kept
+
+    ref: ModelRef
+    model: OpenModel
+    shown: Sequence[Window]
+    context: int
+    after_rope: bool
+    output_root: str | Path
+    force: bool
+    progress: Progress
+    control: str = ""
+    n_before: int = 0
+    seconds: float = 0.0
+    kept: list[Sample] = field(default_factory=list)
+
+    def samples(self) -> Iterator[Sample]:
+        """Each window's sample, with all measures."""
+        settings = {
+            "model": self.ref.name,
+            "revision": self.model.revision,
+            "dtype": self.model.dtype,
+            "device": self.model.model.device.type,
+            "after_rope": str(self.after_rope),
+            **({"control": self.control} if self.control else {}),
+            **versions(),
+        }
+        folder = make_folder(samples_folder(self.output_root, self.ref, self.context))
+        with exclusive(folder):  # all of it: a later run would stop the first half-way
+            what = f"Capture of {self.ref.name}{f', {self.control}' if self.control else ''}"
+            self.progress.start(f"{what}, {self.context} tokens a window", len(self.shown))
+            for window in self.shown:
+                sample = self._sample(folder, window, {**settings, "name": window.name})
+                self.kept.append(sample.only(*KEPT))
+                self.progress.advance(1)
+                yield sample
+
+    def _sample(self, folder: Path, window: Window, settings: Mapping[str, str]) -> Sample:
+        mark = fingerprint(settings, window.tokens)
+        path = sample_path(folder, " ".join(filter(None, (window.name, self.control))), mark)
+        before = None if self.force else read_sample(path, mark)
+        if before is not None:
+            self.n_before += 1
+            return before
+        begun = time.perf_counter()
+        sample = capture(
+            self.model, window.tokens, name=window.name, after_rope=self.after_rope
+        )  # fmt: skip
+        self.seconds += time.perf_counter() - begun
+        write_sample(path, sample, settings)
+        return sample
+
+    def told(self) -> str:
+        n, before = len(self.shown), self.n_before
+        if before == n:
+            return f"no time: all {n} windows had been captured before"
+        kept = f"; {before} of {n} windows had been captured before" if before else ""
+        return f"{self.seconds:.1f} s of forward passes{kept}"
 
 
 def _untrained(
-    ref: ModelRef,
-    model: OpenModel,
-    shown: Sequence[Window],
-    context: int,
-    criteria: Criteria,
-    *,
-    after_rope: bool,
-    output_root: str | Path,
-    force: bool,
-    progress: Progress,
+    own: _Capturing, criteria: Criteria
 ) -> tuple[HeadCorrelations | None, tuple[str, ...]]:
     """Correlations of a model of the same shape that has learned nothing, on some of the windows;
     or why there are none.
     """
-    n = min(_CONTROL_SAMPLES, len(shown))
-    some = [shown[i * len(shown) // n] for i in range(n)]
+    n = min(_CONTROL_SAMPLES, len(own.shown))
+    some = [own.shown[i * len(own.shown) // n] for i in range(n)]
     try:
-        samples, _ = _samples(
-            ref, untrained(model, seed=_CONTROL_SEED), some, context, after_rope=after_rope,
-            output_root=output_root, force=force, progress=progress,
-            control=f"untrained, seed {_CONTROL_SEED}",
+        capturing = replace(
+            own, model=untrained(own.model, seed=_CONTROL_SEED), shown=some,
+            control=f"untrained, seed {_CONTROL_SEED}", n_before=0, seconds=0.0, kept=[],
         )  # fmt: skip
+        for _ in capturing.samples():  # which keeps them
+            pass
     except StudyError as err:
         return None, (f"The model is not held against an untrained one: {err}",)
-    return correlate_control(samples, criteria), ()
+    return correlate_control(capturing.kept, criteria), ()
 
 
 def _said_of_control(model: OpenModel, against: HeadCorrelations | None) -> str:
@@ -269,21 +290,49 @@ def _said_of_control(model: OpenModel, against: HeadCorrelations | None) -> str:
         return "no untrained model"
     spread = getattr(model.model.config.get_text_config(), "initializer_range", None)
     n = against.by_sample["sample"].nunique()
-    return f"an untrained model of this shape, {n} of the texts, seed {_CONTROL_SEED}" + (
+    return f"an untrained model of this shape, {n} of the windows, seed {_CONTROL_SEED}" + (
         f", weights of standard deviation {spread:g}" if spread is not None else ""
     )
 
 
-def _extremes(correlations: HeadCorrelations) -> list[tuple[int, int]]:
-    """The heads of the lowest and the highest r, and of the largest |r| given position."""
+def _variant(
+    dtype: str, after_rope: bool, n_samples: int, texts: Sequence[Text], criteria: Criteria
+) -> str:
+    """What of the settings is not as by default, such as ``bfloat16-after-rope``.
+
+    Texts and criteria of one's own go by six digits of a hash.
+    """
+    parts = [dtype] if dtype != "float32" else []
+    if after_rope:
+        parts.append("after-rope")
+    if n_samples != N_SAMPLES:
+        parts.append(f"{n_samples}-windows")
+    if texts:
+        parts.append(f"text-{_short_hash(*(text.text for text in texts))}")
+    others = differing(criteria)
+    if others:
+        hashed = _short_hash(*(f"{name}={own}" for name, (own, _) in others.items()))
+        parts.append(f"criteria-{hashed}")
+    return "-".join(parts)
+
+
+def _short_hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:6]
+
+
+def _extremes(correlations: HeadCorrelations) -> list[ScaledHead]:
+    """The heads of the lowest and the highest r, and of the largest |r| given position; none in a
+    model of several stacks, where layer and head do not tell one.
+    """
     heads = correlations.heads
-    heads = heads[heads["stack"] == heads["stack"].iloc[0]]
+    if heads["stack"].nunique() > 1:
+        return []
     raw = heads["pearson"].dropna()
     partial = heads["partial_pearson"].abs().dropna()
     places = [raw.idxmin(), raw.idxmax()] if len(raw) else []
     places += [partial.idxmax()] if len(partial) else []
     rows = heads.loc[list(dict.fromkeys(places))]
-    return list(zip(rows["layer"].tolist(), rows["head"].tolist(), strict=True))
+    return [*map(ScaledHead, rows["layer"].tolist(), rows["head"].tolist())]
 
 
 def _bridge(
@@ -293,10 +342,13 @@ def _bridge(
     seed: int,
     output_root: str | Path,
     device: str,
+    force: bool,
     api: HfApi | None,
     progress: Progress,
-) -> tuple[Bridge | None, tuple[str, ...]]:
-    """The bridge to the model's spectra, surveyed if they are not there; or why there is none."""
+) -> tuple[Bridge | None, tuple[str, ...], str]:
+    """The bridge to the model's spectra, surveyed if they are not there, and notes; where there is
+    none, why.
+    """
     try:
         survey_model(
             ref,
@@ -304,6 +356,7 @@ def _bridge(
             circuits=CIRCUITS,
             conventions=("folded",),
             device=device,
+            force=force,
             api=api,
             progress=_OfSurvey(progress),
         )
@@ -314,8 +367,8 @@ def _bridge(
         classes, unsorted = _classes(spectra)
         found = bridge(behaviour, spectral, classes, behaviours=behaviours, seed=seed)
     except QKTaxonomyError as err:
-        return None, (f"Behaviour is not held against spectra: {err}",)
-    return found, (*unsorted, *found.notes)
+        return None, (), str(err)
+    return found, (*unsorted, *found.notes), ""
 
 
 def _classes(spectra: ModelSpectra) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
@@ -332,13 +385,3 @@ def _classes(spectra: ModelSpectra) -> tuple[pd.DataFrame | None, tuple[str, ...
         return None, (f"Behaviour is not held against classes: {err}",)
     heads = {"stack": pool.stacks, "layer": pool.layers, "head": pool.heads}
     return pd.DataFrame({**heads, "class": labels}), ()
-
-
-def _versions() -> str:
-    import torch
-    import transformers
-
-    return (
-        f"qk-taxonomy {__version__}, transformers {transformers.__version__}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )

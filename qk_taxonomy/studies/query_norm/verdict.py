@@ -16,14 +16,14 @@ Kind = Literal["go", "no-go", "confounded by position", "control failed"]
 class Verdict:
     """``kind``; ``line``, which says why in a sentence or two; and the ``numbers`` behind it.
 
-    ``numbers``: heads and samples; heads_undefined, without a correlation in any text; raw and
+    ``numbers``: heads and samples; heads_undefined, without a correlation in any window; raw and
     partial: the number of consistent heads, and both, of those that are it both ways; raw_share,
     partial_share and both_share, of all heads; raw_negative, raw_positive, partial_negative and
     partial_positive; medians over heads of the mean r, median_pearson and median_partial_pearson,
     and of position_entropy and position_norm. Of shuffled entropies: control_mean (of r),
     control_mean_abs, control_share (of |r| ≥ the criterion). The same as of the model, from heads
     to median_partial_pearson, as mismatched_… and untrained_… where there are these controls: norms
-    of each text with entropies of the next, and an untrained model of the same shape.
+    of each window with entropies of the next, and an untrained model of the same shape.
     """
 
     kind: Kind
@@ -40,8 +40,8 @@ def decide(
 ) -> Verdict:
     """Go where enough heads are consistent given position; confounded by position where they are
     without regard to it only; else no-go. None of them where a control fails: the shuffled one, or
-    that of mismatched texts, given position. (As measured, mismatched texts correlate by position
-    alone.) The untrained model has no part in it: it tells what a number is worth.
+    that of mismatched windows, given position. (As measured, these correlate by position alone.)
+    The untrained model has no part in it: it tells what a number is worth.
     """
     numbers = _numbers(correlations, criteria)
     for name, control in (("mismatched", mismatched), ("untrained", untrained)):
@@ -105,7 +105,7 @@ def _line(kind: Kind, numbers: Mapping[str, float], criteria: Criteria) -> str:
     if kind == "control failed":
         return _said_of_failure(numbers, criteria)
     side = "raw" if kind == "confounded by position" else "partial"
-    rule = f"|r| ≥ {criteria.correlation:g} in {criteria.consistent:.0%} of the texts"
+    rule = f"|r| ≥ {criteria.correlation:g} in {criteria.consistent:.0%} of the windows"
     found = (
         f"query norm goes with entropy, by {rule}, in {_heads(numbers, 'raw')} as measured, in "
         f"{_heads(numbers, 'partial')} given position and in {_heads(numbers, 'both')} both ways; "
@@ -141,7 +141,7 @@ def _said_of_controls(numbers: Mapping[str, float], side: str) -> str:
         no_less = numbers[f"untrained_{side}_share"] >= numbers[f"{side}_share"] > 0
         said += ", no less: this is no sign of anything learned." if no_less else "."
     if "mismatched_heads" in numbers:
-        of_two = "Norms of each text with entropies of the next have"
+        of_two = "Norms of each window with entropies of the next have"
         said += f" {of_two} {_shares(numbers, 'mismatched')}."
     return said
 
@@ -157,12 +157,12 @@ def _said_of_failure(numbers: Mapping[str, float], criteria: Criteria) -> str:
             f"Control failed: with shuffled entropies the mean r is "
             f"{numbers['control_mean']:.3f} and {numbers['control_share']:.1%} of all |r| reach "
             f"{criteria.correlation:g}, where at most {criteria.control:g} was allowed of either; "
-            "nothing can be said. Texts of more tokens may help."
+            "nothing can be said. Windows of more tokens may help."
         )
     heads = f"{int(numbers['mismatched_partial'])} of {int(numbers['mismatched_heads'])} heads"
     return (
-        "Control failed: given position, norms of each text go with entropies of the next in "
+        "Control failed: given position, norms of each window go with entropies of the next in "
         f"{heads} ({numbers['mismatched_partial_share']:.1%}), where at most "
-        f"{criteria.control:.0%} was allowed; nothing can be said. All texts share something at "
+        f"{criteria.control:.0%} was allowed; nothing can be said. All windows share something at "
         "the same places, such as special tokens, or have too few tokens."
     )
