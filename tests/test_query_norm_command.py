@@ -332,11 +332,12 @@ class TestGoingOn:
     def test_settings_of_ones_own_have_folders_of_their_own(self, tiny: Path) -> None:
         changes: list[dict[str, Any]] = [
             {}, {"dtype": "float64"}, {"after_rope": True}, {"n_samples": 2},
-            {"texts": TEXTS[:1]}, {"criteria": replace(load_criteria(), n_permutations=11)},
+            {"texts": TEXTS[:1]}, {"control": "untrained"},
+            {"criteria": replace(load_criteria(), n_permutations=11)},
         ]  # fmt: skip
         found = [studied(tiny, **one).variant for one in changes]
         assert len(set(found)) == len(changes)
-        assert re.fullmatch(r"3-windows-text-[0-9a-f]{6}-criteria-[0-9a-f]{6}", found[0])
+        assert re.fullmatch(r"3-windows-text-[0-9a-f]{6}-criteria-[0-9a-f]{6}-no-control", found[0])
         assert found[1] == f"float64-{found[0]}"
         assert found[2] == f"after-rope-{found[0]}"
 

@@ -100,7 +100,7 @@ def _heads(
     type=click.Choice(["untrained", "none"]),
     default="untrained",
     show_default=True,
-    help="Whether to show an untrained model of this shape up to 4 of the texts as well.",
+    help="Whether to show an untrained model of this shape up to 4 of the windows as well.",
 )
 @click.option("--family-name", metavar="NAME", help="File the results under this family.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit.")

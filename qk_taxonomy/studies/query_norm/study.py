@@ -195,7 +195,7 @@ def study_query_norm(
     return QueryNormStudy(
         spectra_path(output_root, ref).stem, ref.family, context, description, criteria,
         correlations, verdict, behaviour, found, scaling, samples, (*notes, *more), names,
-        _variant(dtype, after_rope, n_samples, texts, criteria), without,
+        _variant(dtype, after_rope, n_samples, texts, criteria, control), without,
     )  # fmt: skip
 
 
@@ -296,7 +296,12 @@ def _said_of_control(model: OpenModel, against: HeadCorrelations | None) -> str:
 
 
 def _variant(
-    dtype: str, after_rope: bool, n_samples: int, texts: Sequence[Text], criteria: Criteria
+    dtype: str,
+    after_rope: bool,
+    n_samples: int,
+    texts: Sequence[Text],
+    criteria: Criteria,
+    control: Control,
 ) -> str:
     """What of the settings is not as by default, such as ``bfloat16-after-rope``.
 
@@ -313,6 +318,8 @@ def _variant(
     if others:
         hashed = _short_hash(*(f"{name}={own}" for name, (own, _) in others.items()))
         parts.append(f"criteria-{hashed}")
+    if control == "none":
+        parts.append("no-control")
     return "-".join(parts)
 
 
