@@ -107,7 +107,9 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
         yield (
             "The untrained model has the same shape and random weights; it was shown "
             f"{int(found['untrained_samples'])} of the windows. A share no larger than its own is "
-            "no sign of anything learned."
+            "no sign of anything learned. It hangs much on the spread of those weights, which is "
+            "that of the configuration (`initializer_range`) or, of a GGUF file, which does not "
+            "say it, the default of the architecture."
         )
     if "mismatched_heads" in found:
         yield (

@@ -183,6 +183,10 @@ def untrained(model: OpenModel, *, seed: int = 0) -> OpenModel:
     """A model of the same class, configuration, dtype and tokenizer that has learned nothing: with
     the random weights that transformers begins the training of such a model with.
 
+    What such a model does hangs much on the spread of its weights, ``initializer_range``. A GGUF
+    file does not say it, and the architecture's default is taken: with 0.02, 3.7 % of the heads of
+    SmolLM2-135M are consistent given position, and with the 1/24 of its training all of them.
+
     Raises StudyError where its attention cannot be captured, or the memory does not suffice for
     both.
     """
