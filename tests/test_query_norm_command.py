@@ -30,7 +30,7 @@ from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import BusyFileError, StudyError
 from qk_taxonomy.outputs import query_norm as outputs
-from qk_taxonomy.studies.query_norm import machine
+from qk_taxonomy.studies.query_norm import capturing, machine
 from qk_taxonomy.studies.query_norm import study as study_module
 from qk_taxonomy.studies.query_norm.capture import capture
 from qk_taxonomy.studies.query_norm.criteria import Criteria
@@ -48,10 +48,10 @@ SAMPLES = Path("data/query-norm/unlisted/tiny/64")
 STOPPED = """
 import signal, time
 from qk_taxonomy.cli import main
-from qk_taxonomy.studies.query_norm import study
+from qk_taxonomy.studies.query_norm import capturing
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-capture, calls = study.capture, []
+capture, calls = capturing.capture, []
 
 def stopped(*arguments, **named):
     calls.append(named)
@@ -59,7 +59,7 @@ def stopped(*arguments, **named):
         time.sleep(300)
     return capture(*arguments, **named)
 
-study.capture = stopped
+capturing.capture = stopped
 main()
 """
 
@@ -80,7 +80,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(sample.name)
         return sample
 
-    monkeypatch.setattr(study_module, "capture", counted)
+    monkeypatch.setattr(capturing, "capture", counted)
     return names
 
 
