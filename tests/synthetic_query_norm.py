@@ -13,7 +13,7 @@ from scipy.signal import lfilter
 from qk_taxonomy.studies.query_norm.behaviour import head_behaviour
 from qk_taxonomy.studies.query_norm.bridge import bridge
 from qk_taxonomy.studies.query_norm.correlations import correlate
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import load_criteria
 from qk_taxonomy.studies.query_norm.records import (
     FEWEST_KEYS,
     MEASURES,
@@ -140,7 +140,7 @@ def planted_study(
         replace(of_one[0], layers=tuple(layer for one in of_one for layer in one.layers))
         for of_one in zip(*texts, strict=True)
     )
-    criteria = Criteria(n_permutations=10)
+    criteria = replace(load_criteria(), n_permutations=10)
     correlations = correlate(samples, criteria)
     behaviour = head_behaviour(samples)
     return QueryNormStudy(

@@ -33,7 +33,7 @@ from qk_taxonomy.outputs import query_norm as outputs
 from qk_taxonomy.studies.query_norm import capturing, machine
 from qk_taxonomy.studies.query_norm import study as study_module
 from qk_taxonomy.studies.query_norm.capture import capture
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import load_criteria
 from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
 from qk_taxonomy.studies.query_norm.records import Sample
 from qk_taxonomy.studies.query_norm.store import samples_folder
@@ -93,7 +93,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def studied(folder: Path, **changes: Any) -> QueryNormStudy:
     """Three texts of 64 tokens, or as ``changes`` say."""
     options = {
-        "criteria": Criteria(n_permutations=10), "texts": TEXTS, "context": CONTEXT, "n_samples": 3,
+        "criteria": replace(load_criteria(), n_permutations=10), "texts": TEXTS,
+        "context": CONTEXT, "n_samples": 3, "control": "none",
     }  # fmt: skip
     return study_query_norm(model_ref(str(folder)), **options | changes)
 
@@ -119,10 +120,14 @@ class TestCommand:
         arguments = (tiny, "--text", text_file(), "--context", CONTEXT, "--samples", 3)
         result = command(*arguments, "--scale", "1.2", "--scale", "0.3", "--scale-keys", "1.1")
         assert result.exit_code == 0, result.output
-        assert len(captured) == len(parts()) == 3
+        # Three windows, by the model and by its untrained twin.
+        assert captured == 2 * captured[:3]
+        assert len(parts()) == 6
         assert all(path.parent == SAMPLES for path in parts())
         assert [path.name.rpartition("-")[0] for path in parts()] == [
-            f"text.txt-window-{number}" for number in (1, 4, 7)
+            f"text.txt-window-{number}{model}"
+            for number in (1, 4, 7)
+            for model in ("", "-untrained-seed-0")
         ]
         assert re.search(
             r"^Capture of tiny, 64 tokens a window: done in \d+ s\.$", result.stderr, re.M
@@ -159,11 +164,16 @@ class TestCommand:
         request.getfixturevalue("undrawn")
         again = command(*arguments, "--json")
         assert again.exit_code == 0, again.output
-        assert len(captured) == 3
+        assert len(captured) == 6
         assert spectra.stat().st_mtime_ns == surveyed
         told = json.loads(again.stdout)
         assert told["line"] == verdict
-        assert told["numbers"]["heads"] == 8
+        assert told["numbers"]["heads"] == told["numbers"]["untrained_heads"] == 8
+        assert told["numbers"]["untrained_samples"] == told["numbers"]["mismatched_samples"] == 3
+        share = f"{told['numbers']['untrained_partial_share']:.1%}"
+        assert re.search(f"untrained model of this shape has .* and {share} given", verdict)
+        assert re.search(rf"\| their share \|.*\| {share} \|\n", report)
+        assert "3 of the windows, seed 0, weights of standard deviation 0.02" in told["control"]
         assert told["criteria"]["correlation"] == 0.5
         assert told["criteria that are not the built-in ones"] == []
         assert told["captured in"] == "no time: all 3 windows had been captured before"
@@ -262,6 +272,37 @@ class TestGoingOn:
         studied(tiny)
         assert len(captured) == 6
 
+    def test_the_untrained_twin_on_some_of_the_windows(
+        self, tiny: Path, captured: list[str]
+    ) -> None:
+        texts = (Text("a", words(700, seed=1)),)
+        bare = studied(tiny, texts=texts, n_samples=6, context=48)
+        both = studied(tiny, texts=texts, n_samples=6, context=48, control="untrained")
+        # It begins anew, on windows from all over.
+        assert captured[6:] == [captured[i] for i in (0, 1, 3, 4)]
+        assert not any(key.startswith("untrained") for key in bare.verdict.numbers)
+        assert bare.description["control"] == "no untrained model"
+        numbers = both.verdict.numbers
+        assert (numbers["untrained_samples"], numbers["samples"]) == (4, 6)
+        assert numbers["untrained_median_pearson"] != numbers["median_pearson"]
+        for key, value in bare.verdict.numbers.items():
+            assert numbers[key] == pytest.approx(value, nan_ok=True)
+        studied(tiny, texts=texts, n_samples=6, context=48, control="untrained")
+        assert len(captured) == 10
+
+    def test_no_room_for_the_untrained_twin(
+        self, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(transformers.LlamaModel, "_from_config", full)
+        study = studied(tiny, control="untrained")
+        (note,) = [note for note in study.notes if "untrained" in note]
+        assert "memory does not suffice" in note
+        assert "--control none" in note
+        assert "untrained" not in study.verdict.line
+
     def test_by_force(self, tmp_path: Path, captured: list[str]) -> None:
         """Samples and spectra: of other weights under the same name, the latter stay by default."""
         folder = random_llama(tmp_path / "tiny")
@@ -291,11 +332,11 @@ class TestGoingOn:
     def test_settings_of_ones_own_have_folders_of_their_own(self, tiny: Path) -> None:
         changes: list[dict[str, Any]] = [
             {}, {"dtype": "float64"}, {"after_rope": True}, {"n_samples": 2},
-            {"texts": TEXTS[:1]}, {"criteria": Criteria(n_permutations=11)},
+            {"texts": TEXTS[:1]}, {"criteria": replace(load_criteria(), n_permutations=11)},
         ]  # fmt: skip
         found = [studied(tiny, **one).variant for one in changes]
         assert len(set(found)) == len(changes)
-        assert re.fullmatch(r"3-windows-text-[0-9a-f]{6}-criteria-[0-9a-f]{6}", found[0])
+        assert re.fullmatch(r"no-control-3-windows-text-[0-9a-f]{6}-criteria-[0-9a-f]{6}", found[0])
         assert found[1] == f"float64-{found[0]}"
         assert found[2] == f"after-rope-{found[0]}"
 
@@ -315,7 +356,12 @@ class TestGoingOn:
             monkeypatch.setattr(study_module, "open_model", lambda *_, o=opened, **__: o)
             ref = replace(model_ref(str(tiny)), revision=name)
             found = study_query_norm(
-                ref, criteria=Criteria(n_permutations=1), texts=TEXTS, context=40, n_samples=2
+                ref,
+                criteria=replace(load_criteria(), n_permutations=1),
+                texts=TEXTS,
+                context=40,
+                n_samples=2,
+                control="none",
             )
             assert found.ref_name == f"tiny@{name}"
             assert found.description["model"] == f"tiny, {commit}"
@@ -480,4 +526,4 @@ class TestPlanted:
 
 def _planted(folder: Path) -> QueryNormStudy:
     texts = (Text("t", words(2000, seed=5)),)
-    return studied(folder, criteria=Criteria(), texts=texts, context=128, n_samples=5)
+    return studied(folder, criteria=load_criteria(), texts=texts, context=128, n_samples=5)

@@ -95,6 +95,13 @@ def _heads(
     metavar="FILE",
     help="What the verdict goes by (TOML, as catalog/query-norm.toml).",
 )
+@click.option(
+    "--control",
+    type=click.Choice(["untrained", "none"]),
+    default="untrained",
+    show_default=True,
+    help="Whether to show an untrained model of this shape up to 4 of the texts as well.",
+)
 @click.option("--family-name", metavar="NAME", help="File the results under this family.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit.")
 @output_root_option
@@ -119,9 +126,9 @@ def query_norm(
 
     Runs a model on texts and measures, in every head at every token, the norm of the query, the
     entropy of its attention and more. Correlates both, with position held fixed and without, and
-    decides by criteria fixed in advance; then asks which of the model's spectra tell what its heads
-    do. REF is a hub id, a local folder or a .gguf file.
-    Needs pip install "qk-taxonomy[activations]".
+    decides by criteria fixed in advance, beside an untrained model of the same shape; then asks
+    which of the model's spectra tell what its heads do. REF is a hub id, a local folder or a .gguf
+    file. Needs pip install "qk-taxonomy[activations]".
 
     Spectra are those of qk-taxonomy download, which it surveys where data/ does not have them: of
     a hub id it may read the weights a second time. What each window of text gave is kept in

@@ -134,7 +134,7 @@ def _drawings(study: QueryNormStudy) -> Iterator[tuple[str, str, Callable[[], Fi
     if bridge is None:
         return
     title = f"{name}: behaviour of heads by their spectra"
-    if bridge.prediction["r2_spectra"].notna().any():
+    if bridge.prediction["r2_within"].notna().any():
         yield "prediction", "", partial(prediction_figure, bridge.prediction, title)
     yield "associations", "", partial(association_figure, bridge.associations, title)
     if len(bridge.classes):

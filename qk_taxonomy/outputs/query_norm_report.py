@@ -25,15 +25,21 @@ _CRITERIA = {
     "consistent": "share of the windows in which a head passes with one sign, to be consistent",
     "share_of_heads": "share of the heads that are consistent given position, for a go: "
     "this project's own choice",
-    "control": "largest |mean r|, and share of |r| that pass, of shuffled entropies",
+    "control": "largest |mean r|, and share of |r| that pass, of shuffled entropies; and share of "
+    "the heads consistent given position with entropies of another window",
     "n_permutations": "shuffles of the entropies of each window",
     "seed": "of the shuffles",
 }
+
+# Columns of the numbers that the verdict rests on.
+_HOW = ("as measured", "given position")
 
 # What no run can tell, whatever its numbers are.
 _LIMITS = (
     "A correlation over tokens does not say that the norm makes attention sharp: the queries of a "
     "head differ in direction as well as in norm.",
+    "A query that grows in its own direction attends more sharply, by the identity of the "
+    "intervention: some of the correlation is geometry, which an untrained model has as well.",
     "Position is held fixed in a straight line: of Pearson's correlation as its logarithm, of "
     "Spearman's as its rank. What norm and entropy share with position in another form remains in "
     "the partial correlation.",
@@ -74,12 +80,18 @@ def report(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> str:
 def _numbers(study: QueryNormStudy) -> Iterator[str]:
     found = study.verdict.numbers
     n = int(found["heads"])
+    # Each with all the rows; an untrained model only where there is one.
+    models = {"": ""} | ({"untrained_": "untrained, "} if "untrained_heads" in found else {})
 
     def row(name: str, form: str, *keys: str) -> tuple[str, ...]:
-        return (name, *(_number(found[key], form) for key in keys))
+        values = (found[f"{model}{key}"] for model in models for key in keys)
+        return (name, *(_number(value, form) for value in values))
 
     yield _table(
-        (f"of {n} heads, {int(found['samples'])} windows", "as measured", "given position"),
+        (
+            f"of {n} heads, {int(found['samples'])} windows",
+            *(f"{said}{how}" for said in models.values() for how in _HOW),
+        ),
         [
             row("consistent heads", "d", "raw", "partial"),
             row("their share", ".1%", "raw_share", "partial_share"),
@@ -90,6 +102,20 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
             row("median of Pearson's r", ".2f", "median_pearson", "median_partial_pearson"),
         ],
     )  # fmt: skip
+    yield f"{int(found['both'])} heads are consistent both ways."
+    if "untrained_heads" in found:
+        yield (
+            "The untrained model has the same shape and random weights; it was shown "
+            f"{int(found['untrained_samples'])} of the windows. A share no larger than its own is "
+            "no sign of anything learned."
+        )
+    if "mismatched_heads" in found:
+        yield (
+            "With norms of each window and entropies of the next, "
+            f"{_number(found['mismatched_raw_share'], '.1%')} of the heads are consistent as "
+            "measured, by their place in the window alone, and "
+            f"{_number(found['mismatched_partial_share'], '.1%')} given position."
+        )
     entropy, norm = (
         _number(found[f"median_position_{of}"], ".2f") for of in ("entropy", "norm")
     )  # fmt: skip
@@ -98,7 +124,9 @@ def _numbers(study: QueryNormStudy) -> Iterator[str]:
         f"With entropies shuffled in each window {study.criteria.n_permutations} times, the mean r "
         f"is {_number(found['control_mean'], '.4f')}, the mean |r| "
         f"{_number(found['control_mean_abs'], '.3f')}, and "
-        f"{_number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}."
+        f"{_number(found['control_share'], '.2%')} reach |r| ≥ {study.criteria.correlation:g}. "
+        "Shuffling takes away the order of tokens, too, and leaves little to correlate: windows "
+        "that are mismatched keep it, and are the stricter control."
     )
     if found["heads_undefined"]:
         yield f"{int(found['heads_undefined'])} heads have no correlation in any window."
@@ -199,16 +227,19 @@ def _bridge(study: QueryNormStudy, figures: Mapping[str, Sequence[str]]) -> Iter
     yield bridge.line
     yield from _shown(figures, "prediction")
     yield (
-        "Predictive R² of a behaviour's normal scores in layers that were held out; in brackets, "
-        "the central 95 % for spectra of heads that were permuted within layers."
+        "Predictive R² of a behaviour's normal scores in layers that were held out. What is tested "
+        "is what spectra say within layers, both less their layer's mean; in brackets, the central "
+        "95 % of that for heads permuted within layers. Beside it, not tested, scores as they are."
     )
     yield _table(
-        ("behaviour", "by spectra", "of permuted heads", "by depth alone", "by both", "p", "q"),
+        ("behaviour", "within layers", "of permuted heads", "p", "q", "by spectra",
+         "by depth alone", "by both"),
         (
             (
-                measure_label(row["behaviour"]), _number(row["r2_spectra"], ".2f"),
-                _interval(row["null_low"], row["null_high"]), _number(row["r2_depth"], ".2f"),
-                _number(row["r2_both"], ".2f"), *(_number(row[key], ".2g") for key in "pq"),
+                measure_label(row["behaviour"]), _number(row["r2_within"], ".2f"),
+                _interval(row["null_low"], row["null_high"]),
+                *(_number(row[key], ".2g") for key in "pq"),
+                *(_number(row[f"r2_{by}"], ".2f") for by in ("spectra", "depth", "both")),
             )
             for row in bridge.prediction.to_dict("records")
         ),

@@ -101,7 +101,7 @@ class Capturing:
 
     def _sample(self, folder: Path, window: Window, settings: Mapping[str, str]) -> Sample:
         mark = fingerprint(settings, window.tokens)
-        path = sample_path(folder, window.name, mark)
+        path = sample_path(folder, ", ".join(filter(None, (window.name, self.control))), mark)
         before = None if self.force else read_sample(path, mark)
         if before is not None:
             self.n_before += 1

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.statistics.correlations import (
-    benjamini_hochberg,
     correlation_p_values,
     effective_size,
     fisher_interval,
@@ -27,6 +26,7 @@ from qk_taxonomy.statistics.correlations import (
     ranked,
     shuffled_pearson,
 )
+from qk_taxonomy.statistics.findings import benjamini_hochberg
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
 
@@ -92,13 +92,24 @@ def correlate(samples: Sequence[Sample], criteria: Criteria) -> HeadCorrelations
             ignore_index=True,
         )
         table.insert(0, "sample", sample.name)
-        for name in CORRELATIONS:
-            table[f"q_{name}"] = benjamini_hochberg(table[f"p_{name}"])
-        for kind, prefix in (("raw", ""), ("partial", "partial_")):
-            table[f"passes_{kind}"] = _passes(table, prefix, criteria)
         tables.append(table)
-    by_sample = pd.concat(tables, ignore_index=True)
-    return HeadCorrelations(by_sample, _over_samples(by_sample), tuple(_notes(samples)))
+    return judge(pd.concat(tables, ignore_index=True), criteria, _notes(samples))
+
+
+def judge(
+    measured: pd.DataFrame, criteria: Criteria, notes: Sequence[str] = ()
+) -> HeadCorrelations:
+    """What the criteria make of correlations: which heads pass in which texts, and over all texts.
+
+    measured: :attr:`HeadCorrelations.by_sample` but for q_… and passes_….
+    """
+    by_sample = measured.copy()
+    of_text = by_sample.groupby("sample", sort=False)
+    for name in CORRELATIONS:
+        by_sample[f"q_{name}"] = of_text[f"p_{name}"].transform(benjamini_hochberg)
+    for kind, prefix in (("raw", ""), ("partial", "partial_")):
+        by_sample[f"passes_{kind}"] = _passes(by_sample, prefix, criteria)
+    return HeadCorrelations(by_sample, _over_samples(by_sample), tuple(notes))
 
 
 def _layer_rows(layer: LayerMeasures, criteria: Criteria, place: tuple[int, int]) -> pd.DataFrame:
@@ -203,7 +214,7 @@ def _mean_correlation(by_sample: pd.DataFrame, name: str, size: str) -> tuple[Ar
     known = by_sample[by_sample[name].notna()].groupby(HEAD)[[size, "n_given"]].first()
     known = known.reindex(z.mean().index)
     n_given = known["n_given"].fillna(0) if name.startswith("partial") else 0
-    alone = fisher_interval(np.tanh(mean), known[size] - n_given)
+    alone = fisher_interval(np.tanh(mean), known[size], n_given)
     one = n == 1
     return np.tanh(mean), np.where(one, alone[0], low), np.where(one, alone[1], high)
 

@@ -20,17 +20,18 @@ class Criteria:
     consistent where it passes with one sign in a share ``consistent`` of the texts.
     ``share_of_heads`` consistent heads make the verdict. The control, entropies shuffled
     ``n_permutations`` times in each text, fails with a |mean r|, or a share of |r| ≥
-    ``correlation``, above ``control``. ``source``: the file they are of, "" for none. Raises
-    StudyError for what cannot be decided by.
+    ``correlation``, above ``control``; that of mismatched windows, with such a share of consistent
+    heads. ``source``: the file they are of, "" for none. Raises StudyError for what cannot be
+    decided by.
     """
 
-    correlation: float = 0.5
-    p_value: float = 0.01
-    consistent: float = 0.3
-    share_of_heads: float = 0.1
-    control: float = 0.05
-    n_permutations: int = 100
-    seed: int = 0
+    correlation: float
+    p_value: float
+    consistent: float
+    share_of_heads: float
+    control: float
+    n_permutations: int
+    seed: int
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from qk_taxonomy.cache import load_spectra, spectra_path
-from qk_taxonomy.errors import QKTaxonomyError, TaxonomyError
+from qk_taxonomy.errors import QKTaxonomyError, StudyError, TaxonomyError
 from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
-from qk_taxonomy.studies.query_norm.behaviour import head_behaviour, spectral_table
+from qk_taxonomy.studies.query_norm.behaviour import (
+    distinct_measures,
+    head_behaviour,
+    spectral_table,
+)
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.capturing import Capturing, Progress, Silent
+from qk_taxonomy.studies.query_norm.controls import correlate_control, mismatched
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
 from qk_taxonomy.studies.query_norm.criteria import Criteria, differing
 from qk_taxonomy.studies.query_norm.machine import peak_memory, versions
-from qk_taxonomy.studies.query_norm.models import open_model
+from qk_taxonomy.studies.query_norm.models import OpenModel, open_model, untrained
 from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
 from qk_taxonomy.studies.query_norm.scaling import ScaledHead, ScalingResult, scale_heads
 from qk_taxonomy.studies.query_norm.texts import Text, built_in_text, windows
@@ -35,6 +40,13 @@ if TYPE_CHECKING:
 
 #: Tokens of a window, unless the model has positions for fewer; and windows.
 CONTEXT, N_SAMPLES = 512, 8
+
+#: A model to hold the model against: one of its shape that has learned nothing, or none.
+Control = Literal["untrained", "none"]
+
+# Windows that the untrained model is shown at most, and the seed of its weights. Its heads are much
+# alike, so that few windows tell their share.
+_CONTROL_SAMPLES, _CONTROL_SEED = 4, 0
 
 
 class _OfSurvey(SilentSurvey):
@@ -90,6 +102,7 @@ def study_query_norm(
     device: str = "auto",
     after_rope: bool = False,
     scaled: Sequence[ScaledHead] = (),
+    control: Control = "untrained",
     output_root: str | Path = ".",
     force: bool = False,
     api: HfApi | None = None,
@@ -99,9 +112,10 @@ def study_query_norm(
 
     texts: those of the user, else Python's documentation topics. context: tokens of each window,
     :data:`CONTEXT` or what the model has positions for unless given. scaled: heads whose queries or
-    keys are scaled; unless given, queries of those of the extreme correlations. Samples that were
-    captured before, of the same model, tokens, settings and releases, are taken from their files
-    under ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError, such as
+    keys are scaled; unless given, queries of those of the extreme correlations. control: whether an
+    untrained model of the same shape is shown some of the windows, too. Samples that were captured
+    before, of the same model, tokens, settings and releases, are taken from their files under
+    ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError, such as
     BusyFileError where another process captures samples of the model and context.
     """
     told = progress or Silent()
@@ -116,13 +130,24 @@ def study_query_norm(
     samples = tuple(capturing.kept)
     memory = peak_memory(model.model.device)
     correlations = correlate(samples, criteria)
-    verdict = decide(correlations, criteria)
     chosen = scaled or _extremes(correlations)
     told.start("Scaled heads", 1)
     scaling = scale_heads(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
     found, more, without = _bridge(
-        ref, behaviour, criteria.seed, output_root, device, force, api, told
+        ref, behaviour, distinct_measures(samples), criteria.seed, output_root, device, force, api,
+        told,
+    )  # fmt: skip
+    against = None
+    if control == "untrained":
+        against, unmade = _untrained(capturing, criteria)
+        more = (*more, *unmade)
+    apart = mismatched(samples)
+    verdict = decide(
+        correlations,
+        criteria,
+        mismatched=correlate_control(apart, criteria) if apart else None,
+        untrained=against,
     )
     names = tuple(dict.fromkeys(window.text for window in shown))
     of = "1 text" if len(names) == 1 else f"{len(names)} texts"
@@ -132,6 +157,8 @@ def study_query_norm(
         "windows": f"{len(shown)} of at most {context} tokens, of {of}: {', '.join(names)}",
         "norm of queries": "after RoPE" if after_rope else "before RoPE",
         "attention": "causal" if model.causal else "bidirectional",
+        "layers with attention": str(model.n_layers),
+        "control": _said_of_control(model, against),
         "captured in": capturing.told(),
         "peak memory": f"{memory}, to the end of the capture",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
@@ -139,12 +166,47 @@ def study_query_norm(
     return QueryNormStudy(
         spectra_path(output_root, ref).stem, ref.family, context, description, criteria,
         correlations, verdict, behaviour, found, scaling, samples, (*notes, *more), names,
-        _variant(dtype, after_rope, n_samples, texts, criteria), without,
+        _variant(dtype, after_rope, control, n_samples, texts, criteria), without,
     )  # fmt: skip
 
 
+def _untrained(
+    own: Capturing, criteria: Criteria
+) -> tuple[HeadCorrelations | None, tuple[str, ...]]:
+    """Correlations of a model of the same shape that has learned nothing, on some of the windows;
+    or why there are none.
+    """
+    n = min(_CONTROL_SAMPLES, len(own.shown))
+    some = [own.shown[i * len(own.shown) // n] for i in range(n)]
+    try:
+        capturing = replace(
+            own, model=untrained(own.model, seed=_CONTROL_SEED), shown=some,
+            control=f"untrained, seed {_CONTROL_SEED}", n_before=0, seconds=0.0, kept=[],
+        )  # fmt: skip
+        for _ in capturing.samples():  # which keeps them
+            pass
+    except StudyError as err:
+        return None, (f"The model is not held against an untrained one: {err}",)
+    return correlate_control(capturing.kept, criteria), ()
+
+
+def _said_of_control(model: OpenModel, against: HeadCorrelations | None) -> str:
+    if against is None:
+        return "no untrained model"
+    spread = getattr(model.model.config.get_text_config(), "initializer_range", None)
+    n = against.by_sample["sample"].nunique()
+    return f"an untrained model of this shape, {n} of the windows, seed {_CONTROL_SEED}" + (
+        f", weights of standard deviation {spread:g}" if spread is not None else ""
+    )
+
+
 def _variant(
-    dtype: str, after_rope: bool, n_samples: int, texts: Sequence[Text], criteria: Criteria
+    dtype: str,
+    after_rope: bool,
+    control: Control,
+    n_samples: int,
+    texts: Sequence[Text],
+    criteria: Criteria,
 ) -> str:
     """What of the settings is not as by default, such as ``bfloat16-after-rope``.
 
@@ -153,6 +215,8 @@ def _variant(
     parts = [dtype] if dtype != "float32" else []
     if after_rope:
         parts.append("after-rope")
+    if control == "none":
+        parts.append("no-control")
     if n_samples != N_SAMPLES:
         parts.append(f"{n_samples}-windows")
     if texts:
@@ -186,6 +250,7 @@ def _extremes(correlations: HeadCorrelations) -> list[ScaledHead]:
 def _bridge(
     ref: ModelRef,
     behaviour: pd.DataFrame,
+    behaviours: Sequence[str],
     seed: int,
     output_root: str | Path,
     device: str,
@@ -212,7 +277,7 @@ def _bridge(
         table = spectra_rows(spectra, spectra.layers, path.stem)
         spectral = spectral_table(table, spectra.family, path.stem)
         classes, unsorted = _classes(spectra)
-        found = bridge(behaviour, spectral, classes, seed=seed)
+        found = bridge(behaviour, spectral, classes, behaviours=behaviours, seed=seed)
     except QKTaxonomyError as err:
         return None, (), str(err)
     return found, (*unsorted, *found.notes), ""
