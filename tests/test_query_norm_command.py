@@ -30,7 +30,7 @@ from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import BusyFileError, StudyError
 from qk_taxonomy.outputs import query_norm as outputs
-from qk_taxonomy.studies.query_norm import machine
+from qk_taxonomy.studies.query_norm import capturing, machine
 from qk_taxonomy.studies.query_norm import study as study_module
 from qk_taxonomy.studies.query_norm.capture import capture
 from qk_taxonomy.studies.query_norm.criteria import load_criteria
@@ -48,10 +48,10 @@ SAMPLES = Path("data/query-norm/unlisted/tiny/64")
 STOPPED = """
 import signal, time
 from qk_taxonomy.cli import main
-from qk_taxonomy.studies.query_norm import study
+from qk_taxonomy.studies.query_norm import capturing
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-capture, calls = study.capture, []
+capture, calls = capturing.capture, []
 
 def stopped(*arguments, **named):
     calls.append(named)
@@ -59,7 +59,7 @@ def stopped(*arguments, **named):
         time.sleep(300)
     return capture(*arguments, **named)
 
-study.capture = stopped
+capturing.capture = stopped
 main()
 """
 
@@ -80,7 +80,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(sample.name)
         return sample
 
-    monkeypatch.setattr(study_module, "capture", counted)
+    monkeypatch.setattr(capturing, "capture", counted)
     return names
 
 
@@ -332,12 +332,11 @@ class TestGoingOn:
     def test_settings_of_ones_own_have_folders_of_their_own(self, tiny: Path) -> None:
         changes: list[dict[str, Any]] = [
             {}, {"dtype": "float64"}, {"after_rope": True}, {"n_samples": 2},
-            {"texts": TEXTS[:1]}, {"control": "untrained"},
-            {"criteria": replace(load_criteria(), n_permutations=11)},
+            {"texts": TEXTS[:1]}, {"criteria": replace(load_criteria(), n_permutations=11)},
         ]  # fmt: skip
         found = [studied(tiny, **one).variant for one in changes]
         assert len(set(found)) == len(changes)
-        assert re.fullmatch(r"3-windows-text-[0-9a-f]{6}-criteria-[0-9a-f]{6}-no-control", found[0])
+        assert re.fullmatch(r"no-control-3-windows-text-[0-9a-f]{6}-criteria-[0-9a-f]{6}", found[0])
         assert found[1] == f"float64-{found[0]}"
         assert found[2] == f"after-rope-{found[0]}"
 

@@ -111,7 +111,10 @@ class TestReport:
             return path.read_text().partition("## Criteria\n\n")[2].partition("\n\n")[0]
 
         built_in = load_criteria()
-        fixed = "The built-in ones, fixed before the study was run on any model"
+        fixed = (
+            "The built-in ones, fixed before the study was run on any model (what `control` says "
+            "of another window was added later)"
+        )
         assert told(built_in) == f"{fixed}."
         assert told(replace(built_in, source="mine.toml")) == f"{fixed}, as are those of mine.toml."
         other = told(replace(built_in, correlation=0.3, n_permutations=10, source="mine.toml"))

@@ -134,7 +134,7 @@ def query_norm(
     a hub id it may read the weights a second time. What each window of text gave is kept in
     data/query-norm/, so that a run that was stopped goes on with the next window. The report,
     tables and figures go to plots/query-norm/, in a folder named after the model, the context and
-    what of --dtype, --after-rope, --samples, --text and --criteria is not the default.
+    what of --dtype, --after-rope, --control, --samples, --text and --criteria is not the default.
     """
     from qk_taxonomy.catalog import load_families, model_ref
     from qk_taxonomy.outputs.query_norm import write_query_norm

@@ -148,7 +148,10 @@ def _criteria(criteria: Criteria) -> Iterator[str]:
         )
     else:
         alike = f", as are those of {criteria.source}" if criteria.source else ""
-        yield f"The built-in ones, fixed before the study was run on any model{alike}."
+        yield (
+            "The built-in ones, fixed before the study was run on any model (what `control` says "
+            f"of another window was added later){alike}."
+        )
     values = asdict(criteria)
     rows = ((f"`{key}`", f"{values[key]:g}", what) for key, what in _CRITERIA.items())
     yield _table(("criterion", "value", "what it is"), rows)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from qk_taxonomy.cache import exclusive, load_spectra, make_folder, spectra_path
+from qk_taxonomy.cache import load_spectra, spectra_path
 from qk_taxonomy.errors import QKTaxonomyError, StudyError, TaxonomyError
 from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
 from qk_taxonomy.studies.query_norm.behaviour import (
@@ -20,7 +19,7 @@ from qk_taxonomy.studies.query_norm.behaviour import (
     spectral_table,
 )
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
-from qk_taxonomy.studies.query_norm.capture import capture
+from qk_taxonomy.studies.query_norm.capturing import Capturing, Progress, Silent
 from qk_taxonomy.studies.query_norm.controls import correlate_control, mismatched
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
 from qk_taxonomy.studies.query_norm.criteria import Criteria, differing
@@ -28,14 +27,7 @@ from qk_taxonomy.studies.query_norm.machine import peak_memory, versions
 from qk_taxonomy.studies.query_norm.models import OpenModel, open_model, untrained
 from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
 from qk_taxonomy.studies.query_norm.scaling import ScaledHead, ScalingResult, scale_heads
-from qk_taxonomy.studies.query_norm.store import (
-    fingerprint,
-    read_sample,
-    sample_path,
-    samples_folder,
-    write_sample,
-)
-from qk_taxonomy.studies.query_norm.texts import Text, Window, built_in_text, windows
+from qk_taxonomy.studies.query_norm.texts import Text, built_in_text, windows
 from qk_taxonomy.studies.query_norm.verdict import Verdict, decide
 from qk_taxonomy.survey import Silent as SilentSurvey
 from qk_taxonomy.survey import survey_model
@@ -49,33 +41,12 @@ if TYPE_CHECKING:
 #: Tokens of a window, unless the model has positions for fewer; and windows.
 CONTEXT, N_SAMPLES = 512, 8
 
-#: Measures that correlations and figures need token by token.
-KEPT = ("query_norm", "entropy")
-
 #: A model to hold the model against: one of its shape that has learned nothing, or none.
 Control = Literal["untrained", "none"]
 
 # Windows that the untrained model is shown at most, and the seed of its weights. Its heads are much
 # alike, so that few windows tell their share.
 _CONTROL_SAMPLES, _CONTROL_SEED = 4, 0
-
-
-class Progress(Protocol):
-    """What the study tells while it runs; the command line draws a bar from it."""
-
-    def start(self, what: str, n_steps: int) -> None:
-        """Something of so many steps begins."""
-
-    def advance(self, n_steps: int) -> None:
-        """So many more steps are done."""
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def start(self, what: str, n_steps: int) -> None: ...
-
-    def advance(self, n_steps: int) -> None: ...
 
 
 class _OfSurvey(SilentSurvey):
@@ -97,10 +68,10 @@ class QueryNormStudy:
     """What the study found of one model.
 
     ref_name, family: as its results are called. context: tokens of a window. description: what was
-    run, in the words of the report. samples: as captured, of :data:`KEPT` alone. bridge: None where
-    the model's spectra could not be had, and then without_bridge says why. notes: sentences that a
-    reader must know. texts: names of those that windows are of. variant: what of the settings is
-    not as by default, as file names have it, or "".
+    run, in the words of the report. bridge: None where the model's spectra could not be had, and
+    then without_bridge says why. samples: of what was captured, the measures that correlations and
+    figures need. notes: sentences that a reader must know. texts: names of those that windows are
+    of. variant: what of the settings is not as by default, as file names have it, or "".
     """
 
     ref_name: str
@@ -154,7 +125,7 @@ def study_query_norm(
     shown, notes = windows(texts or (built_in_text(),), model.tokenizer, context, n_samples)
     if scaled:  # a head that is not there is said before the capture, which may take long
         scale_heads(model, shown[0].tokens[:FEWEST_KEYS], scaled, alphas=(1.0,))
-    capturing = _Capturing(ref, model, shown, context, after_rope, output_root, force, told)
+    capturing = Capturing(ref, model, shown, context, after_rope, output_root, force, told)
     behaviour = head_behaviour(capturing.samples())
     samples = tuple(capturing.kept)
     memory = peak_memory(model.model.device)
@@ -195,78 +166,12 @@ def study_query_norm(
     return QueryNormStudy(
         spectra_path(output_root, ref).stem, ref.family, context, description, criteria,
         correlations, verdict, behaviour, found, scaling, samples, (*notes, *more), names,
-        _variant(dtype, after_rope, n_samples, texts, criteria, control), without,
+        _variant(dtype, after_rope, control, n_samples, texts, criteria), without,
     )  # fmt: skip
 
 
-@dataclass(eq=False)
-class _Capturing:
-    """The capture of some windows, or what was kept of it, one after the other.
-
-    control: what the model is, unless it is that of ``ref``. kept: of the windows that are done,
-    the measures of :data:`KEPT`: all of them, of all windows of a large model, would not go into
-    memory. seconds: of forward passes, by now.
-    """
-
-    ref: ModelRef
-    model: OpenModel
-    shown: Sequence[Window]
-    context: int
-    after_rope: bool
-    output_root: str | Path
-    force: bool
-    progress: Progress
-    control: str = ""
-    n_before: int = 0
-    seconds: float = 0.0
-    kept: list[Sample] = field(default_factory=list)
-
-    def samples(self) -> Iterator[Sample]:
-        """Each window's sample, with all measures."""
-        settings = {
-            "model": self.ref.name,
-            "revision": self.model.revision,
-            "dtype": self.model.dtype,
-            "device": self.model.model.device.type,
-            "after_rope": str(self.after_rope),
-            **({"control": self.control} if self.control else {}),
-            **versions(),
-        }
-        folder = make_folder(samples_folder(self.output_root, self.ref, self.context))
-        with exclusive(folder):  # all of it: a later run would stop the first half-way
-            what = f"Capture of {self.ref.name}{f', {self.control}' if self.control else ''}"
-            self.progress.start(f"{what}, {self.context} tokens a window", len(self.shown))
-            for window in self.shown:
-                sample = self._sample(folder, window, {**settings, "name": window.name})
-                self.kept.append(sample.only(*KEPT))
-                self.progress.advance(1)
-                yield sample
-
-    def _sample(self, folder: Path, window: Window, settings: Mapping[str, str]) -> Sample:
-        mark = fingerprint(settings, window.tokens)
-        path = sample_path(folder, " ".join(filter(None, (window.name, self.control))), mark)
-        before = None if self.force else read_sample(path, mark)
-        if before is not None:
-            self.n_before += 1
-            return before
-        begun = time.perf_counter()
-        sample = capture(
-            self.model, window.tokens, name=window.name, after_rope=self.after_rope
-        )  # fmt: skip
-        self.seconds += time.perf_counter() - begun
-        write_sample(path, sample, settings)
-        return sample
-
-    def told(self) -> str:
-        n, before = len(self.shown), self.n_before
-        if before == n:
-            return f"no time: all {n} windows had been captured before"
-        kept = f"; {before} of {n} windows had been captured before" if before else ""
-        return f"{self.seconds:.1f} s of forward passes{kept}"
-
-
 def _untrained(
-    own: _Capturing, criteria: Criteria
+    own: Capturing, criteria: Criteria
 ) -> tuple[HeadCorrelations | None, tuple[str, ...]]:
     """Correlations of a model of the same shape that has learned nothing, on some of the windows;
     or why there are none.
@@ -298,10 +203,10 @@ def _said_of_control(model: OpenModel, against: HeadCorrelations | None) -> str:
 def _variant(
     dtype: str,
     after_rope: bool,
+    control: Control,
     n_samples: int,
     texts: Sequence[Text],
     criteria: Criteria,
-    control: Control,
 ) -> str:
     """What of the settings is not as by default, such as ``bfloat16-after-rope``.
 
@@ -310,6 +215,8 @@ def _variant(
     parts = [dtype] if dtype != "float32" else []
     if after_rope:
         parts.append("after-rope")
+    if control == "none":
+        parts.append("no-control")
     if n_samples != N_SAMPLES:
         parts.append(f"{n_samples}-windows")
     if texts:
@@ -318,8 +225,6 @@ def _variant(
     if others:
         hashed = _short_hash(*(f"{name}={own}" for name, (own, _) in others.items()))
         parts.append(f"criteria-{hashed}")
-    if control == "none":
-        parts.append("no-control")
     return "-".join(parts)
 
 
