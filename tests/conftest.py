@@ -173,3 +173,9 @@ def hub_of_the_command(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> Non
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention of 4 heads and 24 tokens comes in several blocks, of five queries."""
+    monkeypatch.setattr("qk_taxonomy.studies.query_norm.watch._BLOCK_BYTES", 5 * 4 * 24 * 4)

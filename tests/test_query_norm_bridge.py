@@ -8,18 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_samples import planted_sample
+from synthetic_query_norm import planted_sample
 
 from qk_taxonomy.errors import ShapeError, StudyError
 from qk_taxonomy.statistics.prediction import (
+    Prediction,
     centred_within,
     normal_scores,
     permutations_within,
     predict,
     ranks_within,
 )
-from qk_taxonomy.studies.query_norm.behaviour import head_behaviour, spectral_table
-from qk_taxonomy.studies.query_norm.bridge import bridge
+from qk_taxonomy.studies.query_norm.behaviour import (
+    distinct_measures,
+    head_behaviour,
+    spectral_table,
+)
+from qk_taxonomy.studies.query_norm.bridge import bridge, predicted
 from qk_taxonomy.studies.query_norm.correlations import HEAD
 from qk_taxonomy.studies.query_norm.records import MEASURES
 from qk_taxonomy.tables import head_table
@@ -125,6 +130,8 @@ def test_ranks_and_centres_are_within_groups() -> None:
         np.testing.assert_allclose(
             centred_within(values, groups)[mine], values[mine] - values[mine].mean(0)
         )
+    # Equal values leave nothing, not even rounding.
+    assert not centred_within(0.1 + groups[:, None] / 3, groups).any()
     scores = normal_scores(np.exp(rng.normal(size=(500, 1))))
     assert stats.kstest(scores[:, 0], "norm").pvalue > 0.99
 
@@ -172,7 +179,8 @@ def test_planted_relations_are_found() -> None:
     found = bridge(behaviour, spectral, spectral[HEAD].assign(**{"class": label}))
     prediction = found.prediction.set_index("behaviour")
     assert prediction.loc["gain", "r2_spectra"] > 0.8
-    assert prediction.loc["gain", "r2_spectra"] > prediction.loc["gain", "null_high"]
+    assert prediction.loc["gain", "r2_within"] > max(0.8, prediction.loc["gain", "null_high"])
+    assert prediction.loc["gain", "spearman_within"] > 0.9
     assert (prediction["q"] <= 0.05).sum() == 1
     assert (prediction["null_low"] < prediction["null_high"]).all()
     best = found.associations.sort_values("q").iloc[0]
@@ -188,11 +196,14 @@ def test_planted_relations_are_found() -> None:
     assert classes["eta_squared"].idxmax() == "gain"
     assert classes.loc["gain", "q"] < 0.01
     assert (classes["n_classes"] == 3).all()
-    assert found.line.startswith("Spectra predict 1 of 9 behaviours in layers held out better")
+    assert found.line.startswith("In layers held out, spectra predict 1 of 9 behaviours beyond ")
+    r2 = prediction["r2_within"]
+    assert f"at best {r2['gain']:.2f}, of gain, and {r2.median():.2f} in the median" in found.line
     assert "strongest ρ = 0.9" in found.line
     assert "classes tell 1 of 9" in found.line
     assert list(found.heads["class"]) == list(label)
-    assert found.notes == ()
+    (note,) = found.notes
+    assert note.startswith("Behaviours depend on each other, so that 9 are not as many findings")
 
 
 def test_depth_alone_is_no_relation() -> None:
@@ -200,10 +211,66 @@ def test_depth_alone_is_no_relation() -> None:
     found = bridge(behaviour, spectral, None)
     assert (found.prediction["r2_spectra"] > 0.3).all()
     assert (found.prediction["r2_depth"] > found.prediction["r2_spectra"]).all()
+    assert (found.prediction["r2_within"] < 0.1).all()
     assert (found.prediction["q"] > 0.05).all()
     assert found.classes.empty
     assert "class" not in found.heads
-    assert found.line.startswith("Spectra predict 0 of 9 behaviours")
+    # Of what does not hold, no best is told.
+    assert found.line.startswith("In layers held out, spectra predict 0 of 9 behaviours")
+    assert "=" not in found.line
+
+
+def test_depth_that_spectra_tell_adds_nothing_within_layers() -> None:
+    """Of values as they are, spectra predict as well as depth: it is depth that they tell."""
+    rng = np.random.default_rng(6)
+    behaviour, spectral = planted(6, n_layers=12)
+    depth = behaviour["layer"].to_numpy() / 11
+    behaviour["entropy"] = 10 * (depth - 0.5) ** 2 + 0.3 * rng.normal(size=len(depth))
+    spectral["qk_S0"] = (depth - 0.5) ** 2 + 0.01 * rng.normal(size=len(depth))
+    found = bridge(behaviour, spectral, None, behaviours=["entropy", "gain"])
+    row = found.prediction.set_index("behaviour").loc["entropy"]
+    assert row["r2_spectra"] > 0.75
+    # A parabola needs the square of depth.
+    assert row["r2_depth"] > 0.75
+    assert row["r2_both"] > 0.75
+    assert row["r2_within"] < 0.05 < row["q"]
+    assert list(found.prediction["behaviour"]) == ["entropy", "gain"]
+
+
+@pytest.mark.parametrize(
+    ("q", "r2", "holds"),
+    [(0.05, 0.01, True), (0.051, 0.9, False), (0.005, -0.01, False), (np.nan, np.nan, False)],
+)
+def test_what_counts_as_predicted(q: float, r2: float, holds: bool) -> None:
+    table = pd.DataFrame({"behaviour": ["gain"], "q": [q], "r2_within": [r2]})
+    assert predicted(table).tolist() == [holds]
+
+
+def test_beyond_chance_is_not_enough_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spectra that mislead from layer to layer, and permuted heads still more."""
+
+    def misled(x: np.ndarray, y: np.ndarray, *_: object, **__: object) -> Prediction:
+        n = y.shape[1]
+        return Prediction(np.full(n, -0.1), np.zeros(n), np.full((99, n), -0.5), np.full(n, 0.01))
+
+    monkeypatch.setattr("qk_taxonomy.studies.query_norm.bridge.predict", misled)
+    found = bridge(*planted(0), None)
+    assert (found.prediction["q"] <= 0.05).all()
+    assert "spectra predict 0 of 9" in found.line
+
+
+def test_behaviours_that_say_the_same_are_told_and_left_out() -> None:
+    slopes = np.zeros((3, 4))
+    full = [planted_sample(f"{i}", i, slopes, n_tokens=60) for i in range(2)]
+    assert distinct_measures(full) == tuple(m for m in MEASURES if m != "normalised_entropy")
+    both_ways = [planted_sample("a", 0, slopes, n_tokens=60, causal=False)]
+    assert "normalised_entropy" not in distinct_measures(both_ways)
+    sliding = planted_sample("c", 0, slopes, n_tokens=60, window=20)
+    assert distinct_measures([*full, sliding]) == MEASURES
+    behaviour, spectral = planted(5)
+    behaviour["k_eff"] = np.exp(behaviour["entropy"])
+    note = bridge(behaviour, spectral, None, n_permutations=1).notes[-1]
+    assert "1.00 at most (entropy and k eff)" in note
 
 
 def test_eta_squared_is_that_of_two_way_analysis() -> None:
@@ -229,7 +296,8 @@ def test_what_is_missing_is_told() -> None:
         behaviour.iloc[:-2], spectral.iloc[1:], spectral[HEAD].assign(**{"class": 1}).iloc[6:],
         n_permutations=1,
     )  # fmt: skip
-    assert found.notes == (
+    assert found.notes[5].startswith("Behaviours depend on each other, so that 7")
+    assert (*found.notes[:5], *found.notes[6:]) == (
         "1 of 46 measured heads have no spectra.",
         "2 of 47 surveyed heads were not measured.",
         "Statistics that do not vary, or that more than 10% of the heads lack, are left out: "
@@ -254,7 +322,7 @@ def test_one_layer_is_associated_but_not_predicted() -> None:
     behaviour, spectral = planted(4, n_layers=1, n_heads=30)
     spectral["qk_S0"] = behaviour["distance"]
     found = bridge(behaviour, spectral, None)
-    assert found.prediction["r2_spectra"].isna().all()
+    assert found.prediction[["r2_within", "r2_spectra"]].isna().all(axis=None)
     assert any("one layer" in note for note in found.notes)
     best = found.associations.sort_values("q").iloc[0]
     assert (best["behaviour"], best["spearman"]) == ("distance", pytest.approx(1.0))

@@ -22,17 +22,18 @@ import torch
 import transformers
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
-from planted_query_norm import planted_gpt2, planted_llama, random_llama, save, words
 from safetensors.torch import load_file, save_file
+from tiny_planted_models import planted_gpt2, planted_llama, random_llama, save, words
 
 from qk_taxonomy.cache import exclusive
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import BusyFileError, StudyError
 from qk_taxonomy.outputs import query_norm as outputs
+from qk_taxonomy.studies.query_norm import capturing, machine
 from qk_taxonomy.studies.query_norm import study as study_module
 from qk_taxonomy.studies.query_norm.capture import capture
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import load_criteria
 from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
 from qk_taxonomy.studies.query_norm.records import Sample
 from qk_taxonomy.studies.query_norm.store import samples_folder
@@ -47,10 +48,10 @@ SAMPLES = Path("data/query-norm/unlisted/tiny/64")
 STOPPED = """
 import signal, time
 from qk_taxonomy.cli import main
-from qk_taxonomy.studies.query_norm import study
+from qk_taxonomy.studies.query_norm import capturing
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-capture, calls = study.capture, []
+capture, calls = capturing.capture, []
 
 def stopped(*arguments, **named):
     calls.append(named)
@@ -58,7 +59,7 @@ def stopped(*arguments, **named):
         time.sleep(300)
     return capture(*arguments, **named)
 
-study.capture = stopped
+capturing.capture = stopped
 main()
 """
 
@@ -79,7 +80,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(sample.name)
         return sample
 
-    monkeypatch.setattr(study_module, "capture", counted)
+    monkeypatch.setattr(capturing, "capture", counted)
     return names
 
 
@@ -92,7 +93,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def studied(folder: Path, **changes: Any) -> QueryNormStudy:
     """Three texts of 64 tokens, or as ``changes`` say."""
     options = {
-        "criteria": Criteria(n_permutations=10), "texts": TEXTS, "context": CONTEXT, "n_samples": 3,
+        "criteria": replace(load_criteria(), n_permutations=10), "texts": TEXTS,
+        "context": CONTEXT, "n_samples": 3, "control": "none",
     }  # fmt: skip
     return study_query_norm(model_ref(str(folder)), **options | changes)
 
@@ -116,11 +118,24 @@ class TestCommand:
         self, tiny: Path, captured: list[str], request: pytest.FixtureRequest
     ) -> None:
         arguments = (tiny, "--text", text_file(), "--context", CONTEXT, "--samples", 3)
-        result = command(*arguments, "--scale", "1.2", "--scale", "0.3")
+        result = command(*arguments, "--scale", "1.2", "--scale", "0.3", "--scale-keys", "1.1")
         assert result.exit_code == 0, result.output
-        assert len(captured) == len(parts()) == 3
+        # Three windows, by the model and by its untrained twin.
+        assert captured == 2 * captured[:3]
+        assert len(parts()) == 6
         assert all(path.parent == SAMPLES for path in parts())
-        folder = Path("plots/query-norm/unlisted/tiny-64")
+        assert [path.name.rpartition("-")[0] for path in parts()] == [
+            f"text.txt-window-{number}{model}"
+            for number in (1, 4, 7)
+            for model in ("", "-untrained-seed-0")
+        ]
+        assert re.search(
+            r"^Capture of tiny, 64 tokens a window: done in \d+ s\.$", result.stderr, re.M
+        )
+        # All is as always: there is nothing to note.
+        assert "Windows are the unit" not in result.stderr
+        (folder,) = Path("plots/query-norm/unlisted").iterdir()
+        assert re.fullmatch(r"tiny-64-3-windows-text-[0-9a-f]{6}", folder.name)
         made = {path.name for path in folder.iterdir()}
         assert {
             *("report.md", "heads.csv", "samples.csv", "behaviour.csv", "associations.csv"),
@@ -133,7 +148,15 @@ class TestCommand:
         for link in re.findall(r"\]\((.*?)\)", report):
             assert (folder / link).is_file()
         scaling = pd.read_csv(folder / "scaling.csv")
-        assert set(zip(scaling["layer"], scaling["head"], strict=True)) == {(1, 2), (0, 3)}
+        assert set(zip(scaling["layer"], scaling["head"], scaling["of"], strict=True)) == {
+            *((1, 2, "queries"), (0, 3, "queries"), (1, 1, "keys")),
+        }
+        seconds, memory = (
+            re.search(rf"\| {what} \| ([\d.]+) ", report) for what in ("captured in", "peak memory")
+        )
+        assert seconds is not None
+        assert memory is not None
+        assert 0.1 < float(memory[1]) < 100
         assert len(pd.read_csv(folder / "heads.csv")) == 8
         spectra = Path("data/unlisted/tiny.safetensors")
         surveyed = spectra.stat().st_mtime_ns
@@ -141,13 +164,19 @@ class TestCommand:
         request.getfixturevalue("undrawn")
         again = command(*arguments, "--json")
         assert again.exit_code == 0, again.output
-        assert len(captured) == 3
+        assert len(captured) == 6
         assert spectra.stat().st_mtime_ns == surveyed
         told = json.loads(again.stdout)
         assert told["line"] == verdict
-        assert told["numbers"]["heads"] == 8
+        assert told["numbers"]["heads"] == told["numbers"]["untrained_heads"] == 8
+        assert told["numbers"]["untrained_samples"] == told["numbers"]["mismatched_samples"] == 3
+        share = f"{told['numbers']['untrained_partial_share']:.1%}"
+        assert re.search(f"untrained model of this shape has .* and {share} given", verdict)
+        assert re.search(rf"\| their share \|.*\| {share} \|\n", report)
+        assert "3 of the windows, seed 0, weights of standard deviation 0.02" in told["control"]
         assert told["criteria"]["correlation"] == 0.5
-        assert "3 of 3 texts had been captured before" in told["captured in"]
+        assert told["criteria that are not the built-in ones"] == []
+        assert told["captured in"] == "no time: all 3 windows had been captured before"
         assert told["report"] == str(folder / "report.md")
 
     @pytest.mark.usefixtures("undrawn")
@@ -182,6 +211,11 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         told = json.loads(result.stdout)
         assert (told["criteria"]["correlation"], told["verdict"]) == (1.0, "no-go")
+        assert told["criteria"]["source"] == "mine.toml"
+        assert told["criteria that are not the built-in ones"] == [
+            *("correlation", "n_permutations", "seed"),
+        ]
+        assert "Those of mine.toml, which differ" in Path(told["report"]).read_text()
 
 
 class TestGoingOn:
@@ -238,10 +272,73 @@ class TestGoingOn:
         studied(tiny)
         assert len(captured) == 6
 
-    def test_by_force(self, tiny: Path, captured: list[str]) -> None:
-        studied(tiny)
-        studied(tiny, force=True)
+    def test_the_untrained_twin_on_some_of_the_windows(
+        self, tiny: Path, captured: list[str]
+    ) -> None:
+        texts = (Text("a", words(700, seed=1)),)
+        bare = studied(tiny, texts=texts, n_samples=6, context=48)
+        both = studied(tiny, texts=texts, n_samples=6, context=48, control="untrained")
+        # It begins anew, on windows from all over.
+        assert captured[6:] == [captured[i] for i in (0, 1, 3, 4)]
+        assert not any(key.startswith("untrained") for key in bare.verdict.numbers)
+        assert bare.description["control"] == "no untrained model"
+        numbers = both.verdict.numbers
+        assert (numbers["untrained_samples"], numbers["samples"]) == (4, 6)
+        assert numbers["untrained_median_pearson"] != numbers["median_pearson"]
+        for key, value in bare.verdict.numbers.items():
+            assert numbers[key] == pytest.approx(value, nan_ok=True)
+        studied(tiny, texts=texts, n_samples=6, context=48, control="untrained")
+        assert len(captured) == 10
+
+    def test_no_room_for_the_untrained_twin(
+        self, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(transformers.LlamaModel, "_from_config", full)
+        study = studied(tiny, control="untrained")
+        (note,) = [note for note in study.notes if "untrained" in note]
+        assert "memory does not suffice" in note
+        assert "--control none" in note
+        assert "untrained" not in study.verdict.line
+
+    def test_by_force(self, tmp_path: Path, captured: list[str]) -> None:
+        """Samples and spectra: of other weights under the same name, the latter stay by default."""
+        folder = random_llama(tmp_path / "tiny")
+        studied(folder)
+        studied(folder, force=True)
         assert captured == 2 * captured[:3]
+        shutil.rmtree(folder)
+        random_llama(folder, seed=1)
+        refused = studied(folder)
+        assert refused.bridge is None
+        assert "--force" in refused.without_bridge
+        assert studied(folder, force=True).bridge is not None
+
+    def test_samples_of_another_release_are_captured_anew(
+        self, tiny: Path, captured: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        studied(tiny)
+        monkeypatch.setattr(machine, "__version__", "99.0")
+        other = studied(tiny)
+        assert len(captured) == 6
+        assert "qk-taxonomy 99.0" in other.description["versions"]
+
+    def test_what_is_kept_of_samples_is_what_figures_need(self, tiny: Path) -> None:
+        for sample in studied(tiny).samples:
+            assert all(set(layer.values) == {"query_norm", "entropy"} for layer in sample.layers)
+
+    def test_settings_of_ones_own_have_folders_of_their_own(self, tiny: Path) -> None:
+        changes: list[dict[str, Any]] = [
+            {}, {"dtype": "float64"}, {"after_rope": True}, {"n_samples": 2},
+            {"texts": TEXTS[:1]}, {"criteria": replace(load_criteria(), n_permutations=11)},
+        ]  # fmt: skip
+        found = [studied(tiny, **one).variant for one in changes]
+        assert len(set(found)) == len(changes)
+        assert re.fullmatch(r"no-control-3-windows-text-[0-9a-f]{6}-criteria-[0-9a-f]{6}", found[0])
+        assert found[1] == f"float64-{found[0]}"
+        assert found[2] == f"after-rope-{found[0]}"
 
     def test_other_weights_in_the_same_folder(self, tmp_path: Path, captured: list[str]) -> None:
         before = studied(random_llama(tmp_path / "tiny"))
@@ -259,13 +356,18 @@ class TestGoingOn:
             monkeypatch.setattr(study_module, "open_model", lambda *_, o=opened, **__: o)
             ref = replace(model_ref(str(tiny)), revision=name)
             found = study_query_norm(
-                ref, criteria=Criteria(n_permutations=1), texts=TEXTS, context=40, n_samples=2
+                ref,
+                criteria=replace(load_criteria(), n_permutations=1),
+                texts=TEXTS,
+                context=40,
+                n_samples=2,
+                control="none",
             )
             assert found.ref_name == f"tiny@{name}"
             assert found.description["model"] == f"tiny, {commit}"
             # A folder has no revisions to be surveyed: the rest stands without the bridge.
             assert found.bridge is None
-            assert any("not held against spectra" in note for note in found.notes)
+            assert "has no revision" in found.without_bridge
         assert len(captured) == 4
 
     @pytest.mark.parametrize("place", [0.5, 1.0])
@@ -319,7 +421,8 @@ class TestBadInput:
             (("--text", "short.txt"), 1, r"not enough text.*9 tokens.*Give a longer --text"),
             (("--text", "."), 2, "directory"),
             (("--scale", "9.0"), 1, r"no attention in layer 9.*it has in 0, 1"),
-            (("--scale", "1.0", "--scale", "0.4"), 1, r"Layer 0 has 4 heads.*\[4\]"),
+            (("--scale", "1.0", "--scale", "0.4"), 1, r"Layer 0 has 4 heads of queries.*\[4\]"),
+            (("--scale-keys", "1.2"), 1, r"Layer 1 has 2 heads of keys.*\[2\]"),
             (("--scale", "0"), 2, "no LAYER.HEAD, such as 3.0"),
             (("--scale", "0.-1"), 2, "no LAYER.HEAD"),
             (("--criteria", "none.toml"), 2, "none.toml"),
@@ -368,11 +471,11 @@ class TestLittleText:
         assert study.notes[:3] == (
             "short has 50 tokens, of the 127 that a window takes: all of them are used.",
             "shorter has 20 tokens, of the 127 that a window takes: it is left out.",
-            "There is text for 1 of the 3 samples asked for; more --text, or a shorter --context, "
+            "There is text for 1 of the 3 windows asked for; more --text, or a shorter --context, "
             "gives more.",
         )
-        assert study.description["texts"] == "1 of at most 128 tokens: short"
-        assert "There is one text" in " ".join(study.correlations.notes)
+        assert study.description["windows"] == "1 of at most 128 tokens, of 1 text: short"
+        assert "There is one window" in " ".join(study.correlations.notes)
 
     def test_the_context_is_what_a_model_has_positions_for(self, tiny: Path) -> None:
         study = studied(tiny, context=None, n_samples=1)
@@ -423,4 +526,4 @@ class TestPlanted:
 
 def _planted(folder: Path) -> QueryNormStudy:
     texts = (Text("t", words(2000, seed=5)),)
-    return studied(folder, criteria=Criteria(), texts=texts, context=128, n_samples=5)
+    return studied(folder, criteria=load_criteria(), texts=texts, context=128, n_samples=5)

@@ -15,11 +15,11 @@ from readable import assert_readable
 from synthetic_query_norm import (
     N_TEXTS,
     N_TOKENS,
+    planted_sample,
     planted_scaling,
     planted_spectra,
     planted_texts,
 )
-from synthetic_samples import planted_sample
 
 from qk_taxonomy.figures.query_norm.associations import association_figure
 from qk_taxonomy.figures.query_norm.classes import behaviour_figure
@@ -34,13 +34,13 @@ from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.query_norm.behaviour import head_behaviour
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
-from qk_taxonomy.studies.query_norm.criteria import Criteria
+from qk_taxonomy.studies.query_norm.criteria import load_criteria
 from qk_taxonomy.studies.query_norm.records import MEASURES
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 TITLE = "SmolLM2-135M-Instruct.Q4_1 (smollm2-gguf), query norm and attention entropy"
-CRITERIA = Criteria(n_permutations=10)
+CRITERIA = replace(load_criteria(), n_permutations=10)
 SHAPES = ((2, 1), (30, 9), (80, 64))
 
 
@@ -209,7 +209,7 @@ class TestOfBridge:
         (ax,) = fig.axes
         drawn = [line for line in ax.lines if line.get_marker() == "o"]
         for line, row in zip(drawn, table.itertuples(), strict=True):
-            assert line.get_xdata()[0] == row.r2_spectra
+            assert line.get_xdata()[0] == row.r2_within
         for bar, low, high in zip(
             ax.patches, table["null_low"], table["null_high"], strict=False
         ):  # fmt: skip
@@ -218,14 +218,14 @@ class TestOfBridge:
 
     def test_predictions_that_are_worse_than_can_be_shown_or_none(self) -> None:
         table = planted_bridge(4, 4).prediction.assign(q=0.01)
-        table.loc[:1, ["r2_spectra", "r2_depth"]] = [[-7.0, np.nan], [np.nan, np.nan]]
+        table.loc[:1, ["r2_within", "r2_depth"]] = [[-7.0, np.nan], [np.nan, np.nan]]
         fig = assert_readable(lambda: prediction_figure(table, TITLE))
         (ax,) = fig.axes
         assert [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "<"] == [0]
         said = [text.get_text() for text in ax.texts]
         # Worse than the mean is no prediction, whatever chance would do.
         assert said[:2] == ["R² = −7.00, q = 0.01", "not predicted"]
-        positive = [row.r2_spectra > 0 for row in table.iloc[2:].itertuples()]
+        positive = [row.r2_within > 0 for row in table.iloc[2:].itertuples()]
         assert [text.endswith("*") for text in said[2:]] == positive
 
     def test_associations(self) -> None:

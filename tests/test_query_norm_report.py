@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from synthetic_query_norm import planted_study
 
-from qk_taxonomy.outputs.query_norm import query_norm_folder, write_query_norm
+from qk_taxonomy.outputs.query_norm import FIGURES, TABLES, query_norm_folder, write_query_norm
+from qk_taxonomy.studies.query_norm.criteria import Criteria, load_criteria
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -31,6 +32,8 @@ def written(study: QueryNormStudy, tmp_path_factory: pytest.TempPathFactory) -> 
     assert folder == root / "plots" / "query-norm" / "planted" / "planted-1M-90"
     assert paths[-1] == folder / "report.md"
     assert sorted(paths) == sorted(folder.iterdir())
+    # What may be there is known by name, so that it is deleted where a later run has none.
+    assert {path.stem for path in paths} == {*TABLES, *FIGURES, "report"}
     return folder
 
 
@@ -95,10 +98,43 @@ class TestReport:
 
     def test_what_was_run_and_by_which_criteria(self, study: QueryNormStudy, written: Path) -> None:
         report = (written / "report.md").read_text()
-        assert ["texts", r"3 \| planted"] in rows(report, "## What was run")
+        assert ["windows", r"3 \| planted"] in rows(report, "## What was run")
         values = {name: value for name, value, _ in rows(report, "## Criteria")}
         assert values["`correlation`"] == f"{study.criteria.correlation:g}"
         assert values["`n_permutations`"] == "10"
+
+    def test_criteria_tell_where_they_are_from(self, study: QueryNormStudy, tmp_path: Path) -> None:
+        def told(criteria: Criteria) -> str:
+            *_, path = write_query_norm(
+                replace(study, criteria=criteria, bridge=None, scaling=None), tmp_path
+            )
+            return path.read_text().partition("## Criteria\n\n")[2].partition("\n\n")[0]
+
+        built_in = load_criteria()
+        fixed = (
+            "The built-in ones, fixed before the study was run on any model (what `control` says "
+            "of another window was added later)"
+        )
+        assert told(built_in) == f"{fixed}."
+        assert told(replace(built_in, source="mine.toml")) == f"{fixed}, as are those of mine.toml."
+        other = told(replace(built_in, correlation=0.3, n_permutations=10, source="mine.toml"))
+        assert other.startswith(
+            "Those of mine.toml, which differ from the built-in ones in `correlation` (0.3 for "
+            "0.5), `n_permutations` (10 for 100)."
+        )
+        assert told(replace(built_in, seed=1)).startswith("Given by the caller, which differ")
+
+    def test_windows_of_one_text(self, study: QueryNormStudy, tmp_path: Path) -> None:
+        said = "All 3 windows are of one text, planted"
+        for texts, n in ((("planted",), 1), (("a", "b"), 0)):
+            bare = replace(study, texts=texts, bridge=None, scaling=None)
+            *_, path = write_query_norm(bare, tmp_path)
+            assert path.read_text().count(said) == n
+
+    def test_keys_that_are_scaled(self, study: QueryNormStudy, written: Path) -> None:
+        report = (written / "report.md").read_text()
+        assert [row[0] for row in rows(report, "## Intervention")] == ["0.0", "keys of 1.0", "2.0"]
+        assert "numbers are means over these" in report
 
     def test_heads_are_in_order(self, study: QueryNormStudy, written: Path) -> None:
         report = (written / "report.md").read_text()
@@ -134,14 +170,20 @@ class TestEdges:
     def test_without_spectra_and_without_an_intervention(
         self, study: QueryNormStudy, tmp_path: Path
     ) -> None:
-        bare = replace(study, bridge=None, scaling=None)
+        assert set(write_query_norm(study, tmp_path)) > set()
+        own = query_norm_folder(study, tmp_path) / "mine.png"
+        own.write_bytes(b"a file of the user's")
+        why = "The spectra are of another revision."
+        bare = replace(study, bridge=None, scaling=None, without_bridge=why)
         names = {path.name for path in write_query_norm(bare, tmp_path)}
         assert names == {
             *("heads.csv", "samples.csv", "behaviour.csv", "report.md"),
             *("correlation_map.png", "histograms.png", "layers.png", "scatter.png"),
         }
+        # What the run before left there would be taken for this one's.
+        assert {path.name for path in own.parent.iterdir()} == {*names, own.name}
         report = (query_norm_folder(bare, tmp_path) / "report.md").read_text()
-        assert "none is held against behaviour" in report
+        assert f"Behaviour is not held against spectra: {why}" in report
         assert "Intervention" not in report
         assert "scaling.csv" not in report
 
@@ -157,7 +199,7 @@ class TestEdges:
         names = {path.name for path in write_query_norm(none, tmp_path)}
         assert "scatter.png" not in names
         report = (query_norm_folder(none, tmp_path) / "report.md").read_text()
-        assert "24 heads have no correlation in any text." in report
+        assert "24 heads have no correlation in any window." in report
         assert "nan" not in report
 
     def test_stacks_have_figures_of_their_own(self, tmp_path: Path) -> None:

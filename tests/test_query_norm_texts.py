@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.studies.query_norm.records import MEASURES, LayerMeasures, Sample
-from qk_taxonomy.studies.query_norm.store import fingerprint, read_sample, write_sample
+from qk_taxonomy.studies.query_norm.store import fingerprint, read_sample, sample_path, write_sample
 from qk_taxonomy.studies.query_norm.texts import Text, built_in_text, read_texts, windows
 
 START, END = 1, 2
@@ -61,7 +64,7 @@ class TestWindows:
         assert notes[0] == ("a has 40 tokens, of the 99 that a window takes: all of them are used.")
         assert notes[1].endswith("it is left out.")
         assert notes[2] == (
-            "There is text for 1 of the 4 samples asked for; more --text, or a shorter --context, "
+            "There is text for 1 of the 4 windows asked for; more --text, or a shorter --context, "
             "gives more."
         )
 
@@ -132,11 +135,15 @@ def sample() -> Sample:
     return Sample("a, window 0", np.array([5, 3, 3, 9, 70_000]), True, tuple(layers))
 
 
+SETTINGS = {"model": "a", "torch": "2.13"}
+MARK = fingerprint(SETTINGS, sample().tokens)
+
+
 class TestStore:
     def test_a_sample_comes_back(self, tmp_path: Path) -> None:
         wrote = sample()
-        path = write_sample(tmp_path / "run" / "0.parquet", wrote, "mark")
-        found = read_sample(path, "mark")
+        path = write_sample(tmp_path / "run" / "0.parquet", wrote, SETTINGS)
+        found = read_sample(path, MARK)
         assert found is not None
         assert (found.name, found.causal) == (wrote.name, wrote.causal)
         np.testing.assert_array_equal(found.tokens, wrote.tokens)
@@ -148,22 +155,38 @@ class TestStore:
                 assert a.values[name].dtype == np.float32
 
     def test_pandas_opens_it(self, tmp_path: Path) -> None:
-        table = pd.read_parquet(write_sample(tmp_path / "0.parquet", sample(), "mark"))
+        table = pd.read_parquet(write_sample(tmp_path / "0.parquet", sample(), SETTINGS))
         assert len(table) == 25
+        told = json.loads(pq.read_schema(tmp_path / "0.parquet").metadata[b"qk_taxonomy"])
+        assert told["settings"] == SETTINGS
         row = table[(table["layer"] == 4) & (table["head"] == 2) & (table["position"] == 4)]
         assert row["token"].item() == 70_000
         assert row["entropy"].item() == sample().layers[1].values["entropy"][2, 4]
 
     def test_a_sample_of_something_else_is_not_taken(self, tmp_path: Path) -> None:
-        path = write_sample(tmp_path / "0.parquet", sample(), "mark")
+        path = write_sample(tmp_path / "0.parquet", sample(), SETTINGS)
         assert read_sample(path, "other") is None
-        assert read_sample(tmp_path / "1.parquet", "mark") is None
+        assert read_sample(tmp_path / "1.parquet", MARK) is None
         path.write_bytes(path.read_bytes()[:-10])
         with pytest.raises(StudyError, match=r"is no sample of this study, or is damaged"):
-            read_sample(path, "mark")
+            read_sample(path, MARK)
         pd.DataFrame({"a": [1]}).to_parquet(path)
         with pytest.raises(StudyError, match="is no sample of this study"):
-            read_sample(path, "mark")
+            read_sample(path, MARK)
+
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [
+            ("documentation topics of Python 3.11.2, window 5", "topics-of-Python-3.11.2-window-5"),
+            ("Grüße/..\\, window 0", "Grüße-..-window-0"),
+            ("文" * 300 + ", window 12", "window-12"),
+        ],
+    )
+    def test_files_are_named_after_windows(self, tmp_path: Path, name: str, file: str) -> None:
+        path = sample_path(tmp_path, name, MARK)
+        assert path.name.endswith(f"{file}-{MARK[:16]}.parquet")
+        assert path.parent == tmp_path
+        write_sample(path, replace(sample(), name=name), SETTINGS)
 
     def test_fingerprints_tell_apart(self) -> None:
         tokens = np.arange(4)

@@ -21,6 +21,7 @@ from readable import assert_readable
 from synthetic_superposition import TARGETS, superposition_run
 
 from qk_taxonomy.errors import StudyError
+from qk_taxonomy.figures.parts import quartiles
 from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
 from qk_taxonomy.figures.superposition.answers import answer_figure
 from qk_taxonomy.figures.superposition.arrows import Plane, arrow_figure
@@ -29,7 +30,7 @@ from qk_taxonomy.figures.superposition.dimensionality import dimensionality_figu
 from qk_taxonomy.figures.superposition.gram import gram_figure
 from qk_taxonomy.figures.superposition.losses import loss_figure
 from qk_taxonomy.figures.superposition.norms import norm_figure
-from qk_taxonomy.figures.superposition.parts import quartiles, sparsity_label
+from qk_taxonomy.figures.superposition.parts import sparsity_label
 from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_figure
 from qk_taxonomy.figures.superposition.singular import singular_figure
 from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure

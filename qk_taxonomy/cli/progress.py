@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -97,29 +98,48 @@ class ByteBars(_Bars):
 
 class StepBars(_Bars):
     """A bar for each work of minutes, with what it tells; where stderr is no terminal, a line as it
-    begins and what it tells at its end.
+    begins, and at its end a line with what it tells or, if nothing, the seconds it took.
     """
 
     def __init__(self) -> None:
         line = TextColumn("{task.fields[line]}")
         super().__init__(MofNCompleteColumn(), TimeRemainingColumn(), line)
-        self._what, self._left = "", 0
+        self._what, self._left, self._begun = "", 0, 0.0
+        self._end = ""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._say_end()
+        super().__exit__(kind, error, trace)
 
     def start(self, what: str, n_steps: int) -> None:
+        self._say_end()
         self._task = self._bars.add_task(what, total=n_steps, line="")
-        self._what, self._left = what, n_steps
+        self._what, self._left, self._begun = what, n_steps, time.monotonic()
         self._say(f"{what}, {counted(n_steps, 'step')} …")
 
     def advance(self, n_steps: int) -> None:
         self._left -= n_steps
         if self._task is not None:
             self._bars.advance(self._task, n_steps)
+        if not self._left:
+            self._end = f"done in {time.monotonic() - self._begun:.0f} s"
 
     def tell(self, line: str) -> None:
         if self._task is not None:
             self._bars.update(self._task, line=line)
         if not self._left:
-            self._say(f"{self._what}: {line}.")
+            self._end = line
+            self._say_end()
+
+    def _say_end(self) -> None:
+        if self._end:
+            self._say(f"{self._what}: {self._end}.")
+        self._end = ""
 
     def _say(self, line: str) -> None:
         if self._bars.disable:

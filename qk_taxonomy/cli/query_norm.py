@@ -23,6 +23,7 @@ _HEAD = re.compile(r"(\d+)\.(\d+)")
 def _heads(
     _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[int, int], ...]:
+    """Places of heads, each once."""
     heads = []
     for value in values:
         found = _HEAD.fullmatch(value)
@@ -48,7 +49,8 @@ def _heads(
     "--context",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Tokens of each text.  [default: 512, or what the model has positions for]",
+    help="Tokens of each window of text, 32 and the special tokens at least.  [default: 512, or "
+    "what the model has positions for]",
 )
 @click.option(
     "--samples",
@@ -57,7 +59,7 @@ def _heads(
     default=8,
     show_default=True,
     metavar="N",
-    help="Texts of so many tokens: the unit of replication.",
+    help="Windows to show the model, of all texts in turn: the unit of replication.",
 )
 @click.option(
     "--dtype",
@@ -79,15 +81,31 @@ def _heads(
     help="Scale this head's queries (repeatable).  [default: the heads of extreme correlation]",
 )
 @click.option(
+    "--scale-keys",
+    "scaled_keys",
+    multiple=True,
+    callback=_heads,
+    metavar="LAYER.HEAD",
+    help="Scale this head's keys, with all heads whose queries meet them (repeatable); HEAD counts "
+    "heads of keys.",
+)
+@click.option(
     "--criteria",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="What the verdict goes by (TOML, as catalog/query-norm.toml).",
 )
+@click.option(
+    "--control",
+    type=click.Choice(["untrained", "none"]),
+    default="untrained",
+    show_default=True,
+    help="Whether to show an untrained model of this shape up to 4 of the windows as well.",
+)
 @click.option("--family-name", metavar="NAME", help="File the results under this family.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit.")
 @output_root_option
-@click.option("--force", is_flag=True, help="Capture what is there already again.")
+@click.option("--force", is_flag=True, help="Capture and survey again what is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @catalog_option
 @debug_option
@@ -100,18 +118,23 @@ def query_norm(
     output_root: Path,
     catalog: Path | None,
     as_json: bool,
+    scaled: tuple[tuple[int, int], ...],
+    scaled_keys: tuple[tuple[int, int], ...],
     **options: Any,
 ) -> None:
     """Does the norm of a query predict how sharply its head attends?
 
     Runs a model on texts and measures, in every head at every token, the norm of the query, the
     entropy of its attention and more. Correlates both, with position held fixed and without, and
-    decides by criteria fixed in advance; then asks which of the model's spectra tell what its heads
-    do. REF is a hub id, a local folder or a .gguf file.
-    Needs pip install "qk-taxonomy[activations]".
+    decides by criteria fixed in advance, beside an untrained model of the same shape; then asks
+    which of the model's spectra tell what its heads do. REF is a hub id, a local folder or a .gguf
+    file. Needs pip install "qk-taxonomy[activations]".
 
-    Samples are kept in data/query-norm/ and go on from there; the report, tables and figures go to
-    plots/query-norm/.
+    Spectra are those of qk-taxonomy download, which it surveys where data/ does not have them: of
+    a hub id it may read the weights a second time. What each window of text gave is kept in
+    data/query-norm/, so that a run that was stopped goes on with the next window. The report,
+    tables and figures go to plots/query-norm/, in a folder named after the model, the context and
+    what of --dtype, --after-rope, --control, --samples, --text and --criteria is not the default.
     """
     from qk_taxonomy.catalog import load_families, model_ref
     from qk_taxonomy.outputs.query_norm import write_query_norm
@@ -123,7 +146,15 @@ def query_norm(
     model = model_ref(
         ref, family_name=family_name, revision=revision, families=load_families(catalog)
     )
-    study = _studied(model, criteria=fixed, texts=texts, output_root=output_root, **options)
+    study = _studied(
+        model,
+        criteria=fixed,
+        texts=texts,
+        output_root=output_root,
+        queries=scaled,
+        keys=scaled_keys,
+        **options,
+    )
     if not as_json:
         _print_study(study)
     for note in _notes(study):
@@ -137,18 +168,31 @@ def query_norm(
         click.echo(f"{path}, and its tables and figures beside it")
 
 
-def _studied(ref: ModelRef, **options: Any) -> QueryNormStudy:
-    """Study a model, with a bar; torch is loaded here and not before."""
+def _studied(
+    ref: ModelRef,
+    *,
+    queries: tuple[tuple[int, int], ...],
+    keys: tuple[tuple[int, int], ...],
+    **options: Any,
+) -> QueryNormStudy:
+    """Study a model, with a bar; torch is loaded here and not before.
+
+    queries, keys: (layer, head) of those to be scaled.
+    """
     from qk_taxonomy.cli.progress import StepBars
+    from qk_taxonomy.studies.query_norm.scaling import ScaledHead
     from qk_taxonomy.studies.query_norm.study import study_query_norm
 
+    scaled = [ScaledHead(*place) for place in queries]
+    scaled += [ScaledHead(*place, "keys") for place in keys]
     with StepBars() as bars:
-        return study_query_norm(ref, progress=bars, **options)
+        return study_query_norm(ref, scaled=scaled, progress=bars, **options)
 
 
 def _print_study(study: QueryNormStudy) -> None:
     out = console()
-    out.print(f"{study.description['model']}; {study.description['texts']}", style="bold")
+    told = study.description
+    out.print(f"{told['model']}; windows: {told['windows']}", style="bold")
     out.print(study.verdict.line)
     if study.bridge is not None:
         out.print(study.bridge.line)
@@ -156,6 +200,8 @@ def _print_study(study: QueryNormStudy) -> None:
 
 def _as_json(study: QueryNormStudy) -> dict[str, Any]:
     """The verdict, what it rests on, and what was run; numbers that are not there are null."""
+    from qk_taxonomy.studies.query_norm.criteria import differing
+
     numbers = {
         name: value if value == value else None for name, value in study.verdict.numbers.items()
     }
@@ -164,6 +210,7 @@ def _as_json(study: QueryNormStudy) -> dict[str, Any]:
         "line": study.verdict.line,
         "numbers": numbers,
         "criteria": asdict(study.criteria),
+        "criteria that are not the built-in ones": [*differing(study.criteria)],
         "bridge": None if study.bridge is None else study.bridge.line,
         **study.description,
         "notes": _notes(study),
@@ -171,4 +218,7 @@ def _as_json(study: QueryNormStudy) -> dict[str, Any]:
 
 
 def _notes(study: QueryNormStudy) -> list[str]:
-    return list(dict.fromkeys((*study.notes, *study.correlations.notes)))
+    """What is not as in every run."""
+    why = study.without_bridge
+    bridge = (f"Behaviour is not held against spectra: {why}",) if why else ()
+    return list(dict.fromkeys((*study.notes, *study.correlations.notes, *bridge)))

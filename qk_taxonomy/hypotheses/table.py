@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.hypotheses.heads import HeadSet
-from qk_taxonomy.statistics.findings import Finding, join_notes
+from qk_taxonomy.statistics.findings import Finding, benjamini_hochberg, join_notes
 
 #: What a test is about. ``against``: the other side of a comparison; ``layer`` and ``head`` are
 #: empty where the test is about all of them.
@@ -72,13 +72,5 @@ def corrected(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Rows without a p-value have no q-value and do not count.
     """
-    from scipy.stats import false_discovery_control
-
-    table = table.copy()
-    tested = table["p_value"].notna()
-    groups = table[tested].groupby(list(by), sort=False, dropna=False)["p_value"]
-    if tested.any():
-        table.loc[tested, "q_value"] = groups.transform(
-            lambda p: false_discovery_control(p.to_numpy(np.float64))
-        )
-    return table
+    groups = table.groupby(list(by), sort=False, dropna=False)["p_value"]
+    return table.assign(q_value=groups.transform(benjamini_hochberg))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,22 +32,33 @@ if TYPE_CHECKING:
 #: Where reports of the study are, below the folder of plots.
 QUERY_NORM_FOLDER = "query-norm"
 
+#: Tables and figures that there may be, by name.
+TABLES = ("heads", "samples", "behaviour", "prediction", "associations", "classes", "scaling")
+FIGURES = (
+    *("correlation_map", "histograms", "layers", "scatter"),
+    *("scaling", "prediction", "associations", "classes"),
+)
+
 
 def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iterator[Path]:
     """Write the tables, figures and report of a study, and yield the path of each when it is there.
 
-    In :func:`query_norm_folder`: ``heads.csv``, a row a head; ``samples.csv``, a row a text and
+    In :func:`query_norm_folder`: ``heads.csv``, a row a head; ``samples.csv``, a row a window and
     head; ``behaviour.csv``; of the bridge to spectra, ``prediction.csv``, ``associations.csv`` and
     ``classes.csv``; of the intervention, ``scaling.csv``; the figures, each named after the stack
-    too where a model has several; and at last ``report.md``. Raises SpectraFileError.
+    too where a model has several; and at last ``report.md``. Tables and figures of an earlier run
+    that this one has not are deleted first. Raises SpectraFileError.
     """
     folder = query_norm_folder(study, data_root)
-    for name, table in _tables(study):
+    tables, drawings = list(_tables(study)), list(_drawings(study))
+    figures = {_figure_name(name, stack) for name, stack, _ in drawings}
+    _delete_others(folder, {f"{name}.csv" for name, _ in tables} | figures)
+    for name, table in tables:
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         yield write_file(folder / f"{name}.csv", text.encode())
     drawn: dict[str, list[str]] = {}
-    for name, stack, draw in _drawings(study):
-        path = folder / f"{'_'.join(filter(None, (stack, name)))}.png"
+    for name, stack, draw in drawings:
+        path = folder / _figure_name(name, stack)
         with house_style():
             yield write_file(path, png_bytes(draw()))
         drawn.setdefault(name, []).append(path.name)
@@ -54,21 +66,36 @@ def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iter
 
 
 def query_norm_folder(study: QueryNormStudy, data_root: str | Path = ".") -> Path:
-    """``<data_root>/plots/query-norm/<family>/<name>-<context>/``, by the tokens of a text."""
+    """``<data_root>/plots/query-norm/<family>/<name>-<context>[-<variant>]/``, by the tokens of a
+    window and what of the settings is not as by default.
+    """
     folder = Path(data_root) / PLOT_FOLDER / QUERY_NORM_FOLDER
-    return folder / study.family / f"{study.ref_name}-{study.context}"
+    parts = (study.ref_name, str(study.context), study.variant)
+    return folder / study.family / "-".join(filter(None, parts))
+
+
+def _figure_name(name: str, stack: str) -> str:
+    return f"{'_'.join(filter(None, (stack, name)))}.png"
+
+
+def _delete_others(folder: Path, written: Set[str]) -> None:
+    """Delete tables and figures of the study that are not ``written``; other files stay."""
+    known = re.compile(rf"(?:{'|'.join(TABLES)})\.csv|(?:.+_)?(?:{'|'.join(FIGURES)})\.png")
+    for path in folder.glob("*"):
+        if known.fullmatch(path.name) and path.name not in written:
+            path.unlink(missing_ok=True)
 
 
 def scaling_table(scaling: ScalingResult) -> pd.DataFrame:
-    """One row a head and factor of its queries."""
+    """One row a head and factor; ``of``: queries or keys are scaled."""
     n = len(scaling.alphas)
-    layers, heads = (np.repeat(column, n) for column in zip(*scaling.heads, strict=True))
+    layers, heads, of = (np.repeat(column, n) for column in zip(*scaling.heads, strict=True))
     numbers = {
         name: getattr(scaling, name).ravel()
         for name in ("entropy", "slope", "predicted", "deviation")
     }
     alphas = np.tile(scaling.alphas, len(scaling.heads))
-    return pd.DataFrame({"layer": layers, "head": heads, "alpha": alphas, **numbers})
+    return pd.DataFrame({"layer": layers, "head": heads, "of": of, "alpha": alphas, **numbers})
 
 
 def _tables(study: QueryNormStudy) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -101,13 +128,13 @@ def _drawings(study: QueryNormStudy) -> Iterator[tuple[str, str, Callable[[], Fi
             title = f"{title}: heads of extreme correlation"
             yield "scatter", stack, partial(scatter_figure, study.samples, chosen, title)
     if study.scaling is not None:
-        title = f"{name}: heads whose queries are scaled"
+        title = f"{name}: heads that are scaled"
         yield "scaling", "", partial(scaling_figure, study.scaling, title)
     bridge = study.bridge
     if bridge is None:
         return
     title = f"{name}: behaviour of heads by their spectra"
-    if bridge.prediction["r2_spectra"].notna().any():
+    if bridge.prediction["r2_within"].notna().any():
         yield "prediction", "", partial(prediction_figure, bridge.prediction, title)
     yield "associations", "", partial(association_figure, bridge.associations, title)
     if len(bridge.classes):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.cache import write_file
 from qk_taxonomy.errors import StudyError
+from qk_taxonomy.figures.parts import Array
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
 from qk_taxonomy.figures.superposition.answers import answer_figure
@@ -22,7 +23,7 @@ from qk_taxonomy.figures.superposition.dimensionality import dimensionality_figu
 from qk_taxonomy.figures.superposition.gram import gram_figure
 from qk_taxonomy.figures.superposition.losses import loss_figure
 from qk_taxonomy.figures.superposition.norms import norm_figure
-from qk_taxonomy.figures.superposition.parts import Array, seeds_text, sparsity_label
+from qk_taxonomy.figures.superposition.parts import seeds_text, sparsity_label
 from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_figure
 from qk_taxonomy.figures.superposition.singular import singular_figure
 from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure

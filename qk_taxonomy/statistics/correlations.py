@@ -40,15 +40,9 @@ def pearson(x: ArrayLike, y: ArrayLike, given: ArrayLike = ()) -> Array:
     return np.clip(np.divide((a * b).sum(-1), size, out=undefined, where=size > 0), -1.0, 1.0)
 
 
-def spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike = ()) -> Array:
-    """Spearman's: :func:`pearson` of :func:`ranked` rows, those of ``given`` too. Raises
-    ShapeError.
-    """
-    return pearson(*ranked(x, y, given))
-
-
 def ranked(x: ArrayLike, y: ArrayLike, given: ArrayLike = ()) -> tuple[Array, Array, Array]:
     """Ranks along each row, from 1, of the pairs that are there; ties share their mean rank.
+    :func:`pearson` of them is Spearman's correlation, partial where something is given.
 
     nan where a pair is left out, and 0 there in ``given``, whose ranks are (k, ..., T).
     """
@@ -96,14 +90,13 @@ def correlation_p_values(r: ArrayLike, n: ArrayLike, n_given: int = 0) -> Array:
         return np.asarray(2 * t.sf(np.abs(r) * np.sqrt(df / (1 - np.square(r))), df))
 
 
-def fisher_interval(r: ArrayLike, n: ArrayLike, n_given: int = 0) -> tuple[Array, Array]:
+def fisher_interval(r: ArrayLike, n: ArrayLike, n_given: ArrayLike = 0) -> tuple[Array, Array]:
     """95 % interval of correlations r of n independent pairs: tanh(atanh r ± 1.96 / √(n − 3 − k)).
 
     k is ``n_given``; nan where no n is left. Fisher (1921).
     """
-    r, left = np.broadcast_arrays(
-        np.asarray(r, np.float64), np.asarray(n, np.float64) - 3 - n_given
-    )
+    left = np.asarray(n, np.float64) - 3 - np.asarray(n_given, np.float64)
+    r, left = np.broadcast_arrays(np.asarray(r, np.float64), left)
     half = _NORMAL_95 / np.sqrt(np.where(left > 0, left, np.nan))
     with np.errstate(divide="ignore"):
         z = np.arctanh(r)
@@ -122,18 +115,6 @@ def shuffled_pearson(x: ArrayLike, y: ArrayLike, n: int, seed: int = 0) -> Array
     rng = np.random.default_rng(seed)
     orders = (rng.permutation(len(tokens)) for _ in range(n))
     return np.array([(a * b[..., order]).sum(-1) for order in orders]).reshape(n, *a.shape[:-1])
-
-
-def benjamini_hochberg(p_values: ArrayLike) -> Array:
-    """q-values over all p-values that are not nan, whatever their shape; nan for nan."""
-    from scipy.stats import false_discovery_control
-
-    p = np.asarray(p_values, dtype=np.float64)
-    q = np.full_like(p, np.nan)
-    tested = ~np.isnan(p)
-    if tested.any():
-        q[tested] = false_discovery_control(p[tested])
-    return q
 
 
 def _pairs(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array, Mask]:

@@ -1,8 +1,11 @@
-"""The record every hypothesis test returns."""
+"""The record every hypothesis test returns, and the correction of many p-values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 nan = float("nan")
 
@@ -34,3 +37,18 @@ class Finding:
 def join_notes(*notes: str) -> str:
     """Those notes that say something, in one line."""
     return "; ".join(filter(None, notes))
+
+
+def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
+    """q-values over all p-values that are not nan, whatever their shape; nan for nan.
+
+    Benjamini & Hochberg (1995), J. R. Stat. Soc. B 57, 289.
+    """
+    from scipy.stats import false_discovery_control
+
+    p = np.asarray(p_values, dtype=np.float64)
+    q = np.full_like(p, np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        q[tested] = false_discovery_control(p[tested])
+    return q

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import ShapeError
+from qk_taxonomy.statistics.correlations import pearson
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -25,6 +26,9 @@ _PENALTIES = np.logspace(-2, 5, 15)
 
 # Layers are held out in at most so many parts: more cost time, and hardly change the training set.
 _MOST_PARTS = 10
+
+# Sums of squares within groups, relative to those of the values, that are but rounding.
+_ROUNDING = 1e-24
 
 # Values fitted together, some 32 MiB.
 _AT_ONCE = 1 << 22
@@ -74,7 +78,7 @@ def predict(
     n, t = y.shape
     predicted, baseline = _held_out(x, y, groups)
     r2 = _predictive_r2(y, predicted, baseline)
-    ranks = [rankdata(side, axis=0) for side in (y, predicted)]
+    ranks = [rankdata(side, axis=0).T for side in (y, predicted)]
     null = np.empty((n_permutations, t))
     step = max(1, _AT_ONCE // (n * t))
     shuffled = permutations_within(groups, blocks, n_permutations, seed)
@@ -88,7 +92,7 @@ def predict(
         # Other rounding must not make an equal prediction a worse one.
         extreme = 1.0 + (null >= r2 - 1e-9).sum(0)
         p_values = np.where(np.isnan(r2), np.nan, extreme / (1.0 + n_permutations))
-    return Prediction(r2, column_correlations(*ranks), null, p_values)
+    return Prediction(r2, pearson(*ranks), null, p_values)
 
 
 def _held_out(x: Array, y: Array, groups: Places) -> tuple[Array, Array]:
@@ -140,11 +144,14 @@ def permutations_within(
 
 
 def centred_within(values: Array, groups: Places) -> Array:
-    """Values (n, ...) less the mean of their group."""
+    """Values (n, k) less the mean of their group; 0 in a column that no group varies in."""
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(sizes), *values.shape[1:]))
+    sums = np.zeros((len(sizes), values.shape[1]))
     np.add.at(sums, number, values)
-    return values - (sums.T / sizes).T[number]
+    rest = values - (sums / sizes[:, None])[number]
+    # What is left of equal values is rounding, which a regression would scale up.
+    varies = np.square(rest).sum(0) > _ROUNDING * np.square(values).sum(0)
+    return np.where(varies, rest, 0.0)
 
 
 def ranks_within(values: Array, groups: Places) -> Array:
@@ -164,10 +171,3 @@ def normal_scores(values: Array) -> Array:
     from scipy.stats import rankdata
 
     return np.asarray(ndtri((rankdata(values, axis=0) - 0.375) / (len(values) + 0.25)))
-
-
-def column_correlations(a: Array, b: Array) -> Array:
-    """Pearson's r of each column of a with its column of b, (n, t) each; nan for a constant one."""
-    a, b = (side - side.mean(0) for side in (a, b))
-    size = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
-    return np.divide((a * b).sum(0), size, out=np.full_like(size, np.nan), where=size > 0)

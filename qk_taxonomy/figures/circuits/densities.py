@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED, counted
+from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED
+from qk_taxonomy.figures.parts import counted
 from qk_taxonomy.records import CIRCUITS, Circuit, Convention
 from qk_taxonomy.statistics.densities import histogram_densities
 from qk_taxonomy.statistics.moments import near_zero_ratio

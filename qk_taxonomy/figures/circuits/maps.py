@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.circuits.parts import circuits_of, column, counted, signed
+from qk_taxonomy.figures.circuits.parts import circuits_of, column
+from qk_taxonomy.figures.parts import counted, signed
 from qk_taxonomy.figures.style import layer_head_grid
 from qk_taxonomy.records import Circuit
 

@@ -48,14 +48,6 @@ def column(table: pd.DataFrame, name: str) -> pd.Series:
     return pd.to_numeric(values, errors="coerce").astype(np.float64)
 
 
-def counted(n: int, noun: str = "head") -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def signed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
 def point_style(n: int) -> dict[str, Any]:
     """Size and opacity of the points of ``n`` heads, as of ``Axes.scatter``."""
     if n <= _FEW_POINTS:

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.figures.circuits.parts import (
     column,
-    counted,
     leave_room,
     legend_below,
     names_beside,
     point_style,
-    signed,
 )
+from qk_taxonomy.figures.parts import counted, signed
 from qk_taxonomy.figures.style import KEPT, REJECTED
 from qk_taxonomy.records import CIRCUITS, Circuit
 from qk_taxonomy.statistics.findings import LEVEL

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.circuits.parts import CONTROL, column, counted
+from qk_taxonomy.figures.circuits.parts import CONTROL, column
+from qk_taxonomy.figures.parts import counted
 from qk_taxonomy.figures.style import class_colours
 
 # Beyond these layers markers run into each other; beyond these models bands do.

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from qk_taxonomy.figures.circuits.parts import (
     circuits_of,
     column,
-    counted,
     leave_room,
     legend_below,
     names_beside,
     point_style,
 )
+from qk_taxonomy.figures.parts import counted
 from qk_taxonomy.figures.style import KEPT, REJECTED
 from qk_taxonomy.records import Circuit
 from qk_taxonomy.statistics.findings import LEVEL

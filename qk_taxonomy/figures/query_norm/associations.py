@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from qk_taxonomy.figures.parts import heat_map, put_title, symmetric_colours
 from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
-from qk_taxonomy.figures.superposition.parts import heat_map, put_title, symmetric_colours
 from qk_taxonomy.statistics.findings import LEVEL
 
 # Inches of a cell.

@@ -9,10 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.parts import at_the_bottom, counted, grid_shape, panel_grid, put_title
 from qk_taxonomy.figures.query_norm.parts import measure_label, nothing, numbers
 from qk_taxonomy.figures.style import RGB, class_colours
-from qk_taxonomy.figures.superposition.parts import at_the_bottom, grid_shape, panel_grid, put_title
 from qk_taxonomy.statistics.findings import LEVEL
 
 # Half the width over which the points of a class are spread.

@@ -8,18 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.parts import Array, counted, put_title
 from qk_taxonomy.figures.query_norm.parts import (
     PARTIAL,
     RAW,
     SHUFFLED,
-    Array,
     measure_label,
     nothing,
     numbers,
     rounded,
 )
-from qk_taxonomy.figures.superposition.parts import put_title
 
 _BEHAVIOUR = ("query_norm", "entropy", "normalised_entropy")
 
@@ -27,11 +25,13 @@ _BEHAVIOUR = ("query_norm", "entropy", "normalised_entropy")
 def histogram_figure(
     heads: pd.DataFrame, behaviour: pd.DataFrame, title: str, *, correlation: float
 ) -> Figure:
-    """Above, heads by Pearson r: as measured, given position, and of shuffled entropies; below,
-    heads by their mean query norm and entropy. Dotted: ±``correlation``, what counts as passing.
+    """Above, heads by Pearson r, a mean over windows: as measured, given position, and of entropies
+    shuffled once in each window; below, heads by their mean query norm and entropy. Dotted:
+    ±``correlation``, what counts as passing.
 
     heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`, and ``control``, the
-    mean r of shuffled entropies. behaviour: a row a head, means over tokens and texts.
+    mean r of entropies that are shuffled once. behaviour: a row a head, means over tokens and
+    windows.
     """
     fig = Figure(figsize=(11.4, 5.8), layout="constrained")
     put_title(fig, title, counted(len(heads)))
@@ -40,7 +40,7 @@ def histogram_figure(
     for ax, column, colour, name in (
         (above[0], "pearson", RAW, "as measured"),
         (above[1], "partial_pearson", PARTIAL, "given log position"),
-        (above[2], "control", SHUFFLED, "of shuffled entropies"),
+        (above[2], "control", SHUFFLED, "of entropies shuffled once a window"),
     ):
         found = _draw(ax, numbers(heads, column), bins, colour)
         for level in (-correlation, correlation):

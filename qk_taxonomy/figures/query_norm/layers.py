@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.parts import band, counted, legend_under, put_title
 from qk_taxonomy.figures.query_norm.parts import (
     PARTIAL,
     RAW,
@@ -16,7 +16,6 @@ from qk_taxonomy.figures.query_norm.parts import (
     measure_label,
     numbers,
 )
-from qk_taxonomy.figures.superposition.parts import band, legend_under, put_title
 
 # Behaviour that is drawn by layer, a panel each.
 _BEHAVIOUR = ("query_norm", "normalised_entropy", "gain", "distance")
@@ -27,7 +26,7 @@ def layer_figure(heads: pd.DataFrame, behaviour: pd.DataFrame, title: str) -> Fi
     lines are medians over the heads of a layer, bands reach to the quartiles.
 
     heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`. behaviour: of the
-    same stack, a row a head, means over tokens and texts by name of the measure.
+    same stack, a row a head, means over tokens and windows by name of the measure.
     """
     fig = Figure(figsize=(12.6, 6.6), layout="constrained")
     most = int(heads.groupby("layer").size().max())

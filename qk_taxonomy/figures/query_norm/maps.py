@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from qk_taxonomy.figures.circuits.parts import counted
+from qk_taxonomy.figures.parts import counted, put_title
 from qk_taxonomy.figures.query_norm.parts import numbers, rounded
 from qk_taxonomy.figures.style import layer_head_grid
-from qk_taxonomy.figures.superposition.parts import put_title
 
 # Of a dot in a cell: a share of the cell's lesser side, at most so many points.
 _DOT_SHARE, _LARGEST_DOT = 0.35, 5.0
@@ -19,10 +18,11 @@ _DOT_SHARE, _LARGEST_DOT = 0.35, 5.0
 
 def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Figure:
     """Maps of r over heads, layers across and heads upwards, blue where entropy falls as the norm
-    grows; left as measured, right given the logarithm of position; Pearson above Spearman.
+    grows; left as measured, right given position (of Pearson's its logarithm, of Spearman's its
+    rank); Pearson above Spearman.
 
     heads: of one stack, a row a head, with columns ``pearson``, ``spearman``, ``partial_pearson``,
-    ``partial_spearman`` (means over texts), ``consistent_raw``, ``consistent_partial`` (shares of
+    ``partial_spearman`` (means over windows), ``consistent_raw``, ``consistent_partial`` (shares of
     samples) and ``n_samples``. Heads of a share of ``consistent`` or more have a dot. Cells
     without a value are grey.
     """
@@ -32,15 +32,16 @@ def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Fi
     height = float(np.clip(0.05 * n_heads + 1.3, 1.9, 5.6))
     fig = Figure(figsize=(2 * width + 0.9, 2 * height + 1.1), layout="constrained")
     n_samples = int(heads["n_samples"].max())
-    dots = f"dots: consistent in {consistent:.0%} of the texts or more, with one sign"
-    put_title(fig, title, f"means over {counted(n_samples, 'text')}; {dots}")
+    dots = f"dots: consistent in {consistent:.0%} of the windows or more, with one sign"
+    put_title(fig, title, f"means over {counted(n_samples, 'window')}; {dots}")
     axes = fig.subplots(2, 2, sharex=True, sharey=True)
     cell = 72 * min((width - 0.8) / n_layers, (height - 0.7) / n_heads)
     dot = min(_DOT_SHARE * cell, _LARGEST_DOT)
-    for row, kind in zip(axes, ("pearson", "spearman"), strict=True):
+    held = {"pearson": "log position", "spearman": "rank of position"}
+    for row, (kind, given) in zip(axes, held.items(), strict=True):
         for ax, column, of, name in (
             (row[0], kind, "consistent_raw", "as measured"),
-            (row[1], f"partial_{kind}", "consistent_partial", "given log position"),
+            (row[1], f"partial_{kind}", "consistent_partial", f"given {given}"),
         ):
             marked = numbers(heads, of) >= consistent
             image = _draw(ax, heads, numbers(heads, column), marked, dot)

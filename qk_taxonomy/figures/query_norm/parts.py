@@ -8,10 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from qk_taxonomy.figures.circuits.parts import signed
+from qk_taxonomy.figures.parts import Array, signed
 from qk_taxonomy.figures.style import KEPT
-
-Array = NDArray[np.float64]
 
 #: Colours of correlations: as measured, given position, and of shuffled entropies.
 RAW, PARTIAL, SHUFFLED = "#e69f00", KEPT, "0.45"

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from qk_taxonomy.figures.parts import legend_under, put_title
 from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
 from qk_taxonomy.figures.style import KEPT, REJECTED
-from qk_taxonomy.figures.superposition.parts import legend_under, put_title
-from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.studies.query_norm.bridge import predicted
 
 # Where predictions are far worse than the mean, how much worse is no matter: drawn at the end.
 _WORST = -1.0
@@ -23,18 +23,20 @@ _WORST = -1.0
 _MARKS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("r2_depth", {"marker": "s", "color": "0.45", "ms": 5}, "depth alone"),
     ("r2_both", {"marker": "D", "color": REJECTED, "ms": 4.5}, "spectra and depth"),
-    ("r2_spectra", {"marker": "o", "color": KEPT, "ms": 6.5}, "spectra"),
+    ("r2_spectra", {"marker": "^", "color": KEPT, "ms": 4.5}, "spectra"),
+    ("r2_within", {"marker": "o", "color": KEPT, "ms": 7}, "spectra, within layers"),
 )
 
 
 def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
     """A row a behaviour: R² of its normal scores by ridge regression in layers held out, on
-    spectra, on depth alone and on both; grey, the 95 % of heads that were permuted within layers.
+    spectra within layers, which is what is tested; and, of scores as they are, on spectra, on depth
+    alone and on both. Grey, the 95 % of within layers for heads that were permuted there.
 
-    Starred where that is beyond chance after correction, and positive.
+    Starred where that is :func:`~qk_taxonomy.studies.query_norm.bridge.predicted`.
 
-    prediction: ``behaviour``, ``r2_spectra``, ``r2_depth``, ``r2_both``, ``null_low``,
-    ``null_high``, ``p`` and ``q``. At 0, predictions are as good as the mean of the other layers.
+    prediction: of :class:`~qk_taxonomy.studies.query_norm.bridge.Bridge`. At 0, predictions are as
+    good as the mean of the other layers or, within layers, as a layer's own.
     """
     n = len(prediction)
     fig = Figure(figsize=(9.4, 0.36 * n + 2.4), layout="constrained")
@@ -46,8 +48,9 @@ def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
     ax.barh(places, high - low, left=low, height=0.62, color="0.87", zorder=0)
     for column, style, _ in _MARKS:
         _draw(ax, numbers(prediction, column), style)
-    for place, row in enumerate(prediction.to_dict("records")):
-        ax.annotate(_said(row), (1.01, place), xycoords=("axes fraction", "data"), va="center",
+    rows = zip(prediction["r2_within"], prediction["q"], predicted(prediction), strict=True)
+    for place, row in enumerate(rows):
+        ax.annotate(_said(*row), (1.01, place), xycoords=("axes fraction", "data"), va="center",
                     fontsize=8, annotation_clip=False)  # fmt: skip
     ax.set_yticks(places, [measure_label(str(one)) for one in prediction["behaviour"]])
     ax.set(
@@ -56,7 +59,9 @@ def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
         xlabel="R² of normal scores, in layers held out",
     )
     handles = [Line2D([], [], ls="", label=label, **style) for _, style, label in _MARKS]
-    legend_under(fig, [*handles, Patch(color="0.87", label="spectra permuted within layers, 95 %")])
+    legend_under(
+        fig, [*handles, Patch(color="0.87", label="within layers, of permuted heads, 95 %")]
+    )
     return fig
 
 
@@ -68,9 +73,7 @@ def _draw(ax: Axes, values: np.ndarray, style: dict[str, Any]) -> None:
             ax.plot([_WORST - 0.03], [place], ls="", **{**style, "marker": "<"})
 
 
-def _said(row: dict[str, float]) -> str:
-    if not np.isfinite(row["r2_spectra"]):
+def _said(r2: float, q: float, holds: bool) -> str:
+    if not np.isfinite(r2):
         return "not predicted"
-    found = f"R² = {rounded(row['r2_spectra'])}, q = {row['q']:.2g}"
-    # Beyond chance, but worse than the mean of the other layers, is no prediction.
-    return f"{found} *" if row["q"] <= LEVEL and row["r2_spectra"] > 0 else found
+    return f"R² = {rounded(r2)}, q = {q:.2g}{' *' if holds else ''}"

@@ -1,4 +1,4 @@
-"""The intervention: entropy of heads whose queries are scaled, and the slope that it is to have."""
+"""The intervention: entropy of heads that are scaled, and the slope that it is to have."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from qk_taxonomy.figures.circuits.parts import counted
-from qk_taxonomy.figures.query_norm.parts import Array
+from qk_taxonomy.figures.parts import Array, counted, legend_under, put_title
 from qk_taxonomy.figures.style import KEPT, class_colours
-from qk_taxonomy.figures.superposition.parts import legend_under, put_title
-from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 
 # Heads beyond these have one colour, and no name.
@@ -29,8 +26,9 @@ _APART = 0.12
 
 
 def scaling_figure(scaling: ScalingResult, title: str) -> Figure:
-    """Left: mean entropy of each head by the factor α of its queries, with the tangent at α = 1
-    that the identity predicts; right: slopes dH/d log α measured by differences against predicted.
+    """Left: mean entropy of each head by the factor α of its queries or keys, with the tangent at
+    α = 1 that the identity predicts; right: slopes dH/d log α measured by differences against
+    predicted.
     """
     alpha, n = scaling.alphas, len(scaling.heads)
     colours: list[Any] = class_colours(n) if n <= _MOST_NAMED else [KEPT] * n
@@ -46,11 +44,11 @@ def scaling_figure(scaling: ScalingResult, title: str) -> Figure:
     left.xaxis.set_major_locator(FixedLocator(shown))
     left.xaxis.set_minor_locator(NullLocator())
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    left.set(xlabel="factor α of the head's queries", ylabel="mean entropy H, nats",
-             title="entropy by the norm of queries")  # fmt: skip
+    left.set(xlabel="factor α of the head's queries or keys", ylabel="mean entropy H, nats",
+             title="entropy by the norm of queries or keys")  # fmt: skip
     _slopes(right, scaling, colours)
     handles = [
-        Line2D([], [], color=colour, label=f"head {Head('', *head)}")
+        Line2D([], [], color=colour, label=f"head {head}" if head.of == "queries" else f"{head}")
         for colour, head in zip(colours, scaling.heads, strict=True)
     ][: n if n <= _MOST_NAMED else 0]
     tangent = "slope at α = 1 by the identity dH/d log α = −gain"

@@ -13,9 +13,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.circuits.parts import counted
-from qk_taxonomy.figures.query_norm.parts import Array, measure_label, numbers, rounded
-from qk_taxonomy.figures.superposition.parts import put_title
+from qk_taxonomy.figures.parts import Array, counted, put_title
+from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
 from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
 
@@ -59,8 +58,8 @@ def extreme_heads(heads: pd.DataFrame, n: int = _OF_A_KIND) -> list[ExtremeHead]
 
 def scatter_figure(samples: Sequence[Sample], chosen: Sequence[ExtremeHead], title: str) -> Figure:
     """A column a head: above, the entropy of each token against its query norm; below, what is left
-    of both when, in every text, a line in log position (in a sliding window, and in the log of the
-    number of keys) is taken out. Coloured by position.
+    of both when, in every window, a line in log position (in sliding attention, and in the log of
+    the number of keys) is taken out. Coloured by position.
     """
     fig = Figure(figsize=(2.55 * max(len(chosen), 2) + 1.2, 6.3), layout="constrained")
     longest = max(len(one.tokens) for one in samples)
@@ -79,8 +78,8 @@ def scatter_figure(samples: Sequence[Sample], chosen: Sequence[ExtremeHead], tit
         below.set_xlabel("‖q‖, what position leaves")
     axes[0, 0].set_ylabel(measure_label("entropy"))
     axes[1, 0].set_ylabel("H, what position leaves, nats")
-    put_title(fig, title, f"tokens of {counted(len(samples), 'text')}; r: Pearson, their mean")
-    fig.colorbar(scale, ax=axes, label="position in the text, tokens", aspect=40)
+    put_title(fig, title, f"tokens of {counted(len(samples), 'window')}; r: Pearson, their mean")
+    fig.colorbar(scale, ax=axes, label="position in the window, tokens", aspect=40)
     return fig
 
 
@@ -92,7 +91,7 @@ def _draw(ax: Axes, x: Array, y: Array, colours: Array) -> None:
 
 
 def _points(samples: Sequence[Sample], head: Head) -> Array:
-    """Position (from 1), norm, entropy and the residuals of both, (5, n), of all texts."""
+    """Position (from 1), norm, entropy and the residuals of both, (5, n), of all windows."""
     found = []
     for layer in (_layer(sample, head) for sample in samples):
         both = np.stack([layer.values[name][head.head] for name in ("query_norm", "entropy")])

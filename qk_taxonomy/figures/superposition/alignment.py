@@ -12,20 +12,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from qk_taxonomy.figures.style import class_colours
-from qk_taxonomy.figures.superposition.parts import (
+from qk_taxonomy.figures.parts import (
     Array,
     at_the_bottom,
     at_the_left,
     band,
-    drawn_steps,
     grid_shape,
     legend_under,
     panel_grid,
     put_title,
     quartiles,
-    step_axis,
 )
+from qk_taxonomy.figures.style import class_colours
+from qk_taxonomy.figures.superposition.parts import drawn_steps, step_axis
 
 _STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 

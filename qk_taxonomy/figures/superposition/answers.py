@@ -11,13 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from qk_taxonomy.figures.parts import grid_shape, legend_under, panel_grid
 from qk_taxonomy.figures.style import KEPT
-from qk_taxonomy.figures.superposition.parts import (
-    grid_shape,
-    legend_under,
-    panel_grid,
-    seeds_text,
-)
+from qk_taxonomy.figures.superposition.parts import seeds_text
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.studies.superposition.answers import Answer, Effects, with_interval
 

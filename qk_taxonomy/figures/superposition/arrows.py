@@ -12,16 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from matplotlib.ticker import FixedLocator
 
-from qk_taxonomy.figures.superposition.parts import (
-    Array,
-    grid_shape,
-    legend_under,
-    mark_style,
-    panel_grid,
-    put_title,
-    target_colours,
-    target_handles,
-)
+from qk_taxonomy.figures.parts import Array, grid_shape, legend_under, panel_grid, put_title
+from qk_taxonomy.figures.superposition.parts import mark_style, target_colours, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
 # Names of vectors nearer to each other than this (in radians) are written together.

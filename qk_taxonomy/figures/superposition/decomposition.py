@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from qk_taxonomy.figures.parts import Array, legend_under, put_title
 from qk_taxonomy.figures.style import KEPT
-from qk_taxonomy.figures.superposition.parts import Array, legend_under, put_title
 from qk_taxonomy.statistics.decomposition import SparseDecomposition
 
 _CONTROL = "0.55"

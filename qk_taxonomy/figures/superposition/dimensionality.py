@@ -10,15 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
+from qk_taxonomy.figures.parts import Array, band, legend_under, put_title
 from qk_taxonomy.figures.style import KEPT, REJECTED
-from qk_taxonomy.figures.superposition.parts import (
-    Array,
-    band,
-    legend_under,
-    probability_axis,
-    put_title,
-    seeds_text,
-)
+from qk_taxonomy.figures.superposition.parts import probability_axis, seeds_text
 from qk_taxonomy.studies.superposition.config import Target
 from qk_taxonomy.studies.superposition.records import Instances
 

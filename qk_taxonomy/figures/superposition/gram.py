@@ -10,18 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
-from qk_taxonomy.figures.superposition.parts import (
+from qk_taxonomy.figures.parts import (
     at_the_bottom,
     at_the_left,
     grid_shape,
     heat_map,
     legend_under,
-    mark_targets,
     panel_grid,
     put_title,
     symmetric_colours,
-    target_handles,
 )
+from qk_taxonomy.figures.superposition.parts import mark_targets, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
 

@@ -8,12 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from qk_taxonomy.figures.parts import Array, band, legend_under, put_title
 from qk_taxonomy.figures.superposition.parts import (
-    Array,
-    band,
     drawn_steps,
-    legend_under,
-    put_title,
     sparsity_colours,
     sparsity_label,
     spread_text,

@@ -12,17 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from qk_taxonomy.figures.superposition.parts import (
+from qk_taxonomy.figures.parts import (
     MISSING,
     at_the_bottom,
     at_the_left,
     grid_shape,
     legend_under,
-    mark_targets,
     panel_grid,
     put_title,
-    target_handles,
 )
+from qk_taxonomy.figures.superposition.parts import mark_targets, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
 _SHARED = r"$\sum_{j \neq i} (\hat{W}_i \cdot W_j)^2$"

@@ -1,37 +1,24 @@
-"""What figures of the superposition study share: panels, colours, targets, steps and quartiles."""
+"""What figures of the superposition study share: sparsities, seeds, targets, axes of steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from qk_taxonomy.figures.parts import Array
 from qk_taxonomy.figures.style import RGB, class_colours
 from qk_taxonomy.studies.superposition.config import Target
 
-Array = NDArray[np.float64]
-
-#: What has no value.
-MISSING = "0.85"
-
-# Panels side by side.
-_MOST_COLUMNS = 4
-
 # Beyond these targets colours are not told apart, and all have one.
 _MOST_COLOURED = 8
-
-# Inches of a character of a title and of a legend, about.
-_CHARACTER, _SMALL_CHARACTER = 0.087, 0.066
 
 _BLACK: RGB = (0.0, 0.0, 0.0)
 
@@ -56,84 +43,6 @@ def seeds_text(n: int) -> str:
 def spread_text(n: int) -> str:
     """What lines and bands over ``n`` seeds are."""
     return "1 seed" if n == 1 else f"median and quartiles over {n} seeds"
-
-
-def quartiles(values: ArrayLike) -> Array:
-    """Quartiles (3, ...) over the last axis of what is finite; nan where nothing is."""
-    found = np.asarray(values, dtype=np.float64)
-    found = np.where(np.isfinite(found), found, np.nan)
-    some = np.isfinite(found).any(axis=-1)
-    out = np.full((3, *some.shape), np.nan)
-    out[:, some] = np.nanquantile(found[some], (0.25, 0.5, 0.75), axis=-1)
-    return out
-
-
-def band(ax: Axes, x: ArrayLike, values: ArrayLike, colour: Any, **line: Any) -> None:
-    """A line (median) and a band (quartiles) of values (n, k) over x (n,); of one value no band."""
-    low, median, high = quartiles(values)
-    ax.plot(np.asarray(x), median, color=colour, **line)
-    if np.shape(values)[-1] > 1:
-        ax.fill_between(np.asarray(x), low, high, color=colour, alpha=0.18, linewidth=0)
-
-
-def panel_grid(
-    fig: Figure, n: int, *, most_columns: int = _MOST_COLUMNS, **subplots: Any
-) -> list[Axes]:
-    """``n`` panels in rows of about equal length."""
-    n_rows, n_columns = grid_shape(n, most_columns)
-    axes = fig.subplots(n_rows, n_columns, squeeze=False, **subplots).ravel()
-    for ax in axes[n:]:
-        ax.remove()
-    return list(axes[:n])
-
-
-def put_title(fig: Figure, title: str, *lines: str) -> None:
-    """A title, in as many lines as the width of the figure makes of it, and further lines."""
-    fig.suptitle("\n".join([*wrap(title, int(fig.get_figwidth() / _CHARACTER)), *lines]))
-
-
-def grid_shape(n: int, most_columns: int = _MOST_COLUMNS) -> tuple[int, int]:
-    """Rows and columns of ``n`` panels."""
-    n_rows = -(-n // most_columns)
-    return n_rows, -(-n // n_rows)
-
-
-def at_the_left(axes: Sequence[Axes]) -> list[Axes]:
-    """The panels that begin a row of a grid."""
-    return [ax for ax in axes if _place(ax)[1] == 0]
-
-
-def at_the_bottom(axes: Sequence[Axes]) -> list[Axes]:
-    """The panels that have none below them."""
-    lowest: dict[int, Axes] = {_place(ax)[1]: ax for ax in axes}
-    return list(lowest.values())
-
-
-def _place(ax: Axes) -> tuple[int, int]:
-    spec = ax.get_subplotspec()
-    assert spec is not None
-    return spec.rowspan.start, spec.colspan.start
-
-
-def symmetric_colours(*values: ArrayLike) -> tuple[Colormap, Normalize]:
-    """Colours of signed values, white at zero, up to the largest modulus of all that are finite."""
-    reach = 0.0
-    for one in values:
-        finite = np.abs(np.asarray(one, dtype=np.float64))
-        reach = max(reach, float(finite[np.isfinite(finite)].max(initial=0.0)))
-    reach = reach or 1.0
-    return mpl.colormaps["RdBu_r"].with_extremes(bad=MISSING), Normalize(-reach, reach)
-
-
-def heat_map(ax: Axes, values: ArrayLike, **image: Any) -> Any:
-    """An image of values (rows, columns), the first row on top; what is not finite is grey."""
-    drawn = ax.imshow(
-        np.ma.masked_invalid(np.asarray(values, dtype=np.float64)), aspect="auto",
-        interpolation="nearest", **image,
-    )  # fmt: skip
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return drawn
 
 
 def step_axis(ax: Axes, steps: ArrayLike) -> None:
@@ -243,15 +152,3 @@ def target_handles(targets: Sequence[Sequence[Target]], marker: str = "v") -> li
           for colour, label in zip(colours, labels, strict=True)),
         *handles,
     ]  # fmt: skip
-
-
-def legend_under(fig: Figure, handles: Sequence[Any], *, per_row: int = 4) -> None:
-    """A legend below all panels, in as few rows as the width of the figure lets it have."""
-    if not handles:
-        return
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    fitting = int(fig.get_figwidth() / (0.6 + _SMALL_CHARACTER * longest))
-    fig.legend(
-        handles=list(handles), loc="outside lower center", frameon=False,
-        ncols=max(1, min(per_row, fitting, len(handles))),
-    )  # fmt: skip

@@ -13,7 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from qk_taxonomy.figures.superposition.parts import MISSING, Array, heat_map, put_title, seeds_text
+from qk_taxonomy.figures.parts import MISSING, Array, heat_map, put_title
+from qk_taxonomy.figures.superposition.parts import seeds_text
 
 # Inches of a cell, whose number is to be read.
 _CELL = (0.46, 0.34)

@@ -11,14 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from qk_taxonomy.figures.superposition.parts import (
-    heat_map,
-    legend_under,
-    mark_targets,
-    put_title,
-    symmetric_colours,
-    target_handles,
-)
+from qk_taxonomy.figures.parts import heat_map, legend_under, put_title, symmetric_colours
+from qk_taxonomy.figures.superposition.parts import mark_targets, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
 # Below this share of σ₁ vectors mean little, and are as pale as this.

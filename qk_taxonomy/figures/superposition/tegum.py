@@ -13,18 +13,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from qk_taxonomy.figures.superposition.parts import (
+from qk_taxonomy.figures.parts import (
     MISSING,
     Array,
     grid_shape,
     heat_map,
     legend_under,
-    mark_style,
     panel_grid,
     put_title,
-    target_colours,
-    target_handles,
 )
+from qk_taxonomy.figures.superposition.parts import mark_style, target_colours, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
 # Between marks beside each other, in points.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.errors import ShapeError
 from qk_taxonomy.statistics.densities import wasserstein_distance
-from qk_taxonomy.statistics.findings import LEVEL, join_notes
+from qk_taxonomy.statistics.findings import LEVEL, benjamini_hochberg, join_notes
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -194,8 +194,6 @@ def unusual_heads(cohorts: Sequence[Cohort]) -> UnusualHeads:
 
     Correction and rank go over all cohorts together. Raises ShapeError.
     """
-    from scipy.stats import false_discovery_control
-
     if not cohorts:
         raise ShapeError("Wanted the heads of at least one stack, found none.")
     distances, p_values, peer_z, n_groups = [], [], [], []
@@ -208,15 +206,12 @@ def unusual_heads(cohorts: Sequence[Cohort]) -> UnusualHeads:
         peer_z.append(_peer_z(profiles))
         n_groups.append(groups)
     p, z = np.concatenate(p_values), np.concatenate(peer_z)
-    q = np.full_like(p, np.nan)
-    tested = np.isfinite(p)
-    if tested.any():
-        q[tested] = false_discovery_control(p[tested])
+    q = benjamini_hochberg(p)
     return UnusualHeads(
         distance=np.concatenate(distances),
         p_values=p,
         q_values=q,
         peer_z=z,
         rank=_ranks(q, np.concatenate(distances), z),
-        note=_limit(n_groups, int(tested.sum())),
+        note=_limit(n_groups, int(np.isfinite(p).sum())),
     )

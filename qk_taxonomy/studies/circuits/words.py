@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import HypothesisError, ShapeError
-from qk_taxonomy.statistics.findings import join_notes
+from qk_taxonomy.statistics.findings import benjamini_hochberg, join_notes
 from qk_taxonomy.statistics.matching import (
     FEWEST_MATCHED,
     FEWEST_OBJECTS,
@@ -149,14 +149,8 @@ def head_scores(a: Array, b: Array, x: Array, series: Sequence[WordSeries]) -> H
 
 
 def _effects(matrices: Array, dealt: Shuffles) -> WordEffects:
-    from scipy.stats import false_discovery_control
-
     matched = matched_effects(matrices, dealt)
-    q_values = np.full(len(matrices), np.nan)
-    tested = np.isfinite(matched.p_values)
-    if tested.any():
-        q_values[tested] = false_discovery_control(matched.p_values[tested])
-    return WordEffects(matched, q_values)
+    return WordEffects(matched, benjamini_hochberg(matched.p_values))
 
 
 def _no_effects(n_heads: int, n_series: int) -> WordEffects:

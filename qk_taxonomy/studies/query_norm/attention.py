@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qk_taxonomy.errors import StudyError
-from qk_taxonomy.studies.query_norm.eager import watching_own_attention
+from qk_taxonomy.studies.query_norm.own_attention import watching_own_attention
 from qk_taxonomy.studies.query_norm.scores import ScoreBlock
 from qk_taxonomy.studies.query_norm.watch import (
     NO_SCALING,
@@ -61,8 +61,8 @@ def observed(
     (YaRN, LongRoPE). What comes after RoPE (a norm, a temperature) belongs to the query that
     enters the score, and counts, as a scale does that the model folds into the query (OPT, XGLM).
     Models that do not attend through transformers' attention interface are watched in their own
-    attention (:mod:`.eager`). Raises StudyError, from the forward pass, where the attention is of
-    a kind that is not known here.
+    attention (:mod:`.own_attention`). Raises StudyError, from the forward pass, where the attention
+    is of a kind that is not known here.
     """
     watch = Watch(model, observer, scaling)
     with ExitStack() as stack:
@@ -116,8 +116,8 @@ def _observed_attention(
     dtype = torch.promote_types(query.dtype, torch.float32)
     q, k, v = (tensor[0].to(dtype) for tensor in (query, key, value))
     q, k, norms = watch.scaled(q, k, watch.norms(q, where), place.number)
+    layer = AttentionLayer(place, len(q), len(k), norms)
     k, v = (tensor.repeat_interleave(len(q) // len(tensor), dim=0) for tensor in (k, v))
-    layer = AttentionLayer(place, len(q), norms)
     watch.observer.begin(layer)
     output = value.new_empty(n_tokens, len(q), v.shape[-1])
     q = q * scale

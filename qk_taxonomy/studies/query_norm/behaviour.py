@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,13 @@ from qk_taxonomy.tables import IDENTITY
 LOGARITHMIC = ("MIN", "MAX", "MEAN", "STD", "stable_rank", "participation_ratio", "power_law_alpha")
 
 
-def head_behaviour(samples: Sequence[Sample]) -> pd.DataFrame:
-    """Means of every measure, over tokens and then over texts: a row a head.
+def head_behaviour(samples: Iterable[Sample]) -> pd.DataFrame:
+    """Means of every measure, over tokens and then over windows: a row a head.
+
+    Samples are taken one by one, and none is kept.
 
     Columns stack, layer, head; n_samples; each of ``records.MEASURES``, and …_se, the standard
-    error of its mean over texts, nan for one text. Raises StudyError where there are no samples.
+    error of its mean over windows, nan for one. Raises StudyError where there are no samples.
     """
     tables = [_layer_means(layer) for sample in samples for layer in sample.layers]
     if not tables:
@@ -32,6 +34,19 @@ def head_behaviour(samples: Sequence[Sample]) -> pd.DataFrame:
         behaviour[measure] = groups[measure].mean().to_numpy()
         behaviour[f"{measure}_se"] = groups[measure].sem().to_numpy()
     return behaviour
+
+
+def distinct_measures(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Measures that tell heads apart, each in its own way: where every layer attends to all keys,
+    or all before, normalised entropy orders heads as entropy does, and is left out.
+    """
+    everywhere = all(
+        np.array_equal(layer.n_keys, np.arange(1, len(layer.n_keys) + 1))
+        or (layer.n_keys == len(layer.n_keys)).all()
+        for sample in samples
+        for layer in sample.layers
+    )
+    return tuple(name for name in MEASURES if name != "normalised_entropy" or not everywhere)
 
 
 def _layer_means(layer: LayerMeasures) -> pd.DataFrame:

@@ -1,12 +1,14 @@
 """The bridge to the survey: do a head's spectra, or its class, tell what it does?
 
-All tests permute heads within layers, and heads that share a key-value head together, so that
-neither depth nor grouped keys alone can pass them.
+Heads of one depth are alike in spectra and behaviour both, so that what is tested is what spectra
+say within layers: values less their layer's mean, on both sides. All tests permute heads within
+layers, and heads that share a key-value head together, so that neither depth nor grouped keys alone
+can pass them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
-from qk_taxonomy.statistics.correlations import benjamini_hochberg
-from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.correlations import pearson
+from qk_taxonomy.statistics.findings import LEVEL, benjamini_hochberg
 from qk_taxonomy.statistics.prediction import (
     centred_within,
     normal_scores,
@@ -44,9 +46,11 @@ _MOST_MISSING = 0.1
 class Bridge:
     """What spectral statistics and classes tell of the behaviour of one model's heads.
 
-    ``prediction``: a row a behaviour: n_heads, n_layers; r2_spectra, r2_depth (depth and its
-    square alone) and r2_both, predictive R² in held-out layers; spearman_spectra; null_low and
-    null_high, the central 95 % of r2_spectra with heads permuted within layers; p and q.
+    ``prediction``: a row a behaviour: n_heads, n_layers; r2_within, predictive R² of the layers
+    held out, of behaviour and spectra less their layers' means; spearman_within, of those
+    predictions; null_low and null_high, the central 95 % of r2_within with heads permuted within
+    layers; its p and q; and, to describe and not tested, R² of values as they are: r2_spectra,
+    r2_depth (depth and its square alone) and r2_both.
     ``associations``: a row a behaviour and statistic: spearman within layers, p and q.
     ``classes``: a row a behaviour: eta_squared, the share of the variance within layers that lies
     between classes, n_heads, n_classes, p and q; no rows where there are no classes. All q are
@@ -87,6 +91,7 @@ def bridge(
     spectral: pd.DataFrame,
     classes: pd.DataFrame | None,
     *,
+    behaviours: Sequence[str] = MEASURES,
     n_permutations: int = 200,
     seed: int = 0,
 ) -> Bridge:
@@ -94,11 +99,13 @@ def bridge(
 
     behaviour: of :func:`~qk_taxonomy.studies.query_norm.behaviour.head_behaviour`; spectral: of
     :func:`~qk_taxonomy.studies.query_norm.behaviour.spectral_table`, whose ``kv_head`` may be
-    missing; classes: layer, head, class and, in a model of several stacks, stack. n_permutations:
-    of predictions. Predictions and classes are of the behaviours' normal scores. Raises StudyError
+    missing; classes: layer, head, class and, in a model of several stacks, stack. behaviours: those
+    that are to count, such as
+    :func:`~qk_taxonomy.studies.query_norm.behaviour.distinct_measures`. n_permutations: of
+    predictions. Predictions and classes are of the behaviours' normal scores. Raises StudyError
     where no head has both.
     """
-    heads = _join(behaviour, spectral)
+    heads = _join(behaviour, spectral, behaviours)
     prediction = _prediction(heads, n_permutations, seed)
     associations = _associations(heads, seed)
     by_class = _classes(heads, classes, seed)
@@ -117,7 +124,14 @@ def _keyed(classes: pd.DataFrame) -> pd.DataFrame:
     return table[[*HEAD, "class"]]
 
 
-def _join(behaviour: pd.DataFrame, spectral: pd.DataFrame) -> _Heads:
+def predicted(prediction: pd.DataFrame) -> pd.Series:
+    """Which behaviours of :attr:`Bridge.prediction` spectra predict within layers: beyond chance,
+    and better than a layer's mean, since a prediction may beat permuted heads and yet be worse.
+    """
+    return (prediction["q"] <= LEVEL) & (prediction["r2_within"] > 0)
+
+
+def _join(behaviour: pd.DataFrame, spectral: pd.DataFrame, wanted: Sequence[str]) -> _Heads:
     statistics = [name for name in spectral if name.startswith(("qk_", "ov_"))]
     joined = behaviour.merge(spectral, on=HEAD, how="inner")
     if joined.empty:
@@ -125,7 +139,7 @@ def _join(behaviour: pd.DataFrame, spectral: pd.DataFrame) -> _Heads:
             f"Wanted spectra of the heads whose attention was measured, found none: "
             f"{_places(behaviour)} were measured and {_places(spectral)} surveyed."
         )
-    known = [name for name in MEASURES if joined[name].nunique() > 1]
+    known = [name for name in wanted if joined[name].nunique() > 1]
     notes = _unmatched(len(behaviour), len(spectral), len(joined))
     varying = [
         name
@@ -140,7 +154,7 @@ def _join(behaviour: pd.DataFrame, spectral: pd.DataFrame) -> _Heads:
     if not varying or not known:
         what = "behaviours" if varying else "spectral statistics (qk_…, ov_…)"
         raise StudyError(f"Wanted {what} that vary over heads, found none.")
-    if missing := [name for name in MEASURES if name not in known]:
+    if missing := [name for name in wanted if name not in known]:
         notes.append(f"Behaviours that do not vary are left out: {', '.join(missing)}.")
     table = joined.dropna(subset=[*known, *varying]).reset_index(drop=True)
     if len(table) < len(joined):
@@ -153,7 +167,9 @@ def _join(behaviour: pd.DataFrame, spectral: pd.DataFrame) -> _Heads:
     layers = table.groupby(["stack", "layer"], sort=True).ngroup().to_numpy(np.int64)
     kv_head = table["kv_head"] if "kv_head" in table else table["head"]
     blocks = kv_head.fillna(table["head"]).to_numpy(np.int64)
-    return _Heads(table, known, varying, layers, blocks, notes)
+    heads = _Heads(table, known, varying, layers, blocks, notes)
+    notes.extend(_dependence(heads))
+    return heads
 
 
 def _places(table: pd.DataFrame) -> str:
@@ -172,31 +188,49 @@ def _unmatched(measured: int, surveyed: int, both: int) -> list[str]:
     return notes
 
 
+def _dependence(heads: _Heads) -> list[str]:
+    """How much of one behaviour is another: they are counted, and should not be taken for many."""
+    scores = centred_within(heads.scores, heads.layers)
+    first, second = np.triu_indices(len(heads.behaviours), 1)
+    r = np.abs(pearson(scores.T[first], scores.T[second]))
+    if not np.isfinite(r).any():
+        return []
+    largest = np.nanargmax(r)
+    pair = (heads.behaviours[place[largest]] for place in (first, second))
+    return [
+        f"Behaviours depend on each other, so that {len(heads.behaviours)} are not as many "
+        f"findings: within layers, two of them have |r| = {np.nanmedian(r):.2f} in the median, and "
+        f"{r[largest]:.2f} at most ({' and '.join(map(_spoken, pair))})."
+    ]
+
+
 def _prediction(heads: _Heads, n_permutations: int, seed: int) -> pd.DataFrame:
     n_layers = len(np.unique(heads.layers))
     rows = pd.DataFrame(
         {"behaviour": heads.behaviours, "n_heads": len(heads.table), "n_layers": n_layers}
     )
-    columns = ("r2_spectra", "r2_depth", "r2_both", "spearman_spectra", "null_low", "null_high")
-    rows = rows.assign(**dict.fromkeys((*columns, "p", "q"), np.nan))
+    columns = (
+        *("r2_within", "spearman_within", "null_low", "null_high", "p", "q"),
+        *("r2_spectra", "r2_depth", "r2_both"),
+    )
+    rows = rows.assign(**dict.fromkeys(columns, np.nan))
     if n_layers < 2:
         heads.notes.append(
             "There is one layer, so that none can be held out: nothing is predicted."
         )
         return rows
-    spectra = heads.table[heads.statistics].to_numpy(np.float64)
-    depth = _depth(heads.table)
-    y = heads.scores
-    found = predict(
-        spectra, y, heads.layers, heads.blocks, n_permutations=n_permutations, seed=seed
-    )
-    rows["r2_spectra"], rows["spearman_spectra"] = found.r2, found.spearman
-    rows["r2_depth"] = predict(depth, y, heads.layers).r2
-    rows["r2_both"] = predict(np.hstack([spectra, depth]), y, heads.layers).r2
+    spectra, depth = heads.table[heads.statistics].to_numpy(np.float64), _depth(heads.table)
+    x, y = (centred_within(side, heads.layers) for side in (spectra, heads.scores))
+    found = predict(x, y, heads.layers, heads.blocks, n_permutations=n_permutations, seed=seed)
+    rows["r2_within"], rows["spearman_within"] = found.r2, found.spearman
     if n_permutations:
         rows["null_low"], rows["null_high"] = np.quantile(found.null, [0.025, 0.975], axis=0)
     rows["p"] = found.p_values
     rows["q"] = benjamini_hochberg(found.p_values)
+    for name, features in (
+        ("spectra", spectra), ("depth", depth), ("both", np.hstack([spectra, depth]))
+    ):  # fmt: skip
+        rows[f"r2_{name}"] = predict(features, heads.scores, heads.layers).r2
     return rows
 
 
@@ -280,29 +314,35 @@ def _permutation_p_values(
 
 
 def _line(prediction: pd.DataFrame, associations: pd.DataFrame, classes: pd.DataFrame) -> str:
-    """One sentence: how many behaviours each of the three explains, and the best of them."""
+    """One sentence: how many behaviours each of the three explains, and if any, the best."""
     parts = [_said_of_prediction(prediction), _said_of_associations(associations)]
     tested = classes[classes["eta_squared"].notna()]
     if len(tested):
-        best = tested.loc[tested["eta_squared"].idxmax()]
-        parts.append(
-            f"classes tell {(tested['q'] <= LEVEL).sum()} of {len(tested)} behaviours apart within "
-            f"layers (at most η² = {best['eta_squared']:.2f}, of {_spoken(best['behaviour'])})"
-        )
+        holding = tested[tested["q"] <= LEVEL]
+        said = f"classes tell {len(holding)} of {len(tested)} behaviours apart within layers"
+        if len(holding):
+            best = holding.loc[holding["eta_squared"].idxmax()]
+            said += f" (best η² = {best['eta_squared']:.2f}, of {_spoken(best['behaviour'])})"
+        parts.append(said)
     return "; ".join(parts) + "."
 
 
 def _said_of_prediction(prediction: pd.DataFrame) -> str:
-    tested = prediction[prediction["r2_spectra"].notna()]
+    tested = prediction[prediction["r2_within"].notna()]
     if tested.empty:
         return "Nothing could be predicted in layers held out"
-    # Beyond chance, but worse than the mean of the other layers, is no prediction.
-    holds = int(((tested["q"] <= LEVEL) & (tested["r2_spectra"] > 0)).sum())
-    best = tested.loc[tested["r2_spectra"].idxmax()]
+    holding = tested[predicted(tested)]
+    said = (
+        f"In layers held out, spectra predict {len(holding)} of {len(tested)} behaviours beyond "
+        "what depth and chance do"
+    )
+    if holding.empty:
+        return said
+    best = holding.loc[holding["r2_within"].idxmax()]
     return (
-        f"Spectra predict {holds} of {len(tested)} behaviours in layers held out better than heads "
-        f"permuted within layers do (best R² = {best['r2_spectra']:.2f}, of "
-        f"{_spoken(best['behaviour'])}, where depth alone has {best['r2_depth']:.2f})"
+        f"{said} (R² within layers: at best {best['r2_within']:.2f}, of "
+        f"{_spoken(best['behaviour'])}, and {tested['r2_within'].median():.2f} in the median of "
+        "all)"
     )
 
 
@@ -310,10 +350,16 @@ def _said_of_associations(associations: pd.DataFrame) -> str:
     tested = associations[associations["spearman"].notna()]
     if tested.empty:
         return "no statistic varies within layers"
-    best = tested.loc[tested["spearman"].abs().idxmax()]
+    holding = tested[tested["q"] <= LEVEL]
+    said = (
+        f"within layers {len(holding)} of {len(tested)} pairs of a statistic and a behaviour go "
+        "together"
+    )
+    if holding.empty:
+        return said
+    best = holding.loc[holding["spearman"].abs().idxmax()]
     return (
-        f"within layers {(tested['q'] <= LEVEL).sum()} of {len(tested)} pairs of a statistic and a "
-        f"behaviour go together (strongest ρ = {best['spearman']:.2f}, of {best['statistic']} and "
+        f"{said} (strongest ρ = {best['spearman']:.2f}, of {best['statistic']} and "
         f"{_spoken(best['behaviour'])})"
     )
 

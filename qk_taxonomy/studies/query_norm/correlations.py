@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.statistics.correlations import (
-    benjamini_hochberg,
     correlation_p_values,
     effective_size,
     fisher_interval,
@@ -27,6 +26,7 @@ from qk_taxonomy.statistics.correlations import (
     ranked,
     shuffled_pearson,
 )
+from qk_taxonomy.statistics.findings import benjamini_hochberg
 from qk_taxonomy.studies.query_norm.criteria import Criteria
 from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
 
@@ -54,15 +54,16 @@ class HeadCorrelations:
     ``by_sample``: a row a text and head: sample, :data:`HEAD`; n_tokens; n_effective and
     n_effective_ranks; n_given, what is held fixed in partial ones; each of :data:`CORRELATIONS`
     with p_… and q_… (Benjamini–Hochberg over the text's heads); position_entropy and position_norm,
-    r with log position; passes_raw and passes_partial; shuffled_mean, shuffled_mean_abs,
-    shuffled_max_abs and shuffled_share (of |r| ≥ the criterion) of shuffled entropies.
+    r with log position; passes_raw and passes_partial; shuffled_once, the r of
+    the first shuffle of entropies, and of all shuffles shuffled_mean, shuffled_mean_abs,
+    shuffled_max_abs and shuffled_share (of |r| ≥ the criterion).
 
     ``heads``: a row a head: :data:`HEAD`, n_samples with a correlation; the mean of each of
     :data:`CORRELATIONS` (of Fisher's z, and back) with its 95 % interval, …_low and …_high;
     ``interval``, what that is over; consistent_raw and consistent_partial, the share of all texts
     in which the head passes with its more frequent sign, sign_raw and sign (of the partial one): ±1
     or, where it passes nowhere or equally often with both, 0; position_entropy and position_norm;
-    control, the mean of shuffled r.
+    control, the mean of the r of entropies shuffled once.
 
     ``notes``: what a reader of the numbers must know.
     """
@@ -91,13 +92,24 @@ def correlate(samples: Sequence[Sample], criteria: Criteria) -> HeadCorrelations
             ignore_index=True,
         )
         table.insert(0, "sample", sample.name)
-        for name in CORRELATIONS:
-            table[f"q_{name}"] = benjamini_hochberg(table[f"p_{name}"])
-        for kind, prefix in (("raw", ""), ("partial", "partial_")):
-            table[f"passes_{kind}"] = _passes(table, prefix, criteria)
         tables.append(table)
-    by_sample = pd.concat(tables, ignore_index=True)
-    return HeadCorrelations(by_sample, _over_samples(by_sample), tuple(_notes(samples)))
+    return judge(pd.concat(tables, ignore_index=True), criteria, _notes(samples))
+
+
+def judge(
+    measured: pd.DataFrame, criteria: Criteria, notes: Sequence[str] = ()
+) -> HeadCorrelations:
+    """What the criteria make of correlations: which heads pass in which texts, and over all texts.
+
+    measured: :attr:`HeadCorrelations.by_sample` but for q_… and passes_….
+    """
+    by_sample = measured.copy()
+    of_text = by_sample.groupby("sample", sort=False)
+    for name in CORRELATIONS:
+        by_sample[f"q_{name}"] = of_text[f"p_{name}"].transform(benjamini_hochberg)
+    for kind, prefix in (("raw", ""), ("partial", "partial_")):
+        by_sample[f"passes_{kind}"] = _passes(by_sample, prefix, criteria)
+    return HeadCorrelations(by_sample, _over_samples(by_sample), tuple(notes))
 
 
 def _layer_rows(layer: LayerMeasures, criteria: Criteria, place: tuple[int, int]) -> pd.DataFrame:
@@ -133,6 +145,7 @@ def _shuffled(r: Array, threshold: float) -> dict[str, Array]:
     """What is kept of shuffled correlations (shuffles, heads)."""
     reached = np.where(np.isnan(r), np.nan, np.abs(r) >= threshold)
     return {
+        "shuffled_once": r[0],
         "shuffled_mean": r.mean(0),
         "shuffled_mean_abs": np.abs(r).mean(0),
         "shuffled_max_abs": np.abs(r).max(0),
@@ -167,7 +180,7 @@ def _over_samples(by_sample: pd.DataFrame) -> pd.DataFrame:
     for name, size in CORRELATIONS.items():
         mean, low, high = _mean_correlation(by_sample, name, size)
         heads[name], heads[f"{name}_low"], heads[f"{name}_high"] = mean, low, high
-    over = np.select([heads["n_samples"] > 1, heads["n_samples"] == 1], ["texts", "tokens"], "")
+    over = np.select([heads["n_samples"] > 1, heads["n_samples"] == 1], ["windows", "tokens"], "")
     heads["interval"] = over
     for kind, linear, sign in (
         ("raw", "pearson", "sign_raw"),
@@ -182,7 +195,7 @@ def _over_samples(by_sample: pd.DataFrame) -> pd.DataFrame:
         heads[sign] = np.sign(counts[0] - counts[1])
     for name in ("position_entropy", "position_norm"):
         heads[name] = groups[name].mean().to_numpy()
-    heads["control"] = groups["shuffled_mean"].mean().to_numpy()
+    heads["control"] = groups["shuffled_once"].mean().to_numpy()
     return heads.drop(columns="n_texts")
 
 
@@ -201,22 +214,17 @@ def _mean_correlation(by_sample: pd.DataFrame, name: str, size: str) -> tuple[Ar
     known = by_sample[by_sample[name].notna()].groupby(HEAD)[[size, "n_given"]].first()
     known = known.reindex(z.mean().index)
     n_given = known["n_given"].fillna(0) if name.startswith("partial") else 0
-    alone = fisher_interval(np.tanh(mean), known[size] - n_given)
+    alone = fisher_interval(np.tanh(mean), known[size], n_given)
     one = n == 1
     return np.tanh(mean), np.where(one, alone[0], low), np.where(one, alone[1], high)
 
 
 def _notes(samples: Sequence[Sample]) -> list[str]:
-    notes = [
-        "Texts are the unit of replication: p-values within a text take the effective number of "
-        "its tokens, which follow each other, and a head's interval is over texts. How alike "
-        "tokens are is taken of what position leaves of norm and entropy, for raw correlations "
-        "too: a trend with position is the same in every text, and no chance."
-    ]
+    notes = []
     if len(samples) == 1:
         notes.append(
-            "There is one text: intervals are over its tokens and say nothing of other texts, and "
-            "a head is consistent in all texts or in none."
+            "There is one window: intervals are over its tokens and say nothing of other texts, "
+            "and a head is consistent in all windows or in none."
         )
     if not all(sample.causal for sample in samples):
         notes.append(

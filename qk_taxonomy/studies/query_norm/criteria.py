@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from qk_taxonomy.errors import StudyError
@@ -20,16 +20,19 @@ class Criteria:
     consistent where it passes with one sign in a share ``consistent`` of the texts.
     ``share_of_heads`` consistent heads make the verdict. The control, entropies shuffled
     ``n_permutations`` times in each text, fails with a |mean r|, or a share of |r| ≥
-    ``correlation``, above ``control``. Raises StudyError for what cannot be decided by.
+    ``correlation``, above ``control``; that of mismatched windows, with such a share of consistent
+    heads. ``source``: the file they are of, "" for none. Raises StudyError for what cannot be
+    decided by.
     """
 
-    correlation: float = 0.5
-    p_value: float = 0.01
-    consistent: float = 0.3
-    share_of_heads: float = 0.1
-    control: float = 0.05
-    n_permutations: int = 100
-    seed: int = 0
+    correlation: float
+    p_value: float
+    consistent: float
+    share_of_heads: float
+    control: float
+    n_permutations: int
+    seed: int
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for key in ("correlation", "p_value", "consistent", "share_of_heads", "control"):
@@ -42,6 +45,9 @@ class Criteria:
             )
 
 
+_NAMES = tuple(f.name for f in fields(Criteria) if f.compare)
+
+
 def load_criteria(path: str | Path | None = None) -> Criteria:
     """The criteria of a TOML file; the built-in ones, ``catalog/query-norm.toml``, of None.
 
@@ -51,10 +57,15 @@ def load_criteria(path: str | Path | None = None) -> Criteria:
     file = read_toml(builtin_catalog() / "query-norm.toml" if path is None else Path(path))
     file.check(file.data, (), {"criteria": dict}, {})
     table = file.data["criteria"]
-    file.check(
-        table, ("criteria",), {f.name: _TYPES.get(f.name, float) for f in fields(Criteria)}, {}
-    )
+    file.check(table, ("criteria",), {name: _TYPES.get(name, float) for name in _NAMES}, {})
     try:
-        return Criteria(**table)
+        return Criteria(**table, source="" if path is None else str(path))
     except StudyError as err:
         raise StudyError(f"{file.path}: {err}") from err
+
+
+def differing(criteria: Criteria) -> dict[str, tuple[float, float]]:
+    """Those that differ from the built-in ones, each with the built-in value after its own."""
+    built_in = load_criteria()
+    both = {name: (getattr(criteria, name), getattr(built_in, name)) for name in _NAMES}
+    return {name: (own, other) for name, (own, other) in both.items() if own != other}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class LayerMeasures:
 
     layer: the model's own number. stack: "" in a model that has one. n_keys: (T,), how many keys
     each query may attend to. values: by name of :data:`MEASURES`, (n_heads, T), float32, nan where
-    not defined.
+    not defined; entropy is always there.
     """
 
     layer: int
@@ -59,3 +59,11 @@ class Sample:
     tokens: NDArray[np.int64]
     causal: bool
     layers: tuple[LayerMeasures, ...]
+
+    def only(self, *measures: str) -> Sample:
+        """The same text with some of its measures, in memory of their own."""
+        layers = (
+            replace(layer, values={name: layer.values[name].copy() for name in measures})
+            for layer in self.layers
+        )
+        return replace(self, layers=tuple(layers))

@@ -25,8 +25,8 @@ class ScoreBlock:
     queries: torch.Tensor
     keys: torch.Tensor
 
-    def of_heads(self, heads: list[int]) -> ScoreBlock:
-        """The same block of some heads, in float64."""
+    def of_heads_in_float64(self, heads: list[int]) -> ScoreBlock:
+        """The same block of some heads."""
         bias = self.bias
         if bias is not None:
             bias = (bias[heads] if len(bias) > 1 else bias).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
 #: Where samples are, below the folder of data.
 SAMPLES_FOLDER = "query-norm"
 
+# The version is raised when a file of the same release would mean something else; releases are
+# among the settings of a fingerprint.
 _FORMAT = "qk-taxonomy-query-norm"
-_VERSION = "1"
+_VERSION = "2"
 _KEY = b"qk_taxonomy"
+
+# Of a window's name, its end, in a file's: file systems take 255 bytes, and a letter up to four.
+_LONGEST_NAME = 48
 
 
 def samples_folder(root: str | Path, ref: ModelRef, context: int) -> Path:
@@ -35,9 +41,12 @@ def samples_folder(root: str | Path, ref: ModelRef, context: int) -> Path:
     return folder / spectra_path(root, ref).stem / str(context)
 
 
-def sample_path(folder: Path, mark: str) -> Path:
-    """A sample's file by its fingerprint: what was run otherwise lies beside it, and stays."""
-    return folder / f"{mark[:16]}.parquet"
+def sample_path(folder: Path, name: str, mark: str) -> Path:
+    """A sample's file, by its name and fingerprint: what was run otherwise lies beside it, and
+    stays.
+    """
+    plain = re.sub(r"[^\w.]+", "-", name)[-_LONGEST_NAME:].strip("-.")
+    return folder / f"{plain}-{mark[:16]}.parquet"
 
 
 def fingerprint(settings: Mapping[str, str], tokens: np.ndarray) -> str:
@@ -46,8 +55,8 @@ def fingerprint(settings: Mapping[str, str], tokens: np.ndarray) -> str:
     return hashlib.sha256(text.encode() + tokens.astype("<i8").tobytes()).hexdigest()
 
 
-def write_sample(path: Path, sample: Sample, mark: str) -> Path:
-    """Write a sample with its fingerprint, one row a layer, head and token.
+def write_sample(path: Path, sample: Sample, settings: Mapping[str, str]) -> Path:
+    """Write a sample with its settings and fingerprint, one row a layer, head and token.
 
     Columns: stack, layer, head, position (0 the first token), token (its id), n_keys, and
     :data:`~qk_taxonomy.studies.query_norm.records.MEASURES`. Raises SpectraFileError.
@@ -69,7 +78,12 @@ def write_sample(path: Path, sample: Sample, mark: str) -> Path:
             **{name: layer.values[name].ravel() for name in MEASURES},
         }
         tables.append(pa.table(columns))
-    told = {"name": sample.name, "causal": sample.causal, "fingerprint": mark}
+    told = {
+        "name": sample.name,
+        "causal": sample.causal,
+        "settings": dict(settings),
+        "fingerprint": fingerprint(settings, sample.tokens),
+    }
     table = pa.concat_tables(tables, promote_options="permissive")
     table = table.replace_schema_metadata({_KEY: json.dumps(told)})
     buffer = io.BytesIO()
@@ -80,8 +94,8 @@ def write_sample(path: Path, sample: Sample, mark: str) -> Path:
     return write_file(path, buffer.getvalue())
 
 
-def read_sample(path: Path, mark: str | None = None) -> Sample | None:
-    """A sample; None where there is none, or (if ``mark`` is given) one of another fingerprint.
+def read_sample(path: Path, mark: str) -> Sample | None:
+    """A sample; None where there is none, or one of another fingerprint.
 
     Raises StudyError for a file that is no sample.
     """
@@ -100,7 +114,7 @@ def read_sample(path: Path, mark: str | None = None) -> Sample | None:
             f"{path} is no sample of this study, or is damaged ({err}). Delete it, and give the "
             "command again: the other samples are kept."
         ) from err
-    return sample if mark in (None, found) else None
+    return sample if mark == found else None
 
 
 def _sample(table: pa.Table, name: str, causal: bool) -> Sample:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import platform
-import time
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from qk_taxonomy import __version__
-from qk_taxonomy.cache import exclusive, load_spectra, make_folder, spectra_path
-from qk_taxonomy.errors import QKTaxonomyError, TaxonomyError
+from qk_taxonomy.cache import load_spectra, spectra_path
+from qk_taxonomy.errors import QKTaxonomyError, StudyError, TaxonomyError
 from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
-from qk_taxonomy.studies.query_norm.behaviour import head_behaviour, spectral_table
-from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
-from qk_taxonomy.studies.query_norm.capture import capture
-from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
-from qk_taxonomy.studies.query_norm.criteria import Criteria
-from qk_taxonomy.studies.query_norm.models import OpenModel, open_model
-from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
-from qk_taxonomy.studies.query_norm.scaling import ScalingResult, scale_queries
-from qk_taxonomy.studies.query_norm.store import (
-    fingerprint,
-    read_sample,
-    sample_path,
-    samples_folder,
-    write_sample,
+from qk_taxonomy.studies.query_norm.behaviour import (
+    distinct_measures,
+    head_behaviour,
+    spectral_table,
 )
-from qk_taxonomy.studies.query_norm.texts import Text, Window, built_in_text, windows
+from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
+from qk_taxonomy.studies.query_norm.capturing import Capturing, Progress, Silent
+from qk_taxonomy.studies.query_norm.controls import correlate_control, mismatched
+from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
+from qk_taxonomy.studies.query_norm.criteria import Criteria, differing
+from qk_taxonomy.studies.query_norm.machine import peak_memory, versions
+from qk_taxonomy.studies.query_norm.models import OpenModel, open_model, untrained
+from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
+from qk_taxonomy.studies.query_norm.scaling import ScaledHead, ScalingResult, scale_heads
+from qk_taxonomy.studies.query_norm.texts import Text, built_in_text, windows
 from qk_taxonomy.studies.query_norm.verdict import Verdict, decide
 from qk_taxonomy.survey import Silent as SilentSurvey
 from qk_taxonomy.survey import survey_model
@@ -41,26 +38,15 @@ from qk_taxonomy.taxonomy.pool import pool_layers
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-#: Tokens of a text, unless the model has positions for fewer; and texts.
+#: Tokens of a window, unless the model has positions for fewer; and windows.
 CONTEXT, N_SAMPLES = 512, 8
 
+#: A model to hold the model against: one of its shape that has learned nothing, or none.
+Control = Literal["untrained", "none"]
 
-class Progress(Protocol):
-    """What the study tells while it runs; the command line draws a bar from it."""
-
-    def start(self, what: str, n_steps: int) -> None:
-        """Something of so many steps begins."""
-
-    def advance(self, n_steps: int) -> None:
-        """So many more steps are done."""
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def start(self, what: str, n_steps: int) -> None: ...
-
-    def advance(self, n_steps: int) -> None: ...
+# Windows that the untrained model is shown at most, and the seed of its weights. Its heads are much
+# alike, so that few windows tell their share.
+_CONTROL_SAMPLES, _CONTROL_SEED = 4, 0
 
 
 class _OfSurvey(SilentSurvey):
@@ -81,9 +67,11 @@ class _OfSurvey(SilentSurvey):
 class QueryNormStudy:
     """What the study found of one model.
 
-    ref_name, family: as its results are called. context: tokens of a text. description: what was
-    run, in the words of the report. samples: as captured. bridge: None where the model's spectra
-    could not be had, and then a note says why. notes: sentences that a reader must know.
+    ref_name, family: as its results are called. context: tokens of a window. description: what was
+    run, in the words of the report. bridge: None where the model's spectra could not be had, and
+    then without_bridge says why. samples: of what was captured, the measures that correlations and
+    figures need. notes: sentences that a reader must know. texts: names of those that windows are
+    of. variant: what of the settings is not as by default, as file names have it, or "".
     """
 
     ref_name: str
@@ -98,6 +86,9 @@ class QueryNormStudy:
     scaling: ScalingResult | None
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
+    texts: tuple[str, ...]
+    variant: str = ""
+    without_bridge: str = ""
 
 
 def study_query_norm(
@@ -110,7 +101,8 @@ def study_query_norm(
     dtype: str = "float32",
     device: str = "auto",
     after_rope: bool = False,
-    scaled: Sequence[tuple[int, int]] = (),
+    scaled: Sequence[ScaledHead] = (),
+    control: Control = "untrained",
     output_root: str | Path = ".",
     force: bool = False,
     api: HfApi | None = None,
@@ -118,108 +110,157 @@ def study_query_norm(
 ) -> QueryNormStudy:
     """Does the norm of a query predict the entropy of its attention, in every head of a model?
 
-    texts: those of the user, else Python's documentation topics. context: tokens of each text,
-    :data:`CONTEXT` or what the model has positions for unless given. scaled: heads (layer, head)
-    whose queries are scaled; unless given, those of the extreme correlations. Samples that were
-    captured before, of the same model, tokens and settings, are taken from their files under
+    texts: those of the user, else Python's documentation topics. context: tokens of each window,
+    :data:`CONTEXT` or what the model has positions for unless given. scaled: heads whose queries or
+    keys are scaled; unless given, queries of those of the extreme correlations. control: whether an
+    untrained model of the same shape is shown some of the windows, too. Samples that were captured
+    before, of the same model, tokens, settings and releases, are taken from their files under
     ``output_root/data`` unless ``force``; so are spectra. Raises QKTaxonomyError, such as
     BusyFileError where another process captures samples of the model and context.
     """
     told = progress or Silent()
-    begun = time.perf_counter()
     model = open_model(ref, dtype=dtype, device=device, api=api)
     if context is None:
         context = min(CONTEXT, model.longest or CONTEXT)
     shown, notes = windows(texts or (built_in_text(),), model.tokenizer, context, n_samples)
     if scaled:  # a head that is not there is said before the capture, which may take long
-        scale_queries(model, shown[0].tokens[:FEWEST_KEYS], scaled, alphas=(1.0,))
-    samples, n_kept = _samples(
-        ref, model, shown, context, after_rope=after_rope, output_root=output_root, force=force,
-        progress=told,
-    )  # fmt: skip
-    seconds = time.perf_counter() - begun
+        scale_heads(model, shown[0].tokens[:FEWEST_KEYS], scaled, alphas=(1.0,))
+    capturing = Capturing(ref, model, shown, context, after_rope, output_root, force, told)
+    behaviour = head_behaviour(capturing.samples())
+    samples = tuple(capturing.kept)
+    memory = peak_memory(model.model.device)
     correlations = correlate(samples, criteria)
-    verdict = decide(correlations, criteria)
-    behaviour = head_behaviour(samples)
     chosen = scaled or _extremes(correlations)
-    told.start("Scaled queries", 1)
-    scaling = scale_queries(model, shown[0].tokens, chosen) if chosen else None
+    told.start("Scaled heads", 1)
+    scaling = scale_heads(model, shown[0].tokens, chosen) if chosen else None
     told.advance(1)
-    found, more = _bridge(ref, behaviour, criteria.seed, output_root, device, api, told)
-    texts_used = ", ".join(dict.fromkeys(window.name.rpartition(", ")[0] for window in shown))
+    found, more, without = _bridge(
+        ref, behaviour, distinct_measures(samples), criteria.seed, output_root, device, force, api,
+        told,
+    )  # fmt: skip
+    against = None
+    if control == "untrained":
+        against, unmade = _untrained(capturing, criteria)
+        more = (*more, *unmade)
+    apart = mismatched(samples)
+    verdict = decide(
+        correlations,
+        criteria,
+        mismatched=correlate_control(apart, criteria) if apart else None,
+        untrained=against,
+    )
+    names = tuple(dict.fromkeys(window.text for window in shown))
+    of = "1 text" if len(names) == 1 else f"{len(names)} texts"
     description = {
         "model": f"{ref.name}, {model.revision}",
         "weights and activations": f"{model.dtype}, on {model.device}",
-        "texts": f"{len(shown)} of at most {context} tokens: {texts_used}",
+        "windows": f"{len(shown)} of at most {context} tokens, of {of}: {', '.join(names)}",
         "norm of queries": "after RoPE" if after_rope else "before RoPE",
         "attention": "causal" if model.causal else "bidirectional",
-        "captured in": f"{seconds:.0f} s"
-        + (f" ({n_kept} of {len(shown)} texts had been captured before)" if n_kept else ""),
-        "versions": _versions(),
+        "layers with attention": str(model.n_layers),
+        "control": _said_of_control(model, against),
+        "captured in": capturing.told(),
+        "peak memory": f"{memory}, to the end of the capture",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
     return QueryNormStudy(
         spectra_path(output_root, ref).stem, ref.family, context, description, criteria,
-        correlations, verdict, behaviour, found, scaling, samples, (*notes, *more),
+        correlations, verdict, behaviour, found, scaling, samples, (*notes, *more), names,
+        _variant(dtype, after_rope, control, n_samples, texts, criteria), without,
     )  # fmt: skip
 
 
-def _samples(
-    ref: ModelRef,
-    model: OpenModel,
-    shown: Sequence[Window],
-    context: int,
-    *,
+def _untrained(
+    own: Capturing, criteria: Criteria
+) -> tuple[HeadCorrelations | None, tuple[str, ...]]:
+    """Correlations of a model of the same shape that has learned nothing, on some of the windows;
+    or why there are none.
+    """
+    n = min(_CONTROL_SAMPLES, len(own.shown))
+    some = [own.shown[i * len(own.shown) // n] for i in range(n)]
+    try:
+        capturing = replace(
+            own, model=untrained(own.model, seed=_CONTROL_SEED), shown=some,
+            control=f"untrained, seed {_CONTROL_SEED}", n_before=0, seconds=0.0, kept=[],
+        )  # fmt: skip
+        for _ in capturing.samples():  # which keeps them
+            pass
+    except StudyError as err:
+        return None, (f"The model is not held against an untrained one: {err}",)
+    return correlate_control(capturing.kept, criteria), ()
+
+
+def _said_of_control(model: OpenModel, against: HeadCorrelations | None) -> str:
+    if against is None:
+        return "no untrained model"
+    spread = getattr(model.model.config.get_text_config(), "initializer_range", None)
+    n = against.by_sample["sample"].nunique()
+    return f"an untrained model of this shape, {n} of the windows, seed {_CONTROL_SEED}" + (
+        f", weights of standard deviation {spread:g}" if spread is not None else ""
+    )
+
+
+def _variant(
+    dtype: str,
     after_rope: bool,
-    output_root: str | Path,
-    force: bool,
-    progress: Progress,
-) -> tuple[tuple[Sample, ...], int]:
-    """Each window's sample, captured or as it was kept, and how many were kept."""
-    settings = {
-        "model": ref.name,
-        "revision": model.revision,
-        "dtype": model.dtype,
-        "after_rope": str(after_rope),
-    }
-    folder = make_folder(samples_folder(output_root, ref, context))
-    samples, n_kept = [], 0
-    with exclusive(folder):  # all of it: a run that began later would stop the first half-way
-        progress.start(f"Capture of {ref.name}, {context} tokens a text", len(shown))
-        for window in shown:
-            mark = fingerprint({**settings, "name": window.name}, window.tokens)
-            path = sample_path(folder, mark)
-            sample = None if force else read_sample(path, mark)
-            n_kept += sample is not None
-            if sample is None:
-                sample = capture(model, window.tokens, name=window.name, after_rope=after_rope)
-                write_sample(path, sample, mark)
-            samples.append(sample)
-            progress.advance(1)
-    return tuple(samples), n_kept
+    control: Control,
+    n_samples: int,
+    texts: Sequence[Text],
+    criteria: Criteria,
+) -> str:
+    """What of the settings is not as by default, such as ``bfloat16-after-rope``.
+
+    Texts and criteria of one's own go by six digits of a hash.
+    """
+    parts = [dtype] if dtype != "float32" else []
+    if after_rope:
+        parts.append("after-rope")
+    if control == "none":
+        parts.append("no-control")
+    if n_samples != N_SAMPLES:
+        parts.append(f"{n_samples}-windows")
+    if texts:
+        parts.append(f"text-{_short_hash(*(text.text for text in texts))}")
+    others = differing(criteria)
+    if others:
+        hashed = _short_hash(*(f"{name}={own}" for name, (own, _) in others.items()))
+        parts.append(f"criteria-{hashed}")
+    return "-".join(parts)
 
 
-def _extremes(correlations: HeadCorrelations) -> list[tuple[int, int]]:
-    """The heads of the lowest and the highest r, and of the largest |r| given position."""
+def _short_hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:6]
+
+
+def _extremes(correlations: HeadCorrelations) -> list[ScaledHead]:
+    """The heads of the lowest and the highest r, and of the largest |r| given position; none in a
+    model of several stacks, where layer and head do not tell one.
+    """
     heads = correlations.heads
-    heads = heads[heads["stack"] == heads["stack"].iloc[0]]
+    if heads["stack"].nunique() > 1:
+        return []
     raw = heads["pearson"].dropna()
     partial = heads["partial_pearson"].abs().dropna()
     places = [raw.idxmin(), raw.idxmax()] if len(raw) else []
     places += [partial.idxmax()] if len(partial) else []
     rows = heads.loc[list(dict.fromkeys(places))]
-    return list(zip(rows["layer"].tolist(), rows["head"].tolist(), strict=True))
+    return [*map(ScaledHead, rows["layer"].tolist(), rows["head"].tolist())]
 
 
 def _bridge(
     ref: ModelRef,
     behaviour: pd.DataFrame,
+    behaviours: Sequence[str],
     seed: int,
     output_root: str | Path,
     device: str,
+    force: bool,
     api: HfApi | None,
     progress: Progress,
-) -> tuple[Bridge | None, tuple[str, ...]]:
-    """The bridge to the model's spectra, surveyed if they are not there; or why there is none."""
+) -> tuple[Bridge | None, tuple[str, ...], str]:
+    """The bridge to the model's spectra, surveyed if they are not there, and notes; where there is
+    none, why.
+    """
     try:
         survey_model(
             ref,
@@ -227,6 +268,7 @@ def _bridge(
             circuits=CIRCUITS,
             conventions=("folded",),
             device=device,
+            force=force,
             api=api,
             progress=_OfSurvey(progress),
         )
@@ -235,10 +277,10 @@ def _bridge(
         table = spectra_rows(spectra, spectra.layers, path.stem)
         spectral = spectral_table(table, spectra.family, path.stem)
         classes, unsorted = _classes(spectra)
-        found = bridge(behaviour, spectral, classes, seed=seed)
+        found = bridge(behaviour, spectral, classes, behaviours=behaviours, seed=seed)
     except QKTaxonomyError as err:
-        return None, (f"Behaviour is not held against spectra: {err}",)
-    return found, (*unsorted, *found.notes)
+        return None, (), str(err)
+    return found, (*unsorted, *found.notes), ""
 
 
 def _classes(spectra: ModelSpectra) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
@@ -255,13 +297,3 @@ def _classes(spectra: ModelSpectra) -> tuple[pd.DataFrame | None, tuple[str, ...
         return None, (f"Behaviour is not held against classes: {err}",)
     heads = {"stack": pool.stacks, "layer": pool.layers, "head": pool.heads}
     return pd.DataFrame({**heads, "class": labels}), ()
-
-
-def _versions() -> str:
-    import torch
-    import transformers
-
-    return (
-        f"qk-taxonomy {__version__}, transformers {transformers.__version__}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )

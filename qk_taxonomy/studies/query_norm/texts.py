@@ -33,9 +33,10 @@ class Text:
 class Window:
     """Consecutive tokens of one text, (T,), with the model's special tokens around them.
 
-    name: the text's, and which window of it, counted from 0.
+    text: the text's name. name: that, and which window of it, counted from 0.
     """
 
+    text: str
     name: str
     tokens: NDArray[np.int64]
 
@@ -125,14 +126,14 @@ def windows(
         raise StudyError(f"There is not enough text. {' '.join(notes)} Give a longer --text.")
     if sum(shares) < n_samples:
         notes.append(
-            f"There is text for {sum(shares)} of the {n_samples} samples asked for; more --text, "
+            f"There is text for {sum(shares)} of the {n_samples} windows asked for; more --text, "
             "or a shorter --context, gives more."
         )
     out = []
     for text, pieces, share in zip(texts, found, shares, strict=True):
         for number in _evenly(len(pieces), share):
             tokens = np.concatenate([before, pieces[number], after])
-            out.append(Window(f"{text.name}, window {number}", tokens))
+            out.append(Window(text.name, f"{text.name}, window {number}", tokens))
     return tuple(out), tuple(notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -43,11 +43,13 @@ class Place(NamedTuple):
 class AttentionLayer:
     """One call of a model's attention, on one text.
 
-    n_heads: of queries. query_norm: (H, T), ‖q‖₂ of what enters the score.
+    n_heads: of queries. n_key_heads: each of them is that of a group of as many queries' heads,
+    which follow each other. query_norm: (H, T), ‖q‖₂ of what enters the score.
     """
 
     place: Place
     n_heads: int
+    n_key_heads: int
     query_norm: torch.Tensor
 
 
@@ -65,7 +67,8 @@ class Observer(Protocol):
 class Scaling:
     """Factors of queries or keys of some heads, by (layer, head); of keys, head counts key heads.
 
-    Other layers see what becomes of it.
+    Other layers see what becomes of it. Of a model of one stack: in a second, the forward pass
+    raises StudyError.
     """
 
     factors: Mapping[tuple[int, int], float]
@@ -98,6 +101,8 @@ class Watch:
         while (stack, number) in self._numbered:
             number += 1
         self._numbered.add((stack, number))
+        if self._scaling.factors:
+            check_one_stack({stack for stack, _ in self._numbered})
         return Place(stack, number)
 
     def norms(self, q: torch.Tensor, where: str) -> torch.Tensor:
@@ -224,6 +229,16 @@ def _implementations(config: PreTrainedConfig) -> dict[str, Any]:
         "": config._attn_implementation,
         **{part: _implementations(own) for part, own in parts.items() if own is not None},
     }
+
+
+def check_one_stack(stacks: Collection[str]) -> None:
+    """Raise StudyError for heads that are scaled where (layer, head) is not one head."""
+    if len(stacks) > 1:
+        raise StudyError(
+            f"The model attends in {len(stacks)} stacks ({', '.join(sorted(stacks))}), so that a "
+            "layer and a head do not tell which head is to be scaled. Run it without --scale and "
+            "--scale-keys."
+        )
 
 
 def blocks(n_heads: int, n_tokens: int, like: torch.Tensor) -> Iterator[slice]:

@@ -155,7 +155,7 @@ class _Mode(TorchFunctionMode):
         q, k = (operand.reshape(-1, *operand.shape[-2:]) for operand in (query, key))
         norms = self._watch.norms(q.to(torch.promote_types(q.dtype, torch.float32)), str(place))
         q, k, norms = self._watch.scaled(q, k, norms, place.number)
-        call.layer = AttentionLayer(place, len(q), norms)
+        call.layer = AttentionLayer(place, len(q), len(k), norms)
         dtypes = (query.dtype, self._watch.model.dtype)
         call.least = max(torch.finfo(dtype).min for dtype in dtypes) / 2  # the least stands for −∞
         query, key = q.reshape(query.shape), k.reshape(key.shape)
