@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.circuits.parts import signed
+from qk_taxonomy.figures.parts import signed
 from qk_taxonomy.figures.style import layer_head_grid, model_colours
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.moves import MOVES
