@@ -97,6 +97,20 @@ class TestPaths:
         assert (drifted.from_start[1, list(ODD)] > drifted.null.usual).all()
         assert np.median(np.delete(drifted.from_start[1], ODD)) < drifted.null.divergence
 
+    def test_half_of_the_heads_is_told_by_the_step_that_half_had_come_by(
+        self, drifted: Evolution
+    ) -> None:
+        lines = summary(drifted)
+        for what, index in (
+            ("beyond the untrained edge", drifted.outliers_born),
+            ("left their first class for good", drifted.left_class),
+        ):
+            came = index[index < len(drifted.names)]
+            by = next(i for i in range(len(drifted.names)) if 2 * (came <= i).sum() >= len(came))
+            (line,) = (one for one in lines if what in one)
+            assert line.startswith(f"{len(came)} of {len(index)} heads")
+            assert line.endswith(f"half of them by {drifted.names[by]}")
+
     def test_for_good_counts_from_the_last_return(self) -> None:
         away = np.array([[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1]], dtype=bool)
         assert settled_from(away).tolist() == [1, 3, 4, 3]
@@ -124,17 +138,20 @@ class TestNull:
         np.testing.assert_allclose(p, (1 + beyond) / (1 + len(null)))
 
     def test_untrained_steps_are_inside_and_no_path_is_unusual(self) -> None:
-        inside, rejected, found = [], [], []
+        inside, rejected, found, left = [], [], [], []
         for seed in range(8):
             lam = untrained_steps(np.random.default_rng(seed), len(STEPS))
             one = evolve(revisions_of(lam))
             inside.append((one.p_untrained <= LEVEL).mean())
             rejected.append((one.unusual.p_values <= LEVEL).mean())
             found.append((one.unusual.q_values <= LEVEL).any())
+            left.append((one.left_class < len(STEPS)).mean())
         # 3,840 heads, and 384 paths whose p-values hang together within a model.
         assert 0.035 < np.mean(inside) < 0.065
         assert 0.01 < np.mean(rejected) < 0.08
         assert sum(found) <= 2
+        # Classes that part untrained heads from each other are not left by leaving one for another.
+        assert np.mean(left) < 0.05
 
     def test_first_step_inside_last_outside(self, drifted: Evolution) -> None:
         outside = (drifted.p_untrained <= LEVEL).mean(1)

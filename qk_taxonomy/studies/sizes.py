@@ -96,7 +96,9 @@ def family_sizes(
             models, others = one_per_training(contrasts, surveyed.sets)
             if others:
                 names = ", ".join(dict.fromkeys(heads.file for heads in others))
-                notes.append(f"of the same training as others, and left out: {names}")
+                notes.append(
+                    f"revisions by name, or of the same training as others, and left out: {names}"
+                )
             chosen = [heads for heads in models if not heads.spectra.is_imported] or models
             if len(chosen) < len(models):
                 notes.append(

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qk_taxonomy.hypotheses.heads import HeadSet
+from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.taxonomy import HeadClass
 
 Array = NDArray[np.float64]
@@ -111,8 +112,15 @@ class Evolution:
 
     @cached_property
     def left_class(self) -> Integers:
-        """Index of the step from which a head is for good out of its first class (H,); S: never."""
-        return settled_from(self.labels != self.labels[0])
+        """Index of the step from which a head is for good out of its first class (H,); S: never.
+
+        Classes that cut the cloud of untrained heads in two are one: a head that begins like an
+        untrained one has not left while it is in a class of another that does.
+        """
+        untrained = self.p_untrained[0] > LEVEL
+        first = self.labels == self.labels[0]
+        first |= np.isin(self.labels, self.labels[0][untrained]) & untrained
+        return settled_from(~first)
 
     @cached_property
     def outliers_born(self) -> Integers:

@@ -42,7 +42,9 @@ def _when(evolution: Evolution, what: str, index: Integers) -> str:
     """How many heads came to something, and by which revision half of those had."""
     came = np.sort(index[index < len(evolution.names)])
     line = f"{len(came)} of {len(index)} heads {what}"
-    return f"{line}, half of them by {evolution.names[came[len(came) // 2]]}" if len(came) else line
+    if not len(came):
+        return line
+    return f"{line}, half of them by {evolution.names[came[(len(came) - 1) // 2]]}"
 
 
 def _unusual(evolution: Evolution) -> str:
