@@ -319,7 +319,7 @@ def test_what_is_told_and_kept() -> None:
     watcher = Watcher()
     config = dataclasses.replace(SMALL, training="frozen", head_steps=2000, n_seeds=1)
     run = train(config, progress=watcher)
-    assert watcher.what == "small: 5 instances"
+    assert watcher.what == "Training small: 5 instances"
     assert watcher.done == watcher.total == 2060
     assert watcher.lines[-1].startswith("reconstruction loss 0.0")
     assert "pair loss" in watcher.lines[0]
