@@ -112,12 +112,18 @@ def spectral_changes(
     pairs = None
     if untrained is not None:
         free = mean_normalised(untrained)
-        # Every head in two pairs, with heads that are far from it in their order: in a twin's,
-        # neighbours share a key.
-        pairs = _distances(free, np.roll(free, len(free) // 3 or 1, axis=0), edges)
+        pairs = _distances(free, far_heads(free), edges)
     p_untrained, usual_untrained = _against(distances, pairs)
     p_within, usual_within = _against(distances, within)
     return SpectralChanges(distances, p_untrained, p_within, usual_untrained, usual_within)
+
+
+def far_heads(of_heads: Array) -> Array:
+    """Of untrained heads (n, ...), another one for each, every head once.
+
+    One that is far from it in their order: in a twin's, neighbours share a key.
+    """
+    return np.roll(of_heads, len(of_heads) // 3 or 1, axis=0)
 
 
 def _against(observed: Array, null: Array | None) -> tuple[Array, Array]:

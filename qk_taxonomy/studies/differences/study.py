@@ -16,6 +16,7 @@ from qk_taxonomy.hypotheses.pairs import named_heads, stack_pairs
 from qk_taxonomy.records import N_BINS, Circuit, Convention
 from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
+from qk_taxonomy.statistics.findings import benjamini_hochberg
 from qk_taxonomy.statistics.moves import MOVES, HeadMoves, head_moves
 from qk_taxonomy.studies.differences.matching import (
     Match,
@@ -209,26 +210,17 @@ def _head_table(
         columns[name] = moves.moves[:, column]
         columns[f"{name}_units"] = sizes[:, column]
         columns[f"p_{name}"] = moves.p_values[:, column]
-        columns[f"q_{name}"] = _corrected(moves.p_values[:, column])
+        columns[f"q_{name}"] = benjamini_hochberg(moves.p_values[:, column])
     divergence = SPECTRAL_DISTANCES.index("jensen_shannon")
     columns["jensen_shannon"] = moves.changes.distances[:, divergence]
     nulls = {"within": moves.changes.p_within, "untrained": moves.changes.p_untrained}
     for null, p_values in nulls.items():
         columns[f"p_{null}"] = p_values[:, divergence]
-        columns[f"q_{null}"] = _corrected(p_values[:, divergence])
+        columns[f"q_{null}"] = benjamini_hochberg(p_values[:, divergence])
     known = np.nan_to_num(sizes, nan=0.0)
     names = np.array(MOVES)[known.argmax(-1)]
     columns["moved"] = np.where(known.max(-1) > 0, names, "")
     return pd.DataFrame(columns)
-
-
-def _corrected(p_values: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's q-values over the heads; nan where there are no p-values."""
-    from scipy.stats import false_discovery_control
-
-    if np.isnan(p_values).any():
-        return np.full_like(p_values, np.nan)
-    return np.asarray(false_discovery_control(p_values))
 
 
 def _notes(first: HeadSet, second: HeadSet, matched: Matched, limit: str) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy.hypotheses.heads import Untrained
+from qk_taxonomy.statistics.changes import far_heads
 from qk_taxonomy.statistics.densities import (
     histogram_densities,
     jensen_shannon_divergence,
@@ -26,11 +27,12 @@ def untrained_null(untrained: Untrained, edges: Array) -> UntrainedNull:
     if untrained.lam is None:
         return UntrainedNull(0, nan, nan, np.full(len(edges) - 1, nan), untrained.reason)
     histograms = histogram_densities(mean_normalised(untrained.lam), edges)
-    # In a twin's heads neighbours share a key: each is compared with one far from it.
-    n = len(histograms)
-    apart = jensen_shannon_divergence(histograms, np.roll(histograms, n // 3 or 1, axis=0))
+    apart = jensen_shannon_divergence(histograms, far_heads(histograms))
     return UntrainedNull(
-        n, float(np.nanmean(apart)), float(np.nanquantile(apart, _USUAL)), histograms.mean(0)
+        len(histograms),
+        float(np.nanmean(apart)),
+        float(np.nanquantile(apart, _USUAL)),
+        histograms.mean(0),
     )
 
 

@@ -40,10 +40,10 @@ class UntrainedNull:
 class UnusualPaths:
     """How unlike the other heads' paths every path is.
 
-    ``features`` (H, 5): :data:`PATH_FEATURES`. ``z`` (H, 5): each less its median over heads, in
-    robust standard deviations, nan where it does not vary. ``distance`` (H,): Mahalanobis distance
-    from the middle of all paths, once features are made near to normal; ``p_values``: among normal
-    paths; ``q_values``: Benjamini and Hochberg's. nan where it cannot be told, and ``note`` says
+    ``features`` (H, 5): :data:`PATH_FEATURES`. ``z`` (H, 5): each made near to normal, less its
+    median over heads, in robust standard deviations, nan where it does not vary. ``distance``
+    (H,): Mahalanobis distance of z from the middle of all paths; ``p_values``: among normal paths;
+    ``q_values``: Benjamini and Hochberg's. nan where it cannot be told, and ``note`` says
     why.
     """
 

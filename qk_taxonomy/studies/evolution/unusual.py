@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from qk_taxonomy.statistics.findings import benjamini_hochberg
 from qk_taxonomy.statistics.ranks import monte_carlo_p_values
 from qk_taxonomy.studies.evolution.records import PATH_FEATURES, UnusualPaths
 
@@ -77,8 +78,6 @@ def unusual_paths(features: Array, *, seed: int = 0) -> UnusualPaths:
     heads, drawn 400 times from normal paths of that covariance and measured in the same way.
     Features that do not vary do not count. q-values are over the model's heads.
     """
-    from scipy.stats import false_discovery_control
-
     n_heads = len(features)
     distance, p_values, q_values = (np.full(n_heads, np.nan) for _ in range(3))
     z = np.full(features.shape, np.nan)
@@ -94,14 +93,15 @@ def unusual_paths(features: Array, *, seed: int = 0) -> UnusualPaths:
     if not varies.any():
         return UnusualPaths(features, z, distance, p_values, q_values, "no two paths differ")
     paths = _near_normal(z[np.ix_(known, varies)])
+    # What is shown is what is measured.
+    z[np.ix_(known, varies)] = _robust_z(paths)
     squared, covariance = _squared_distances(paths)
     rng = np.random.default_rng(seed)
     drawn = rng.standard_normal((_DRAWS, *paths.shape)) @ np.linalg.cholesky(covariance).T
     null = np.concatenate([_squared_distances(one)[0] for one in drawn])
     distance[known] = np.sqrt(squared)
     p_values[known] = monte_carlo_p_values(squared, null, "greater")
-    q_values[known] = false_discovery_control(p_values[known])
-    return UnusualPaths(features, z, distance, p_values, q_values)
+    return UnusualPaths(features, z, distance, p_values, benjamini_hochberg(p_values))
 
 
 def _robust_z(features: Array) -> Array:
