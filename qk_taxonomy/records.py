@@ -22,6 +22,8 @@ ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
 ControlKind = Literal["random", "one-layer"]
 Distance = Literal["euclidean", "jensen-shannon"]
 Formula = Literal["exact", "predecessor"]
+FigureFormat = Literal["png", "pdf", "svg"]
+FigureSize = Literal["screen", "one-column", "two-column"]
 
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
@@ -30,6 +32,8 @@ CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 FORMULAS: tuple[Formula, ...] = get_args(Formula)
+FIGURE_FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
+FIGURE_SIZES: tuple[FigureSize, ...] = get_args(FigureSize)
 
 #: Number of classes, and of bins of a head's histogram, unless told otherwise.
 N_CLUSTERS = 6
@@ -51,6 +55,21 @@ N_BLOCKS = 4
 # headers take, or a 64th of what the request moves.
 _SMALL_GAP = 1 << 12
 _GAP_SHARE = 64
+
+
+@dataclass(frozen=True)
+class FigureFiles:
+    """The files that a figure is written to: one a format, all of one size.
+
+    size: of a screen, or as wide as one column of a paper (3.5 inches) or two (7.2 inches).
+    """
+
+    formats: tuple[FigureFormat, ...] = ("png",)
+    size: FigureSize = "screen"
+
+
+#: What figures are written to unless told otherwise.
+SCREEN_PNG = FigureFiles()
 
 
 @dataclass(frozen=True)

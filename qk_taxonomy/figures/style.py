@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+from qk_taxonomy.records import FigureSize
 
 RGB = tuple[float, float, float]
 
@@ -22,8 +26,12 @@ REJECTED, KEPT = "#d55e00", "#0072b2"
 # What has no value.
 _EMPTY: RGB = (0.93, 0.93, 0.93)
 
-#: Dots per inch of PNG files.
-DPI = 150
+#: Dots per inch of PNG files for a screen, and of paper.
+DPI, PAPER_DPI = 150, 300
+
+# Figures for paper are drawn as for a screen, on a page that is wider by this, and made smaller by
+# it in their file: letters of 8 to 10 points, and all lines and marks with them, become 6 to 7.5.
+_REDUCTION = 0.75
 
 _STYLE: Any = {
     "font.size": 9.0,
@@ -32,27 +40,90 @@ _STYLE: Any = {
     "xtick.labelsize": 8.0,
     "ytick.labelsize": 8.0,
     "legend.fontsize": 8.0,
-    "figure.titlesize": 11.0,
+    "figure.titlesize": 10.5,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "savefig.dpi": DPI,
+    # Letters stay text in PDF, in a font that is embedded; in SVG they are shapes, since a page
+    # cannot count on the reader's fonts. What is drawn twice is the same bytes.
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "qk-taxonomy",
+}
+
+# Ten colours that are told apart in all kinds of sight, the first six best: Petroff (2021),
+# "Accessible color sequences for data visualization".
+_CLASSES = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+# Seven others, of Tol's "bright" scheme, its grey last, and black: https://personal.sron.nl/~pault/.
+_MODELS = (
+    *("#4477aa", "#ee6677", "#228833", "#ccbb44"),
+    *("#66ccee", "#aa3377", "#000000", "#bbbbbb"),
+)
+
+# What is called a statistic, and the unit of its values. λ is a squared singular value of a product
+# of two matrices of weights.
+_WEIGHTS = "weights⁴"
+_STATISTICS: dict[str, tuple[str, str]] = {
+    "MIN": ("MIN: smallest λ", _WEIGHTS),
+    "MAX": ("MAX: largest λ", _WEIGHTS),
+    "MEAN": ("MEAN: mean λ", _WEIGHTS),
+    "STD": ("STD: standard deviation of λ", _WEIGHTS),
+    "SKEW": ("SKEW: skewness of λ", "pure number"),
+    "KURTOSIS": ("KURTOSIS: excess kurtosis of λ", "pure number"),
+    "stable_rank": ("stable rank of λ", "dimensions"),
+    "effective_rank_sigma": ("effective rank of σ", "dimensions"),
+    "effective_rank_lambda": ("effective rank of λ", "dimensions"),
+    "participation_ratio": ("participation ratio of λ", "dimensions"),
+    "r90": ("r90: number of λ for 90 % of Σλ", "dimensions"),
+    "near_zero_ratio": ("share of λ below λ₁ / 1000", "of d_head"),
+    "power_law_alpha": ("power-law exponent α of λ", "pure number"),
 }
 
 
-_LABELS: dict[str, str] = {
-    "MIN": "MIN: smallest λ",
-    "MAX": "MAX: largest λ",
-    "MEAN": "MEAN: mean λ",
-    "STD": "STD: standard deviation of λ",
-    "SKEW": "SKEW: skewness of λ",
-    "KURTOSIS": "KURTOSIS: excess kurtosis of λ",
-    "effective_rank_sigma": "effective rank of σ",
-    "effective_rank_lambda": "effective rank of λ",
-    "r90": "r90: number of λ for 90 % of Σλ",
-    "near_zero_ratio": "share of λ below λ₁ / 1000",
-    "power_law_alpha": "power-law exponent α of λ",
-}
+@dataclass(frozen=True)
+class Page:
+    """What a figure is drawn for: a screen, or one or two columns of a paper.
+
+    room: inches that a figure fills, in letters of the size they have on a screen; None: as many as
+    it likes. reduction: how much smaller it is in its file than it is drawn.
+    """
+
+    name: FigureSize
+    room: float | None = None
+    reduction: float = 1.0
+
+    @property
+    def narrow(self) -> bool:
+        """Whether panels stand one below the other rather than side by side."""
+        return self.name == "one-column"
+
+    @property
+    def wide(self) -> Page:
+        """Two columns for one, for what cannot be read in one."""
+        return TWO_COLUMN if self.narrow else self
+
+    @property
+    def dpi(self) -> float:
+        """Dots per inch of the file."""
+        return DPI if self.room is None else PAPER_DPI
+
+    def width(self, wanted: float) -> float:
+        """Inches of a figure that would like so many."""
+        return wanted if self.room is None else self.room
+
+    def columns(self, most: int, width: float) -> int:
+        """How many panels of a width in inches stand side by side, of ``most``."""
+        return most if self.room is None else max(1, min(most, int(self.room / width)))
+
+
+SCREEN = Page("screen")
+ONE_COLUMN = Page("one-column", 3.5 / _REDUCTION, _REDUCTION)
+TWO_COLUMN = Page("two-column", 7.2 / _REDUCTION, _REDUCTION)
+
+PAGES: dict[FigureSize, Page] = {page.name: page for page in (SCREEN, ONE_COLUMN, TWO_COLUMN)}
 
 
 @contextmanager
@@ -63,21 +134,28 @@ def house_style() -> Iterator[None]:
 
 
 def class_colours(n: int) -> list[RGB]:
-    """``n`` distinct colours: Okabe and Ito's colour-blind-safe ones as far as they go."""
-    safe = sns.color_palette("colorblind")
-    # Those that are easily told apart come first; pale ones, hard to see on white, last.
-    order = [safe[i] for i in (0, 1, 2, 3, 4, 9, 7, 5, 8, 6)]
-    return list(order[:n] if n <= len(order) else sns.husl_palette(n))
+    """``n`` distinct colours, of which up to ten are told apart by the colour-blind."""
+    return _colours(_CLASSES[:n] if n <= len(_CLASSES) else sns.husl_palette(n))
 
 
 def model_colours(n: int) -> list[RGB]:
     """Colours of up to eight models, none of them a class's."""
-    return list(sns.color_palette("Dark2", n))
+    return _colours(_MODELS[:n])
+
+
+def _colours(colours: Iterable[Any]) -> list[RGB]:
+    return [to_rgb(one) for one in colours]
 
 
 def statistic_label(name: str) -> str:
-    """What an axis calls a statistic of λ."""
-    return _LABELS.get(name, name.replace("_", " ") + " of λ")
+    """What is called a statistic of λ."""
+    return _STATISTICS[name][0] if name in _STATISTICS else f"{name.replace('_', ' ')} of λ"
+
+
+def statistic_axis(name: str) -> str:
+    """What an axis of a statistic's values calls it, with their unit."""
+    unit = f" ({_STATISTICS[name][1]})" if name in _STATISTICS else ""
+    return f"{statistic_label(name)}{unit}"
 
 
 def layer_head_grid(
@@ -95,7 +173,7 @@ def layer_head_grid(
         np.ma.masked_invalid(grid), aspect="auto", interpolation="nearest", origin="lower", **image
     )
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+        axis.set_major_locator(MaxNLocator(integer=True, nbins="auto", min_n_ticks=1))
     for spine in ax.spines.values():
         spine.set_visible(False)
     return drawn

@@ -78,6 +78,7 @@ class _Values:
 def density_figure(
     model: ModelCircuits,
     title: str,
+    page: Page = SCREEN,
     *,
     convention: Convention,
     control: ModelCircuits | None = None,
@@ -90,9 +91,11 @@ def density_figure(
     the quartiles over heads.
     """
     circuits = [circuit for circuit in CIRCUITS if model.select(circuit, convention)]
-    fig = Figure(figsize=(15.5, 3.5 * len(circuits) + 0.9), layout="constrained")
-    fig.suptitle(title)
-    axes = fig.subplots(len(circuits), 4, squeeze=False)
+    n_columns = 4 // (4 // page.columns(4, 3.6)) if page.columns(4, 3.6) != 3 else 2
+    n_rows = len(circuits) * 4 // n_columns
+    fig = Figure(figsize=(page.width(15.5), 3.5 * n_rows + 0.9), layout="constrained")
+    put_title(fig, title)
+    axes = fig.subplots(n_rows, n_columns, squeeze=False).reshape(len(circuits), 4)
     for row, circuit in zip(axes, circuits, strict=True):
         for pair, quantity in ((row[:2], _SIGMA), (row[2:], _MU)):
             groups = [("trained", TRAINED, _values(model, circuit, convention, quantity))]
@@ -114,7 +117,7 @@ def density_figure(
             label="near zero: squares below 1/1000",
         ),
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    legend_under(fig, handles)
     return fig
 
 
@@ -172,7 +175,7 @@ def _draw(
     top = max(tops)
     if top == 0:
         ax.text(0.5, 0.4, "no values here", transform=ax.transAxes, ha="center", color="0.4")
-    legend = ax.legend(loc="upper right" if zoomed else "upper left", frameon=False, fontsize=7)
+    legend = ax.legend(loc="upper right" if zoomed else "upper left", frameon=False, fontsize=8)
     n_lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
     # Curves and line end below the legend, which may not hide them.
     end = 1.0 - _MARGIN - _LINE * n_lines

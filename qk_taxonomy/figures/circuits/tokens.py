@@ -55,7 +55,7 @@ def _draw(ax: Axes, one: TokenEnds) -> None:
     for row, (token, _), score in zip(rows, shown, drawn, strict=True):
         ax.text(
             -0.03 * reach if score >= 0 else 0.03 * reach, row, token_text(token, _LONGEST),
-            ha="right" if score >= 0 else "left", va="center", fontsize=7.5,
+            ha="right" if score >= 0 else "left", va="center", fontsize=8,
             fontfamily=TOKEN_FONT, parse_math=False,
         )  # fmt: skip
     ax.axvline(0.0, color="0.6", lw=0.8)

@@ -71,7 +71,7 @@ def _draw(ax: Axes, measure: Effects) -> None:
         if np.isfinite(effect.effect):
             ax.plot([effect.effect], [place], marker="o", ms=4, color=KEPT)
         ax.annotate(_numbers(effect), (1.01, place), xycoords=("axes fraction", "data"),
-                    va="center", fontsize=7, annotation_clip=False)  # fmt: skip
+                    va="center", fontsize=8, annotation_clip=False)  # fmt: skip
     if measure.chance:
         ax.plot(measure.chance, range(len(measure.chance)), **_CHANCE)
     if measure.reference is not None:

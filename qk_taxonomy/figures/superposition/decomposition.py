@@ -90,7 +90,7 @@ def _draw_differences(ax: Axes, groups: Sequence[DecomposedLogits], name: str) -
     _boxes(ax, differences, 0.0, KEPT, width=0.45)
     lower = [f"{(one < 0).mean():.0%} below 0" if one.size else "no logits" for one in differences]
     for place, text in enumerate(lower):
-        ax.annotate(text.replace(" below", "\nbelow"), (place, 1.0), fontsize=7, va="top",
+        ax.annotate(text.replace(" below", "\nbelow"), (place, 1.0), fontsize=8, va="top",
                     xycoords=("data", "axes fraction"), ha="center")  # fmt: skip
     # Room for what is written above the boxes.
     low, high = ax.get_ylim()

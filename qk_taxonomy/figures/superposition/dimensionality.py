@@ -61,7 +61,7 @@ def dimensionality_figure(
         _draw_points(right, probabilities, points, place, colour)
     for height, name, side in _GEOMETRIES:
         right.axhline(height, color="0.8", lw=0.7, zorder=0)
-        right.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), fontsize=7,
+        right.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), fontsize=8,
                        va=side, annotation_clip=False)  # fmt: skip
     right.set(
         ylabel=r"dimensionality of a feature, $‖W_i‖^2 / \sum_j (\hat{W}_i \cdot W_j)^2$",

@@ -68,4 +68,4 @@ def _write_values(ax: Axes, values: Array, scale: ScalarMappable) -> None:
         # Rec. 709: what is light to the eye.
         dark = finite and 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
         ax.text(column, row, f"{value:.2f}".replace("-", "−") if finite else "–", ha="center",
-                va="center", fontsize=7.5, color="white" if dark else "black")  # fmt: skip
+                va="center", fontsize=8, color="white" if dark else "black")  # fmt: skip

@@ -86,7 +86,7 @@ def _draw(ax: Axes, panel: FactorShares, scale: ScalarMappable) -> None:
         f"{side}{str(number).translate(_INDICES)}" for number in range(1, k + 1) for side in "uv"
     ]
     ax.set_xticks(range(2 * k), names, rotation=90 if k > 4 else 0)
-    ax.set_yticks(range(n_factors), _factor_names(panel), fontsize=7)
+    ax.set_yticks(range(n_factors), _factor_names(panel), fontsize=8)
     ax.tick_params(length=0)
     most = _mark_targets(ax, panel)
     ax.tick_params(axis="y", pad=4.0 + _MARK * most)
