@@ -12,6 +12,7 @@ from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
     family_option,
+    figure_options,
     one_circuit_options,
     seed_option,
 )
@@ -92,6 +93,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     help="Pool imported spectra, which are by another formula, with exact ones.",
 )
 @one_circuit_options
+@figure_options
 @debug_option
 def cluster(
     families: tuple[str, ...],

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qk_taxonomy.cli.boxplots import make_boxplots
 from qk_taxonomy.cli.cluster import make_class_figures
 from qk_taxonomy.cli.download import print_results, survey_with_bars
-from qk_taxonomy.cli.options import family_option, survey_options
+from qk_taxonomy.cli.options import family_option, figure_options, survey_options
 from qk_taxonomy.cli.test import run_tests
 from qk_taxonomy.errors import PartialFailureError
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy run")
 @family_option("Run this family (repeatable); default: the embedded one, without the network.")
+@figure_options
 @survey_options
 def run(
     families: tuple[str, ...],
@@ -24,6 +28,7 @@ def run(
     catalog: Path | None,
     circuits: tuple[str, ...],
     conventions: tuple[str, ...],
+    figures: FigureFiles,
     **options: Any,
 ) -> None:
     """Survey, classify, plot and test: download, cluster, boxplots and test in one.
@@ -49,9 +54,10 @@ def run(
         if any(model.id == r.model for model in family.models for r in results if r not in failed)
     )
     problems: dict[str, Exception] = {}
+    which: dict[str, Any] = {"circuit": circuits[0], "convention": conventions[0]}
     for make in (make_class_figures, make_boxplots, run_tests) if done else ():
         try:
-            make(done, data_root=output_root, circuit=circuits[0], convention=conventions[0])
+            make(done, data_root=output_root, figures=figures, **which)
         except PartialFailureError as err:
             problems |= err.failures
     if problems:

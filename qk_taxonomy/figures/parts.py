@@ -18,8 +18,8 @@ Array = NDArray[np.float64]
 #: What has no value.
 MISSING = "0.85"
 
-# Panels side by side.
-_MOST_COLUMNS = 4
+#: Panels side by side.
+MOST_COLUMNS = 4
 
 # Inches of a character of a title and of a legend, about.
 _CHARACTER, _SMALL_CHARACTER = 0.085, 0.07
@@ -60,7 +60,7 @@ def band(ax: Axes, x: ArrayLike, values: ArrayLike, colour: Any, **line: Any) ->
 
 
 def panel_grid(
-    fig: Figure, n: int, *, most_columns: int = _MOST_COLUMNS, **subplots: Any
+    fig: Figure, n: int, *, most_columns: int = MOST_COLUMNS, **subplots: Any
 ) -> list[Axes]:
     """``n`` panels in rows of about equal length."""
     n_rows, n_columns = grid_shape(n, most_columns)
@@ -81,7 +81,7 @@ def wrapped(text: str, width: float, character: float = _SMALL_CHARACTER) -> str
     return "\n".join(wrap(text, max(12, int(width / character)), break_on_hyphens=False))
 
 
-def grid_shape(n: int, most_columns: int = _MOST_COLUMNS) -> tuple[int, int]:
+def grid_shape(n: int, most_columns: int = MOST_COLUMNS) -> tuple[int, int]:
     """Rows and columns of ``n`` panels."""
     n_rows = -(-n // most_columns)
     return n_rows, -(-n // n_rows)

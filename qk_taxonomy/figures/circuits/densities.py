@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED
-from qk_taxonomy.figures.parts import counted
+from qk_taxonomy.figures.parts import counted, legend_under, put_title
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.records import CIRCUITS, Circuit, Convention
 from qk_taxonomy.statistics.densities import histogram_densities
 from qk_taxonomy.statistics.moments import near_zero_ratio
@@ -91,7 +92,7 @@ def density_figure(
     the quartiles over heads.
     """
     circuits = [circuit for circuit in CIRCUITS if model.select(circuit, convention)]
-    n_columns = 4 // (4 // page.columns(4, 3.6)) if page.columns(4, 3.6) != 3 else 2
+    n_columns = page.columns(4, 3.8)
     n_rows = len(circuits) * 4 // n_columns
     fig = Figure(figsize=(page.width(15.5), 3.5 * n_rows + 0.9), layout="constrained")
     put_title(fig, title)
@@ -119,6 +120,31 @@ def density_figure(
     ]
     legend_under(fig, handles)
     return fig
+
+
+def density_caption(
+    model: ModelCircuits, *, convention: Convention, control: ModelCircuits | None = None
+) -> str:
+    """What the figure of densities shows."""
+    beside = f" Grey: the {_counts(control, convention)} of the control." if control else ""
+    return (
+        f"Densities of singular values σ and of moduli of eigenvalues |μ| of "
+        f"{_counts(model, convention)}, a row a circuit, each value over the largest of its head; "
+        "over their decimal logarithm (per decade), and again over the values themselves near "
+        "zero (per unit). Lines: all heads pooled, the mean of their densities; dashed: the "
+        "median over heads; bands: quartiles over heads. Dotted: below it squares are less than a "
+        "thousandth of the largest; legends say what share of values is there, of all heads "
+        f"pooled, and the median and quartiles over heads.{beside}"
+    )
+
+
+def _counts(model: ModelCircuits, convention: Convention) -> str:
+    heads = {
+        circuit: sum(len(one.singular_values) for one in model.select(circuit, convention))
+        for circuit in CIRCUITS
+    }
+    found = [f"{circuit.upper()} circuits of {counted(n)}" for circuit, n in heads.items() if n]
+    return " and ".join(found) or "circuits of no head"
 
 
 def _values(
