@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qk_taxonomy.figures.parts import Array, legend_under, put_title
-from qk_taxonomy.figures.style import KEPT
+from qk_taxonomy.figures.style import KEPT, SCREEN, Page
 from qk_taxonomy.statistics.decomposition import SparseDecomposition
 
 _CONTROL = "0.55"
@@ -30,18 +30,25 @@ class DecomposedLogits:
     decompositions: Sequence[SparseDecomposition]
 
 
-def decomposition_figure(groups: Sequence[DecomposedLogits], title: str, *, share: float) -> Figure:
+def decomposition_figure(
+    groups: Sequence[DecomposedLogits], title: str, page: Page = SCREEN, *, share: float
+) -> Figure:
     """Boxes of sparseness S and of N_recon by group, singular vectors beside random rotations of
     them; and of their differences, logit by logit. Boxes: quartiles; whiskers: 5 % and 95 %.
 
     share: of a logit that N_recon terms reach.
     """
     width = float(np.clip(0.75 * len(groups) + 1.6, 4.2, 9.0))
-    fig = Figure(figsize=(2 * width, 6.6 if len(groups) <= _FEW else 7.8), layout="constrained")
+    height = 6.6 if len(groups) <= _FEW else 7.8
+    size = page.width(2 * width), 1.8 * height if page.narrow else height
+    fig = Figure(figsize=size, layout="constrained")
     n = [len(_values(group, "sparseness")[0]) for group in groups]
     counted = f"{min(n):,}" if min(n) == max(n) else f"{min(n):,} to {max(n):,}"
     put_title(fig, title, f"{counted} logits each")
-    axes = fig.subplots(2, 2, sharex="col")
+    if page.narrow:
+        axes = fig.subplots(4, 1, sharex=True).reshape(2, 2)
+    else:
+        axes = fig.subplots(2, 2, sharex="col")
     names = (
         ("sparseness", "sparseness of a logit's terms\n(mean |v|)² / mean v²"),
         ("n_recon", f"N_recon, terms for {share:.0%} of the logit"),
@@ -60,6 +67,19 @@ def decomposition_figure(groups: Sequence[DecomposedLogits], title: str, *, shar
         for colour, label in ((KEPT, "singular vectors"), (_CONTROL, "random rotations of them"))
     ])  # fmt: skip
     return fig
+
+
+def decomposition_caption(groups: Sequence[DecomposedLogits], *, share: float) -> str:
+    """What the boxes of decomposed logits show."""
+    n = sum(len(_values(group, "sparseness")[0]) for group in groups)
+    return (
+        f"Logits of a head as sums over singular vectors, n = {n:,} logits in {len(groups)} "
+        "groups: sparseness of a logit's terms, and N_recon, how many of them reach "
+        f"{share:.0%} of it, for singular vectors and for random rotations of them; beside both, "
+        "the difference of each logit from its mean over rotations (below 0: sparser than "
+        "rotated). Boxes: quartiles over logits, a line at the median; whiskers: 5 % and 95 %. "
+        "Sparseness has no unit, N_recon is in terms."
+    )
 
 
 def _values(group: DecomposedLogits, name: str) -> tuple[Array, Array, Array]:
