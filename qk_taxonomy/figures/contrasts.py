@@ -34,6 +34,7 @@ def draw_forest(ax: Axes, shifts: pd.DataFrame, title: str) -> None:
     ax.set_xlabel(
         "rank-biserial correlation, mean over layers, 95 % interval\n"
         f"n = {int(ordered['n'].max())} {unit}; orange: q ≤ {LEVEL}"
+        f"{'; grey: not tested' if ordered['q_value'].isna().any() else ''}"
     )
     ax.set_title(title)
 
