@@ -40,9 +40,10 @@ def diff(first: str, second: str, data_root: Path, **options: Any) -> None:
     """What moved from model A to model B: the scale, shape and rank of each head's spectrum.
 
     A and B are spectra files, or names of surveyed models (FAMILY/NAME, NAME or id): a base and a
-    tuned model, two revisions, a model and its quantised copy. Each head's move is told in units of
-    how far heads of A are apart, and tested against that. Writes plots/differences/<family>/
-    <A>-to-<B>.csv, a row a head, and .png.
+    tuned model, two revisions, a model and its quantised copy. How far each head moved is told in
+    units of how far heads of A are apart; whether all heads together did is tested, as `test
+    --treatment B --control A` does for each layer too. Writes plots/differences/<family>/
+    <A>-to-<B>.csv, a row a head, .shifts.csv, a row a statistic, and .png.
     """
     from qk_taxonomy.outputs.difference import write_difference
     from qk_taxonomy.studies.differences.study import diff_models

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.style import KEPT, REJECTED, layer_head_grid, statistic_label
+from qk_taxonomy.figures.style import KEPT, REJECTED, UNTESTED, layer_head_grid, statistic_label
 from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, ContrastResult
 from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
 from qk_taxonomy.statistics.findings import LEVEL
@@ -19,11 +19,12 @@ _NAMED = 6
 _NAME_SIZE = (0.08, 0.04)
 
 
-def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
-    """Rank-biserial correlation of every statistic with its interval."""
+def draw_forest(ax: Axes, shifts: pd.DataFrame, title: str) -> None:
+    """Rank-biserial correlation of every statistic with its interval; grey where not tested."""
     ordered = shifts.iloc[::-1].reset_index(drop=True)
     y = np.arange(len(ordered))
     colours = np.where(ordered["q_value"] <= LEVEL, REJECTED, KEPT)
+    colours = np.where(ordered["q_value"].isna(), UNTESTED, colours)
     ax.axvline(0.0, color="0.6", lw=0.8)
     ax.hlines(y, ordered["low"], ordered["high"], color=colours, lw=1.4)
     ax.scatter(ordered["effect"], y, color=colours, s=22, zorder=3)
@@ -33,8 +34,9 @@ def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
     ax.set_xlabel(
         "rank-biserial correlation, mean over layers, 95 % interval\n"
         f"n = {int(ordered['n'].max())} {unit}; orange: q ≤ {LEVEL}"
+        f"{'; grey: not tested' if ordered['q_value'].isna().any() else ''}"
     )
-    ax.set_title("Shift of each statistic, treatment less control")
+    ax.set_title(title)
 
 
 def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
@@ -90,7 +92,7 @@ def contrast_figure(result: ContrastResult, title: str) -> Figure:
     fig = Figure(figsize=(15.0, 5.4), layout="constrained")
     fig.suptitle(title)
     forest, volcano, grid = fig.subplots(1, 3, width_ratios=[1.0, 1.0, 1.0])
-    _draw_forest(forest, result.overall)
+    draw_forest(forest, result.overall, "Shift of each statistic, treatment less control")
     _draw_volcano(volcano, result)
     table = result.heads
     image = layer_head_grid(

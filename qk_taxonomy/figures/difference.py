@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
+from qk_taxonomy.figures.contrasts import draw_forest
 from qk_taxonomy.figures.parts import signed
 from qk_taxonomy.figures.style import layer_head_grid, model_colours
-from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.moves import MOVES
 from qk_taxonomy.studies.differences.records import StackDifference
 
@@ -23,58 +23,63 @@ _LABELS = {
     "rank": "effective rank of λ, second less first",
 }
 
-# Heads whose spectra are shown, and heads above which marks of single ones run together.
+# Heads whose spectra are shown.
 _SHOWN = 4
-_MOST_MARKS = 1500
+
+# Units at which colours end where no head moved as far: a move that is far less stays pale.
+_LEAST_LIMIT = 0.1
 
 
 def difference_figure(difference: StackDifference, title: str) -> Figure:
-    """Maps of the moves over the first model's heads; by layer, what moved; the heads that moved
-    most, in both models.
+    """Maps of the moves over the first model's heads; by layer, what moved; shifts of all heads
+    together; the heads that moved most, in both models.
 
     Of heads matched by their spectra, the depths of both heads of each pair instead of the moves by
-    layer.
+    layer and the shifts.
     """
-    fig = Figure(figsize=(15.0, 8.2), layout="constrained")
-    fig.suptitle(title)
+    fig = Figure(figsize=(16.5, 8.6), layout="constrained")
+    fig.suptitle(f"{title}\nunit: what one in twenty pairs of the first model's heads exceeds")
     fig.set_layout_engine("constrained", w_pad=0.08)
     upper, lower = fig.subfigures(2, 1, height_ratios=[1.15, 1.0], squeeze=False)[:, 0]
     for name, ax in zip(MOVES, upper.subplots(1, len(MOVES)), strict=True):
-        _draw_map(upper, ax, difference.heads, name)
-    left, right = lower.subfigures(1, 2, width_ratios=[1.0, 2.0], squeeze=False)[0]
+        _draw_map(upper, ax, difference, name)
+    left, right = lower.subfigures(1, 2, width_ratios=[1.25, 1.0], squeeze=False)[0]
     if difference.depth is None:
-        _draw_layers(left.subplots(), difference.heads)
+        layers, shifts = left.subplots(1, 2)
+        _draw_layers(layers, difference.heads)
+        draw_forest(shifts, difference.shifts, "All heads together: shift, second less first")
+        shifts.set_xticks((-1.0, -0.5, 0.0, 0.5, 1.0))
     else:
         _draw_depths(left, difference)
     _draw_heads(right, difference)
     return fig
 
 
-def _draw_map(fig: SubFigure, ax: Axes, heads: pd.DataFrame, name: str) -> None:
-    """One move of every head of the first model; a dot where it is farther than usual."""
+def _draw_map(fig: SubFigure, ax: Axes, difference: StackDifference, name: str) -> None:
+    """One move of every head of the first model; colours go as far as the farthest head, and to a
+    tenth of a unit at least.
+    """
+    heads, usual = difference.heads, difference.usual[name]
     values = heads[name].to_numpy(np.float64)
-    finite = np.abs(values[np.isfinite(values)])
-    top = float(finite.max(initial=0.0)) or 1.0
+    sizes = np.abs(values[np.isfinite(values)])
+    farthest = float(sizes.max(initial=0.0))
+    top = max(farthest, _LEAST_LIMIT * usual if usual > 0 else 0.0) or 1.0
     limits: dict[str, Any] = {"cmap": "magma_r", "vmin": 0.0, "vmax": top}
     if name != "shape":
         limits = {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
     image = layer_head_grid(ax, heads["layer"], heads["head"], values.clip(-top, top), **limits)
-    beyond = heads[heads[f"q_{name}"] <= LEVEL]
-    marks = ""
-    if 0 < len(beyond) < len(heads) <= _MOST_MARKS:
-        ax.plot(beyond["layer"], beyond["head"], ls="", marker=".", ms=3, color="0.1", mec="white",
-                mew=0.3)  # fmt: skip
-        marks = " (dots)"
     ax.set(xlabel="layer", ylabel="head")
-    ax.set_title(
-        f"{_TITLES[name]}: {len(beyond)} of {len(heads)} heads moved farther than heads of the\n"
-        f"first model differ, q ≤ {LEVEL}{marks}"
-    )
+    told = "no other heads to make a unit of"
+    if usual > 0 and len(sizes):
+        told = f"{np.median(sizes) / usual:.2g} units in the median, {farthest / usual:.2g} at most"
+        if farthest < top:
+            told += f"\n(colours end at {_LEAST_LIMIT:g})"
+    ax.set_title(f"{_TITLES[name]}: {told}")
     fig.colorbar(image, ax=ax, label=_LABELS[name])
 
 
 def _draw_layers(ax: Axes, heads: pd.DataFrame) -> None:
-    """Median size of each move by layer, in units of what is usual between heads."""
+    """Median size of each move by layer, in units."""
     by_layer = heads.groupby("layer")[[f"{name}_units" for name in MOVES]].median()
     for name, marker, colour in zip(MOVES, "os^", model_colours(len(MOVES)), strict=True):
         ax.plot(by_layer.index, by_layer[f"{name}_units"], marker=marker, ms=4, lw=1.2,
@@ -82,9 +87,9 @@ def _draw_layers(ax: Axes, heads: pd.DataFrame) -> None:
     ax.axhline(1.0, color="0.4", ls=":", lw=0.9)
     if (by_layer > 0).to_numpy().any():
         ax.set_yscale("log")
-    ax.set(xlabel="layer", ylabel="median move of the layer's heads")
+    ax.set(xlabel="layer", ylabel="median move of the layer's heads, units")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.set_title("What moved (1: as far as one in twenty pairs of\nthe first model's heads differ)")
+    ax.set_title("What moved, by layer")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.16), ncols=len(MOVES))
 
 
@@ -125,4 +130,6 @@ def _draw_heads(fig: SubFigure, difference: StackDifference) -> None:
         ax.legend(frameon=False)
     for ax in axes[len(rows) :]:
         ax.set_axis_off()
-    fig.suptitle("The heads that moved most (layer.head): densities of λ / mean λ", fontsize=9)
+    fig.suptitle(
+        "The heads that moved most (layer.head, units): densities of λ / mean λ", fontsize=9
+    )

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from qk_taxonomy.figures.style import KEPT, REJECTED, RGB, statistic_label
-from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.statistics.slopes import LEAST_SQUARES
 from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends
 

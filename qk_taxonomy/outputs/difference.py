@@ -19,9 +19,10 @@ def write_difference(difference: ModelDifference, data_root: str | Path = ".") -
     """Write the table and the figures of a comparison; each path when the file is there.
 
     In ``<data_root>/plots/differences/<family of the first>/``: ``<first>-to-<second>.csv``, a row
-    a matched pair of heads, and ``.png``, named after the stack too where models share several.
-    The second model is named with its family where that is another; names are extended by circuit
-    and convention where these are not ``qk`` and ``raw``. Raises SpectraFileError.
+    a matched pair of heads; ``.shifts.csv``, a row a statistic of all of them; and ``.png``, named
+    after the stack too where models share several. The second model is named with its family where
+    that is another; names are extended by circuit and convention where these are not ``qk`` and
+    ``raw``. Raises SpectraFileError.
     """
     one = difference.stacks[0]
     first, second = one.first, one.second
@@ -31,6 +32,7 @@ def write_difference(difference: ModelDifference, data_root: str | Path = ".") -
     folder = Path(data_root) / PLOT_FOLDER / DIFFERENCE_FOLDER / first.family
     table = folder / f"{stem_of(name, *kind)}.csv"
     yield write_file(table, csv_bytes(difference.table))
+    yield write_file(table.with_suffix(".shifts.csv"), csv_bytes(difference.shifts))
     for stack in difference.stacks:
         sides = stack.first, stack.second
         numbers = numbers_of([heads.spectra for heads in sides], *kind)

@@ -12,9 +12,9 @@ import pandas as pd
 from qk_taxonomy.cache import write_file
 from qk_taxonomy.figures.sizes import depth_figure, size_figure
 from qk_taxonomy.figures.style import house_style, statistic_label
-from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
 from qk_taxonomy.outputs.markdown import markdown_table, number
+from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.studies.sizes import BY_DEPTH, FamilySizes, SizeTrends
 from qk_taxonomy.tables import csv_bytes
 
