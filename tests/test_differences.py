@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 
@@ -14,17 +15,21 @@ from numpy.typing import NDArray
 from planted_heads import heads_of, write_heads
 from safetensors.numpy import load_file, save_file
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import wasserstein_distance
+from scipy.stats import false_discovery_control, wasserstein_distance
 from twins import survey_control
 from untrained import Shape, untrained_model
 
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import HypothesisError, SpectraFileError
+from qk_taxonomy.hypotheses.contrast import matched_contrast
+from qk_taxonomy.hypotheses.heads import HeadSet
 from qk_taxonomy.records import PREDECESSOR_FORMULA
 from qk_taxonomy.statistics.moments import effective_rank_lambda
 from qk_taxonomy.statistics.moves import MOVES, head_moves
+from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS, paired_shifts
 from qk_taxonomy.studies.differences.matching import depth_agreement, matched_by_spectra
 from qk_taxonomy.studies.differences.study import diff_heads, diff_models
+from qk_taxonomy.tables import csv_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = Shape(layers=6, heads=8, kv_heads=8, d_head=32, d_model=128)
@@ -65,10 +70,11 @@ class TestMoves:
         heads = found.heads.set_index(["layer", "head"]).sort_index()
         assert heads.loc[(1, 3), "moved"] == "scale"
         assert heads.loc[(1, 3), "scale"] == pytest.approx(np.log(9), abs=1e-4)
-        assert heads.loc[(1, 3), "q_scale"] <= 0.05 < heads.loc[(1, 3), "q_shape"]
+        assert heads.loc[(1, 3), "scale_units"] > 1 > heads.loc[(1, 3), "shape_units"]
         assert heads.loc[(4, 2), "moved"] in ("shape", "rank")
         assert heads.loc[(4, 2), "rank"] < -8
-        assert heads.loc[(4, 2), ["q_shape", "q_rank", "q_untrained"]].le(0.05).all()
+        assert heads.loc[(4, 2), ["shape_units", "rank_units"]].gt(1).all()
+        assert heads.loc[(4, 2), "q_untrained"] <= 0.05 < heads["q_untrained"].drop((4, 2)).min()
         assert heads.loc[(4, 2), "scale"] == pytest.approx(0, abs=1e-4)
         still = heads.drop([(1, 3), (4, 2)])
         assert (still[list(MOVES)].abs() < 1e-5).all(axis=None)
@@ -120,7 +126,7 @@ class TestMoves:
         assert moves.moves[2, 1] == -np.inf
         assert np.isfinite(moves.usual).all()
         assert not np.isnan(moves.in_units).any()
-        assert np.isnan(moves.changes.p_untrained).all()
+        assert np.isnan(moves.p_untrained).all()
 
     def test_one_head_has_no_unit(self, tmp_path: Path) -> None:
         one, other = (
@@ -128,22 +134,108 @@ class TestMoves:
         )
         found = diff_heads(one, other)
         assert found.heads["scale"].notna().all()
-        assert found.heads[["scale_units", "p_scale", "q_scale"]].isna().all(axis=None)
+        assert found.heads[["shape_units", "scale_units", "rank_units"]].isna().all(axis=None)
         assert (found.heads["moved"] == "").all()
 
-    def test_calibration_between_models_of_one_law(self) -> None:
-        """Of pairs of models without a difference, at most one head in twenty has p ≤ 0.05."""
+    @pytest.mark.parametrize(
+        ("spread", "low", "high"), [(0.0, 0.03, 0.07), (1.0, 0.005, 0.03)], ids=["alike", "differ"]
+    )
+    def test_units_between_models_drawn_apart(self, spread: float, low: float, high: float) -> None:
+        """One head in twenty exceeds a unit where layers are of one law; fewer where they differ.
+
+        spread: of layers' scale (ln Σλ) and decay, in units of that within layers.
+        """
         rng = np.random.default_rng(7)
-        rejected = np.mean(
+        beyond = np.mean(
             [
-                (head_moves(*sides, *SHAPE.places, None).p_values <= 0.05).mean(0)
-                for sides in (
-                    (untrained_model(rng, SHAPE), untrained_model(rng, SHAPE)) for _ in range(60)
-                )
+                (head_moves(*_drawn_apart(rng, spread), *SHAPE.places, None).in_units > 1).mean(0)
+                for _ in range(60)
             ],
             axis=0,
         )
-        assert ((rejected > 0.03) & (rejected < 0.07)).all(), rejected
+        assert ((beyond > low) & (beyond < high)).all(), beyond
+
+
+def _drawn_apart(rng: np.random.Generator, spread: float) -> tuple[Array, Array]:
+    """λ (heads, d_head) of two models with the same layers, and heads drawn anew in either."""
+    n_layers, n_heads = SHAPE.layers, SHAPE.heads
+    layers = spread * rng.standard_normal((2, n_layers, 1))
+    sides = []
+    for _ in range(2):
+        scale, decay = layers + rng.standard_normal((2, n_layers, n_heads))
+        lam = untrained_model(rng, SHAPE)
+        decays = 0.05 * np.exp(0.5 * decay.reshape(-1, 1)) * np.arange(SHAPE.d_head)
+        sides.append(lam * np.exp(0.5 * scale.reshape(-1, 1) - decays))
+    return sides[0], sides[1]
+
+
+class TestShifts:
+    """All heads together."""
+
+    @pytest.fixture
+    def sides(self, tmp_path: Path) -> tuple[HeadSet, ...]:
+        lam = varied_model(30, SHAPE)
+        grown = lam * np.exp(0.01 + 0.01 * np.random.default_rng(30).random((6, 8, 1)))
+        return tuple(
+            heads_of(write_heads(tmp_path, name, x)) for name, x in (("f/a", lam), ("f/b", grown))
+        )
+
+    def test_a_small_shift_of_all_heads_is_found(self, sides: tuple[HeadSet, HeadSet]) -> None:
+        """No head moves by a fiftieth of what heads differ, and all of them do in one direction."""
+        found = diff_heads(*sides)
+        assert (found.heads["scale_units"] < 0.02).all()
+        shifts = found.shifts.set_index("statistic")
+        scale = shifts.loc["MEAN"]
+        assert scale["effect"] == pytest.approx(1.0)
+        assert scale["n"] == 6
+        # Two of the 2⁶ ways to give layers a sign are as extreme.
+        assert scale["p_value"] == pytest.approx(2 / 64, abs=0.006)
+        assert shifts.loc["effective_rank_lambda", "n"] == 6
+
+    def test_it_is_the_test_of_contrasts(self, sides: tuple[HeadSet, HeadSet]) -> None:
+        first, second = sides
+        overall = matched_contrast("c", "named", second, first).overall.reset_index(drop=True)
+        pd.testing.assert_frame_equal(diff_heads(first, second).shifts, overall)
+
+    def test_few_layers_have_key_value_groups_as_units(self, tmp_path: Path) -> None:
+        lam = varied_model(31)[:2]
+        sides = (
+            heads_of(write_heads(tmp_path, name, x, n_kv_heads="4"))
+            for name, x in (("f/a", lam), ("f/b", 1.1 * lam))
+        )
+        shifts = diff_heads(*sides).shifts.set_index("statistic")
+        assert shifts.loc["MEAN", "n"] == 8
+        assert shifts.loc["MEAN", "p_value"] == pytest.approx(2 / 2**8, abs=0.003)
+        tested = shifts["q_value"].dropna()
+        assert tested.to_numpy() == pytest.approx(
+            false_discovery_control(shifts["p_value"].dropna())
+        )
+
+    def test_heads_matched_by_spectra_are_not_tested(self, sides: tuple[HeadSet, HeadSet]) -> None:
+        """They were chosen for being near."""
+        found = diff_heads(*sides, match="spectra")
+        assert found.heads[["p_untrained", "q_untrained"]].isna().all(axis=None)
+        assert found.shifts["p_value"].isna().all()
+        assert found.shifts["note"].tolist() == ["heads are matched by their spectra"]
+        assert any("no p- or q-values" in note for note in found.notes)
+
+    def test_layers_whose_heads_move_together(self) -> None:
+        """Flips of whole layers keep their level, which flips of groups do not."""
+        rng = np.random.default_rng(32)
+        p_values: dict[str, list[float]] = {FLIP_LAYERS: [], FLIP_GROUPS: []}
+        layers, groups = SHAPE.places
+        for repeat in range(300):
+            together = rng.standard_normal((SHAPE.layers, 1)) + rng.standard_normal(
+                (SHAPE.layers, SHAPE.heads)
+            )
+            for shift in paired_shifts(
+                together.reshape(-1, 1), layers, groups, permutations=199, seed=repeat
+            ):
+                if shift.layer is None and shift.finding.method in p_values:
+                    p_values[shift.finding.method].append(shift.finding.p_value)
+        rejected = {method: np.mean(np.array(p) <= 0.05) for method, p in p_values.items()}
+        assert rejected[FLIP_LAYERS] <= 0.08
+        assert rejected[FLIP_GROUPS] > 0.2
 
 
 class TestMatching:
@@ -256,6 +348,12 @@ class TestRefused:
             diff_models("a", str(root / "data/f/a.safetensors"), root)
         with pytest.raises(HypothesisError, match="No surveyed model is called 'b'"):
             diff_models("a", "b", root)
+        for step in (0, 1, 112, 1000, 2):
+            write_heads(root, f"h/m@step{step}", varied_model(19))
+        with pytest.raises(
+            HypothesisError, match=r"step0, .*step1, .*step2, .*step112, .*step1000"
+        ):
+            diff_models("a", "m", root)
         write_heads(root, "g/a", varied_model(19))
         with pytest.raises(HypothesisError, match="any of f/a, g/a"):
             diff_models("a", "g/a", root)
@@ -274,25 +372,51 @@ class TestRefused:
             diff_models("f/a", "f/encoder", root)
 
 
+# Not among the surveyed models, of which no test or joint taxonomy is to count it as another.
+REQUANTISED = str(
+    ROOT / "data/differences/smollm2-gguf/SmolLM2-135M-Instruct.Q4_1-as-Q4_0.safetensors"
+)
+
+
 def real_model(name: str) -> Path:
     return ROOT / "data/rxnfp" / f"{name}.safetensors"
 
 
 class TestRealModels:
-    @pytest.mark.parametrize("tuned", ["bert_ft", "bert_ft_10k_25s"])
-    def test_tuning_rxnfp_moved_heads_little(self, tuned: str) -> None:
-        """Far less than its heads are apart; one tuning made all of them smaller."""
-        found = diff_models(str(real_model("bert_pretrained")), str(real_model(tuned)))
+    def test_tuning_rxnfp_shrank_all_heads_a_little(self) -> None:
+        """Far less than its heads are apart, and all in one direction."""
+        found = diff_models(str(real_model("bert_pretrained")), str(real_model("bert_ft")))
         (stack,) = found.stacks
         assert stack.matching == "place"
         assert (found.table[[f"{name}_units" for name in MOVES]] < 0.2).all(axis=None)
-        assert found.table[[f"q_{name}" for name in MOVES]].gt(0.05).all(axis=None)
-        if tuned == "bert_ft":
-            assert (found.table["scale"] < 0).all()
-            assert (found.table["q_untrained"] <= 0.05).sum() == 30
+        assert (found.table["scale"] < 0).all()
+        scale = found.shifts.set_index("statistic").loc["MEAN"]
+        assert scale["effect"] == pytest.approx(-1)
+        assert scale["q_value"] < 0.01
 
-    def test_quantised_copies(self, minilm: Path, make_folder: object, tmp_path: Path) -> None:
-        """Real weights at 8 and at 4 bits: each bit that goes halves no more than it must."""
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            ("rxnfp/bert_pretrained", "rxnfp/bert_ft"),
+            ("rxnfp/bert_pretrained", "rxnfp/bert_ft_10k_25s"),
+            ("smollm2-gguf/SmolLM2-135M-Instruct.Q4_1", REQUANTISED),
+        ],
+        ids=["bert_ft", "bert_ft_10k_25s", "requantised"],
+    )
+    def test_committed_tables_are_those_of_committed_spectra(self, first: str, second: str) -> None:
+        found = diff_models(first, second, ROOT)
+        (stack,) = found.stacks
+        name = f"{stack.first.model}-to-{stack.second.model}"
+        folder = ROOT / "plots/differences" / stack.first.family
+        for table, suffix in ((found.table, ".csv"), (found.shifts, ".shifts.csv")):
+            committed = pd.read_csv(folder / f"{name}{suffix}")
+            again = pd.read_csv(io.BytesIO(csv_bytes(table)))
+            pd.testing.assert_frame_equal(committed, again, rtol=1e-3, atol=1e-6)
+
+    def test_quantised_copies(self, minilm: Path, tmp_path: Path) -> None:
+        """Real weights at 8 and at 4 bits: half the bits move heads more than five times as far,
+        and still by less than a tenth of what heads are apart.
+        """
         tensors = load_file(minilm / "model.safetensors")
         config = (minilm / "config.json").read_text()
         paths = {}
@@ -338,11 +462,23 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         assert "48 heads matched by place" in done.stdout
         assert "moved most (layer.head): " in done.stdout
+        shift = "scale, ln Σλ: +0.693 in the median; r = +1.00 ["
+        assert shift in done.stdout
         folder = tmp_path / "plots/differences/f"
         table = pd.read_csv(folder / "a-to-b.csv")
         np.testing.assert_allclose(table["scale"], np.log(2), atol=1e-4)
         assert (folder / "a-to-b.png").stat().st_size > 20_000
         assert str(folder / "a-to-b.csv") in done.stdout
+        shifts = pd.read_csv(folder / "a-to-b.shifts.csv").set_index("statistic")
+        assert shifts.loc["MEAN", "effect"] == 1
+        assert shifts["p_value"].notna().sum() == 4
+
+    def test_two_models_that_are_alike_are_not_said_to_be_tested(self, tmp_path: Path) -> None:
+        for name in ("f/a", "f/b"):
+            write_heads(tmp_path, name, varied_model(26))
+        done = qk("diff", "f/a", "f/b", "--data-root", tmp_path)
+        assert "all heads together: not tested (0 of 6 units differ" in done.stdout
+        assert "moved most (layer.head): none" in done.stdout
 
     def test_models_of_two_families_and_depths(self, tmp_path: Path) -> None:
         write_heads(tmp_path, "f/a", varied_model(22))
@@ -350,6 +486,8 @@ class TestCommand:
         done = qk("diff", "f/a", "g/a", "--data-root", tmp_path)
         assert done.exit_code == 0, done.output
         assert "correlation of matched heads' depths" in done.stdout
+        assert "all heads together: not tested (heads are matched by their spectra)" in done.stdout
+        assert "untrained heads are apart" not in done.stdout
         assert "Note: without a match: 24 heads of f/a" in done.stderr
         assert (tmp_path / "plots/differences/f/a-to-g.a.png").is_file()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from planted_heads import write_heads
 from scipy.stats import ks_2samp, wilcoxon
 from untrained import Shape, untrained_model
 
@@ -22,8 +23,8 @@ from qk_taxonomy.hypotheses.family import COMPOSITION, PAIRS, PROFILE, UNMATCHED
 from qk_taxonomy.hypotheses.heads import load_heads, untrained_like
 from qk_taxonomy.hypotheses.run import Outcome, compare_models, run_hypotheses
 from qk_taxonomy.hypotheses.table import COLUMNS
-from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelSpectra
-from qk_taxonomy.statistics.moments import STATISTICS, describe, effective_rank_lambda
+from qk_taxonomy.records import PREDECESSOR_FORMULA, Circuit, ModelSpectra
+from qk_taxonomy.statistics.moments import STATISTICS, effective_rank_lambda
 from qk_taxonomy.statistics.nulls import untrained_spectra
 from qk_taxonomy.statistics.shifts import WILCOXON
 
@@ -41,46 +42,15 @@ def write_model(
     lam: np.ndarray | int = 0,
     *,
     shape: Shape = SHAPE,
-    circuit: str = "qk",
+    circuit: Circuit = "qk",
     **metadata: str,
 ) -> Path:
     """A spectra file of given λ (heads, d_head), or of an untrained model of that seed."""
-    family, _, stem = name.partition("/")
     if isinstance(lam, int):
         lam = untrained_model(np.random.default_rng(lam), shape)
+    sizes = {"n_kv_heads": str(shape.kv_heads), "d_model": str(shape.d_model)}
     by_layer = lam.reshape(shape.layers, shape.heads, -1)
-    layers = tuple(
-        LayerSpectra(
-            layer=number,
-            circuit=circuit,  # type: ignore[arg-type]
-            convention="raw",
-            singular_values=np.sqrt(values),
-            eigenvalues=np.zeros(values.shape, dtype=np.complex64),
-            statistics=describe(values),
-        )
-        for number, values in enumerate(by_layer)
-    )
-    known = {
-        "format": "qk-taxonomy-spectra",
-        "format_version": "1",
-        "model_id": f"made/{stem}",
-        "family": family,
-        "revision": "none",
-        "architecture": "llama",
-        "n_layers": str(shape.layers),
-        "n_heads": str(shape.heads),
-        "n_kv_heads": str(shape.kv_heads),
-        "d_head": str(by_layer.shape[-1]),
-        "d_model": str(shape.d_model),
-        "weights_dtype": "F32",
-        "source": "a test",
-        "statistics": ",".join(STATISTICS),
-        "tool_version": "test",
-        "provenance": "{}",
-    }
-    path = root / "data" / family / f"{stem}.safetensors"
-    write_spectra(path, ModelSpectra({**known, **metadata}, layers))
-    return path
+    return write_heads(root, name, by_layer, circuit=circuit, **{**sizes, **metadata})
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,9 +11,13 @@ from qk_taxonomy.cli.making import write_files
 from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
+    figure_options,
     one_circuit_options,
     seed_option,
 )
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy diff rxnfp/bert_pretrained rxnfp/bert_ft")
@@ -35,14 +39,16 @@ from qk_taxonomy.cli.options import (
     help="Compare imported spectra, of the predecessor's formula, with true ones.",
 )
 @one_circuit_options
+@figure_options
 @debug_option
-def diff(first: str, second: str, data_root: Path, **options: Any) -> None:
+def diff(first: str, second: str, data_root: Path, figures: FigureFiles, **options: Any) -> None:
     """What moved from model A to model B: the scale, shape and rank of each head's spectrum.
 
     A and B are spectra files, or names of surveyed models (FAMILY/NAME, NAME or id): a base and a
-    tuned model, two revisions, a model and its quantised copy. Each head's move is told in units of
-    how far heads of A are apart, and tested against that. Writes plots/differences/<family>/
-    <A>-to-<B>.csv, a row a head, and .png.
+    tuned model, two revisions, a model and its quantised copy. How far each head moved is told in
+    units of how far heads of A are apart; whether all heads together did is tested, as `test
+    --treatment B --control A` does for each layer too. Writes plots/differences/<family>/
+    <A>-to-<B>.csv, a row a head, .shifts.csv, a row a statistic, and .png.
     """
     from qk_taxonomy.outputs.difference import write_difference
     from qk_taxonomy.studies.differences.study import diff_models
@@ -51,7 +57,7 @@ def diff(first: str, second: str, data_root: Path, **options: Any) -> None:
     difference = diff_models(first, second, data_root, **options)
     for line in summary(difference):
         click.echo(line)
-    write_files("difference", write_difference(difference, data_root), told=True)
+    write_files("difference", write_difference(difference, data_root, figures=figures), told=True)
     notes = (*difference.notes, *(note for one in difference.stacks for note in one.notes))
     for note in dict.fromkeys(notes):
         click.echo(f"Note: {note}.", err=True)

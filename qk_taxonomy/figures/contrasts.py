@@ -12,6 +12,7 @@ from qk_taxonomy.figures.style import (
     KEPT,
     REJECTED,
     SCREEN,
+    UNTESTED,
     Page,
     layer_head_grid,
     statistic_label,
@@ -28,11 +29,12 @@ _PANEL = (4.0, 3.4)
 _NAME_SIZE = (0.42, 0.15)
 
 
-def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
-    """Rank-biserial correlation of every statistic with its interval."""
+def draw_forest(ax: Axes, shifts: pd.DataFrame, title: str) -> None:
+    """Rank-biserial correlation of every statistic with its interval; grey where not tested."""
     ordered = shifts.iloc[::-1].reset_index(drop=True)
     y = np.arange(len(ordered))
     colours = np.where(ordered["q_value"] <= LEVEL, REJECTED, KEPT)
+    colours = np.where(ordered["q_value"].isna(), UNTESTED, colours)
     ax.axvline(0.0, color="0.6", lw=0.8)
     ax.hlines(y, ordered["low"], ordered["high"], color=colours, lw=1.4)
     ax.scatter(ordered["effect"], y, color=colours, s=22, zorder=3)
@@ -41,8 +43,9 @@ def _draw_forest(ax: Axes, shifts: pd.DataFrame) -> None:
     ax.set_xlabel(
         "rank-biserial correlation, mean over\nlayers, 95 % interval; "
         f"n = {int(ordered['n'].max())} {_unit(shifts)}\norange: q ≤ {LEVEL}"
+        f"{'; grey: not tested' if ordered['q_value'].isna().any() else ''}"
     )
-    ax.set_title("Shift of each statistic,\ntreatment less control")
+    ax.set_title(title)
 
 
 def _unit(shifts: pd.DataFrame) -> str:
@@ -110,7 +113,7 @@ def contrast_figure(result: ContrastResult, title: str, page: Page = SCREEN) -> 
     if n_columns == 2:
         places[2] = grid[1, :]
     forest, volcano, where = (fig.add_subplot(place) for place in places)
-    _draw_forest(forest, result.overall)
+    draw_forest(forest, result.overall, "Shift of each statistic,\ntreatment less control")
     _draw_volcano(volcano, result)
     table = result.heads
     image = layer_head_grid(

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from qk_taxonomy.figures.style import KEPT, REJECTED, RGB, statistic_label
-from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS
+from qk_taxonomy.figures.style import KEPT, REJECTED, RGB, SCREEN, Page, statistic_label
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.statistics.slopes import LEAST_SQUARES
 from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends
 
@@ -23,7 +23,7 @@ _COLUMNS = 4
 _PANEL = (3.5, 2.6)
 
 
-def depth_figure(trends: SizeTrends, title: str) -> Figure:
+def depth_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
     """A panel a statistic: medians over heads by depth, a line a model, coloured by size."""
     fig, panels = _panels(trends, title)
     colours = _colours(len(trends.models))
@@ -45,7 +45,7 @@ def depth_figure(trends: SizeTrends, title: str) -> Figure:
     return fig
 
 
-def size_figure(trends: SizeTrends, title: str) -> Figure:
+def size_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
     """A panel a statistic: each model's median over layers by its parameters, and the line of least
     squares, orange where it holds after correction.
     """

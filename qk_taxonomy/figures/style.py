@@ -20,8 +20,8 @@ from qk_taxonomy.records import FigureSize
 
 RGB = tuple[float, float, float]
 
-#: Colours of what is rejected at its level, and of what is not.
-REJECTED, KEPT = "#d55e00", "#0072b2"
+#: Colours of what is rejected at its level, of what is not, and of what no test was made of.
+REJECTED, KEPT, UNTESTED = "#d55e00", "#0072b2", "0.6"
 
 # What has no value.
 _EMPTY: RGB = (0.93, 0.93, 0.93)

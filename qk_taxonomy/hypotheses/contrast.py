@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.errors import HypothesisError
-from qk_taxonomy.hypotheses.heads import Array, HeadSet, common_statistics, untrained_like
+from qk_taxonomy.hypotheses.heads import HeadSet, common_statistics, untrained_like
 from qk_taxonomy.hypotheses.table import as_rows, corrected, finding_rows, subject
 from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES, SpectralChanges, spectral_changes
 from qk_taxonomy.statistics.findings import Finding
-from qk_taxonomy.statistics.moments import effective_rank_lambda
+from qk_taxonomy.statistics.moments import effective_rank_lambda, with_logs
 from qk_taxonomy.statistics.shifts import (
     FEWEST_UNITS,
     FLIP_GROUPS,
@@ -23,9 +23,6 @@ from qk_taxonomy.statistics.shifts import (
 )
 
 SHIFT, CHANGE, KIND = "contrast: shift", "contrast: changed head", "contrast: kind"
-
-#: Statistics in the units of the weights, whose shifts are of their logarithm (nats).
-LOG_STATISTICS = ("MIN", "MAX", "MEAN", "STD")
 
 PERMUTATIONS = 9999
 
@@ -57,12 +54,8 @@ class ContrastResult:
 
     @property
     def overall(self) -> pd.DataFrame:
-        """The shift of every statistic over all layers, as a rank-biserial correlation.
-
-        Tested by flips of whole layers where there are enough of them, else of groups.
-        """
-        method = FLIP_LAYERS if len(self.treatment.layers) >= FEWEST_UNITS else FLIP_GROUPS
-        return self.rows[(self.rows["method"] == method) & self.rows["layer"].isna()]
+        """The shift of every statistic over all layers."""
+        return overall_shifts(self.rows, self.treatment)
 
 
 def check_comparable(sides: Sequence[HeadSet], *, include_imported: bool = False) -> None:
@@ -86,13 +79,18 @@ def check_comparable(sides: Sequence[HeadSet], *, include_imported: bool = False
 
 def shape_difference(treatment: HeadSet, control: HeadSet) -> str:
     """Why heads of two models cannot be matched by their place; "" where they can."""
-    if treatment.shape == control.shape:
-        return ""
-    return (
-        f"{treatment.name} has {treatment.described_shape}, {control.name} "
-        f"{control.described_shape}: no head has its match. Groups of models of any shapes can be "
-        "compared: `qk-taxonomy test --treatment A --treatment B ... --control C --control D ...`"
+    differ = two_shapes(treatment, control)
+    return differ and (
+        f"{differ}: no head has its match. Groups of models of any shapes can be compared: "
+        "`qk-taxonomy test --treatment A --treatment B ... --control C --control D ...`"
     )
+
+
+def two_shapes(first: HeadSet, second: HeadSet) -> str:
+    """The beginning of a sentence on how two models' shapes differ; "" where they are one."""
+    if first.shape == second.shape:
+        return ""
+    return f"{first.name} has {first.described_shape}, {second.name} {second.described_shape}"
 
 
 def matched_contrast(
@@ -108,36 +106,24 @@ def matched_contrast(
 ) -> ContrastResult:
     """Test matched heads of two models: shifts of every statistic, and every head's spectrum.
 
-    Shifts are treatment less control, of the logarithm for :data:`LOG_STATISTICS`. q-values of
-    shifts are over all statistics and layers, for each test, those of heads over the heads, for
-    each distance and null: within this contrast, so that no other decides what it shows. Raises
-    HypothesisError where the sides cannot be compared or differ in shape.
+    q-values of shifts are over all statistics and layers, for each test, those of heads over the
+    heads, for each distance and null: within this contrast, so that no other decides what it shows.
+    Raises HypothesisError where the sides cannot be compared or differ in shape.
     """
     check_comparable((treatment, control), include_imported=include_imported)
     differ = shape_difference(treatment, control)
     if differ:
         raise HypothesisError(f"{differ}.")
-    names = common_statistics((treatment, control))
-    with np.errstate(invalid="ignore"):  # dead heads on both sides: infinite less infinite
-        differences = _in_shift_units(treatment, names) - _in_shift_units(control, names)
-    shared = subject(treatment, SHIFT, against=control.file)
-    note = "" if treatment.groups_known else "key-value groups are not known: heads are the units"
-    shifts = finding_rows(
-        {**shared, "note": note},
-        (
-            ({"statistic": names[s.column], "layer": s.layer}, s.finding)
-            for s in paired_shifts(
-                differences, treatment.layer, treatment.groups, permutations=permutations, seed=seed
-            )
-        ),
+    shifts = corrected(
+        shift_rows(treatment, control, permutations=permutations, seed=seed), ["method"]
     )
-    shifts = corrected(shifts, ["method"])
+    shared = subject(treatment, CHANGE, against=control.file)
     untrained = untrained_like(treatment, twins, include_imported=include_imported)
     changes = spectral_changes(
         treatment.lam, control.lam, treatment.layer, treatment.groups, untrained.lam, seed=seed
     )
     limits = {"untrained": untrained.limit(len(treatment.lam)), "within": ""}
-    rows, heads = _change_rows(treatment, changes, {**shared, "hypothesis": CHANGE}, limits)
+    rows, heads = _change_rows(treatment, changes, shared, limits)
     heads[RANK_SHIFT] = effective_rank_lambda(treatment.lam) - effective_rank_lambda(control.lam)
     return ContrastResult(
         name=name,
@@ -152,13 +138,34 @@ def matched_contrast(
     )
 
 
-def _in_shift_units(heads: HeadSet, names: Sequence[str]) -> Array:
-    """What shifts are differences of: (heads, statistics)."""
-    values = heads.statistics[list(names)].to_numpy(np.float64).copy()
-    logs = [column for column, name in enumerate(names) if name in LOG_STATISTICS]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values[:, logs] = np.log(values[:, logs])
-    return values
+def shift_rows(
+    treatment: HeadSet, control: HeadSet, *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> pd.DataFrame:
+    """Shifts of every statistic between two models of one shape, over all layers and in each.
+
+    Treatment less control, of logarithms for ``LOG_STATISTICS``; p-values are not corrected.
+    """
+    names = common_statistics((treatment, control))
+    sides = (with_logs(heads.statistics[names], names) for heads in (treatment, control))
+    with np.errstate(invalid="ignore"):  # dead heads on both sides: infinite less infinite
+        differences = np.subtract(*sides)
+    found = paired_shifts(
+        differences, treatment.layer, treatment.groups, permutations=permutations, seed=seed
+    )
+    note = "" if treatment.groups_known else "key-value groups are not known: heads are the units"
+    return finding_rows(
+        {**subject(treatment, SHIFT, against=control.file), "note": note},
+        (({"statistic": names[s.column], "layer": s.layer}, s.finding) for s in found),
+    )
+
+
+def overall_shifts(rows: pd.DataFrame, heads: HeadSet) -> pd.DataFrame:
+    """Of rows of shifts those over all layers, as rank-biserial correlations: one a statistic.
+
+    Tested by flips of whole layers where there are enough of them, else of key-value groups.
+    """
+    method = FLIP_LAYERS if len(heads.layers) >= FEWEST_UNITS else FLIP_GROUPS
+    return rows[(rows["method"] == method) & rows["layer"].isna()]
 
 
 def _change_rows(

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from qk_taxonomy.errors import HypothesisError
-from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS, check_comparable
+from qk_taxonomy.hypotheses.contrast import check_comparable
 from qk_taxonomy.hypotheses.heads import Array, HeadSet, common_statistics
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
 from qk_taxonomy.records import N_BINS, N_CLUSTERS
 from qk_taxonomy.statistics.groups import GroupComparison, composition_test, kruskal_dunn
+from qk_taxonomy.statistics.moments import with_logs
 from qk_taxonomy.statistics.profiles import depth_profile
 from qk_taxonomy.statistics.unmatched import unmatched_contrast
 from qk_taxonomy.taxonomy import sort_into_classes, space_of
@@ -124,11 +125,9 @@ def unmatched_rows(
     treated = number < len(treatments)
     depths = np.concatenate([heads.depth for heads in models])
     findings = []
-    for name in common_statistics(models):
-        values = np.concatenate([heads.statistics[name].to_numpy() for heads in models])
-        if name in LOG_STATISTICS:
-            with np.errstate(divide="ignore"):
-                values = np.log(values)
+    names = common_statistics(models)
+    table = with_logs(np.concatenate([heads.statistics[names] for heads in models]), names)
+    for name, values in zip(names, table.T, strict=True):
         found = unmatched_contrast(values, number.tolist(), treated, depths, seed=seed)
         findings += [({"statistic": name}, finding) for finding in (found.mixed, found.medians)]
     shared = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qk_taxonomy.cache import asked_revision
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.heads import HeadSet, is_twin_of
 from qk_taxonomy.records import Contrast
+from qk_taxonomy.training_steps import training_stage, training_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +43,9 @@ def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
             f"{ref!r} could be any of {', '.join(files)}; name one of them so, with its family."
         )
     stem = Path(ref).name.casefold()
-    near = list(dict.fromkeys(s.file for s in sets if stem in s.model.casefold()))
-    known = near or list(dict.fromkeys(s.file for s in sets))
+    ordered = sorted(sets, key=_in_order_of_training)
+    near = list(dict.fromkeys(s.file for s in ordered if stem in s.model.casefold()))
+    known = near or list(dict.fromkeys(s.file for s in ordered))
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     raise HypothesisError(
         f"No surveyed model is called {ref!r} (with spectra of this circuit and convention). "
@@ -49,12 +53,29 @@ def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
     )
 
 
+def _in_order_of_training(heads: HeadSet) -> tuple[str, int, float, str]:
+    """By name; of one model the newest weights first, then revisions by their step."""
+    model, _, _ = heads.file.partition("@")
+    revision = asked_revision(heads.model)
+    if revision is None:
+        return model, -1, 0.0, heads.file
+    step = training_step(revision)
+    return model, training_stage(revision), math.inf if step is None else step, heads.file
+
+
 def stack_pairs(
     name: str, kind: str, treatment: Iterable[HeadSet], control: Iterable[HeadSet]
 ) -> list[Pair]:
-    """The stacks that two models share, each with its counterpart."""
-    others = {heads.stack: heads for heads in control}
-    return [Pair(name, kind, t, others[t.stack]) for t in treatment if t.stack in others]
+    """The stacks that two models share, each with its counterpart, as a contrast of that name."""
+    return [Pair(name, kind, t, c) for t, c in shared_stacks(treatment, control)]
+
+
+def shared_stacks(
+    first: Iterable[HeadSet], second: Iterable[HeadSet]
+) -> list[tuple[HeadSet, HeadSet]]:
+    """The stacks of one name that two models have, in the first one's order."""
+    others = {heads.stack: heads for heads in second}
+    return [(heads, others[heads.stack]) for heads in first if heads.stack in others]
 
 
 def catalogued_pairs(contrasts: Iterable[Contrast], sets: Sequence[HeadSet]) -> list[Pair]:

@@ -47,7 +47,7 @@ def _said(statistic: str) -> str:
     return statistic.replace("_", " ")
 
 
-def _effects(rows: pd.DataFrame) -> str:
+def effects_found(rows: pd.DataFrame) -> str:
     """The statistics of rows that are rejected after correction, with their effects."""
     found = rows[rows["q_value"] <= LEVEL]
     effects = zip(found["statistic"], found["effect"], strict=True)
@@ -56,8 +56,8 @@ def _effects(rows: pd.DataFrame) -> str:
 
 def _contrast_lines(contrast: ContrastResult) -> Iterator[str]:
     name = f"{contrast.treatment.name} against {contrast.control.name}"
-    shifted = _effects(contrast.overall)
-    yield f"contrast  {name}: shifted: {shifted} (rank-biserial, q ≤ {LEVEL})"
+    effects = effects_found(contrast.overall)
+    yield f"contrast  {name}: shifted: {effects} (rank-biserial, q ≤ {LEVEL})"
     heads = contrast.heads
     counts = [
         f"{int((heads[f'q_wasserstein_{null}'] <= LEVEL).sum())} by more than {what} differ"
@@ -73,7 +73,7 @@ def _group_lines(table: pd.DataFrame) -> Iterator[str]:
     for (model, stack), rows in _by(table, KIND, ["model", "stack"]):
         name = f"{model} {stack}".rstrip()
         if rows["p_value"].notna().any():
-            yield f"contrast  {name}: shifted: {_effects(rows)} (rank-biserial, q ≤ {LEVEL})"
+            yield f"contrast  {name}: shifted: {effects_found(rows)} (rank-biserial, q ≤ {LEVEL})"
         else:
             yield f"contrast  {name}: not tested together: {rows['note'].iloc[0]}"
     for (stack,), rows in _by(table, COMPOSITION, ["stack"]):
@@ -104,4 +104,4 @@ def _trend_lines(table: pd.DataFrame) -> Iterator[str]:
     for names, rows in _by(table, TREND, ["family", "model", "stack"]):
         trends = rows[rows["method"] == MANN_KENDALL]
         name = "/".join(filter(None, names))
-        yield f"trend  {name}: {_effects(trends)} (Mann–Kendall τ, q ≤ {LEVEL})"
+        yield f"trend  {name}: {effects_found(trends)} (Mann–Kendall τ, q ≤ {LEVEL})"

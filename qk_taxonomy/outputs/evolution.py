@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ from qk_taxonomy.figures.evolution.maps import map_figure
 from qk_taxonomy.figures.evolution.parts import chosen_steps
 from qk_taxonomy.figures.evolution.paths import path_figure
 from qk_taxonomy.figures.evolution.river import river_figure
-from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
+from qk_taxonomy.figures.style import Page, house_style
+from qk_taxonomy.outputs.drawing import Caption, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, stem_of
 from qk_taxonomy.studies.evolution import Evolution, heads_table, path_table
 from qk_taxonomy.tables import csv_bytes
 
@@ -27,7 +29,7 @@ EVOLUTION_FOLDER = "evolution"
 # Frames of what moves: each costs a fraction of a second, and some 0.1 MB of the page.
 _MOST_FRAMES = 48
 
-_FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
+_FIGURES: dict[str, Callable[[Evolution, str, Page], Figure]] = {
     "river": river_figure,
     "maps": map_figure,
     "densities": density_figure,
@@ -52,8 +54,8 @@ def write_evolution(evolution: Evolution, data_root: str | Path = ".") -> Iterat
     yield write_file(folder / f"{stem}_heads.csv", csv_bytes(heads_table(evolution)))
     title = _title(evolution)
     for name, draw in _FIGURES.items():
-        with house_style():
-            yield write_file(folder / f"{stem}_{name}.png", png_bytes(draw(evolution, title)))
+        caption = Caption(title, f"Heads through training: {name}.")
+        yield from write_figure(folder / f"{stem}_{name}", partial(draw, evolution, title), caption)
     with house_style():
         moving = moving_densities(
             _frames(evolution),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ import pandas as pd
 
 from qk_taxonomy.cache import write_file
 from qk_taxonomy.figures.sizes import depth_figure, size_figure
-from qk_taxonomy.figures.style import house_style, statistic_label
-from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS
-from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
+from qk_taxonomy.figures.style import Page, statistic_label
+from qk_taxonomy.outputs.drawing import Caption, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, stem_of
 from qk_taxonomy.outputs.markdown import markdown_table, number
+from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.studies.sizes import BY_DEPTH, FamilySizes, SizeTrends
 from qk_taxonomy.tables import csv_bytes
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 SIZES_FOLDER = "sizes"
 
-_FIGURES: dict[str, Callable[[SizeTrends, str], Figure]] = {
+_FIGURES: dict[str, Callable[[SizeTrends, str, Page], Figure]] = {
     "depth": depth_figure,
     "parameters": size_figure,
 }
@@ -54,10 +56,11 @@ def write_sizes(sizes: FamilySizes, data_root: str | Path = ".") -> Iterator[Pat
         title += f", {heads.stack} stack" if heads.stack else ""
         drawn = []
         for name, draw in _FIGURES.items():
-            path = folder / f"{stem_of(sizes.family, *kind, heads.stack)}_{name}.png"
-            with house_style():
-                figure = draw(one, f"{sizes.family} by {name}{_SLOPES[name]}: {title}")
-                yield write_file(path, png_bytes(figure))
+            heading = f"{sizes.family} by {name}{_SLOPES[name]}: {title}"
+            base = folder / f"{stem_of(sizes.family, *kind, heads.stack)}_{name}"
+            text = f"A panel a statistic, n = {len(one.models)} models."
+            (path,) = write_figure(base, partial(draw, one, heading), Caption(heading, text))
+            yield path
             drawn.append(f"![by {name}]({path.name.replace(' ', '%20')})")
         sections += [f"## {title[0].upper()}{title[1:]}", *drawn, _trend_table(one)]
     yield write_file(folder / f"{sizes.family}.md", _page(sizes, sections).encode())

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qk_taxonomy.errors import ShapeError
+from qk_taxonomy.records import N_BINS
 from qk_taxonomy.statistics.densities import (
     histogram_densities,
     jensen_shannon_divergence,
@@ -44,7 +45,8 @@ class SpectralChanges:
     distance of the spectra in units of the mean λ. ``p_untrained``, ``p_within`` (heads, 2):
     against pairs of untrained heads, and against pairs of heads within the control, one-sided; nan
     where there are no such pairs. ``usual_untrained``, ``usual_within`` (2,): distances that one
-    pair in twenty of either null exceeds.
+    pair in twenty of either null exceeds. ``pairs_within`` (2, pairs): the control's heads of the
+    latter's pairs.
     """
 
     distances: Array
@@ -52,6 +54,7 @@ class SpectralChanges:
     p_within: Array
     usual_untrained: Array
     usual_within: Array
+    pairs_within: Places
 
 
 def _distances(x: Array, y: Array, edges: Array) -> Array:
@@ -60,8 +63,8 @@ def _distances(x: Array, y: Array, edges: Array) -> Array:
     return np.stack([jensen_shannon_divergence(*histograms), wasserstein_distance(x, y)], axis=-1)
 
 
-def pairs_within(layers: Places, groups: Places, *, seed: int = 0) -> tuple[Places, Places]:
-    """Indices of pairs of heads of one model, of different layers: (pairs,) twice.
+def pairs_within(layers: Places, groups: Places, *, seed: int = 0) -> Places:
+    """Indices of pairs of heads of one model, of different layers: (2, pairs).
 
     All of them, or 10,000 at random; of one layer, those that share no key-value head. Heads of a
     layer, and of a shared key, can be more alike than others, and not what matched heads of two
@@ -77,7 +80,7 @@ def pairs_within(layers: Places, groups: Places, *, seed: int = 0) -> tuple[Plac
     apart = layers[first] != layers[second]
     if not apart.any():
         apart = groups[first] != groups[second]
-    return first[apart], second[apart]
+    return np.stack([first[apart], second[apart]])
 
 
 def spectral_changes(
@@ -87,7 +90,7 @@ def spectral_changes(
     groups: Places,
     untrained: Array | None,
     *,
-    n_bins: int = 24,
+    n_bins: int = N_BINS,
     seed: int = 0,
 ) -> SpectralChanges:
     """Distance of every head's spectrum between two models, tested against both nulls.
@@ -107,15 +110,15 @@ def spectral_changes(
     if edges[-1] == 0:
         raise ShapeError("Nearly all λ of both models are zero: there are no densities to compare.")
     distances = _distances(x, y, edges)
-    first, second = pairs_within(layers, groups, seed=seed)
-    within = _distances(y[first], y[second], edges) if len(first) else None
-    pairs = None
+    pairs = pairs_within(layers, groups, seed=seed)
+    within = _distances(y[pairs[0]], y[pairs[1]], edges) if pairs.size else None
+    apart = None
     if untrained is not None:
         free = mean_normalised(untrained)
-        pairs = _distances(free, far_heads(free), edges)
-    p_untrained, usual_untrained = _against(distances, pairs)
+        apart = _distances(free, far_heads(free), edges)
+    p_untrained, usual_untrained = _against(distances, apart)
     p_within, usual_within = _against(distances, within)
-    return SpectralChanges(distances, p_untrained, p_within, usual_untrained, usual_within)
+    return SpectralChanges(distances, p_untrained, p_within, usual_untrained, usual_within, pairs)
 
 
 def far_heads(of_heads: Array) -> Array:

@@ -7,7 +7,7 @@ that axis. λ are non-negative.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from qk_taxonomy.errors import ShapeError
 
 Array = NDArray[np.float64]
+
+#: Statistics in the units of the weights, which are compared by their logarithm (nats).
+LOG_STATISTICS = ("MIN", "MAX", "MEAN", "STD")
 
 # A tail needs a few values before an exponent means anything.
 _SMALLEST_TAIL = 8
@@ -154,3 +157,15 @@ def describe(lam: ArrayLike) -> Array:
     """
     x = np.asarray(lam, dtype=np.float64)
     return np.stack([statistic(x) for statistic in STATISTICS.values()], axis=-1)
+
+
+def with_logs(values: ArrayLike, names: Sequence[str]) -> Array:
+    """Values (..., statistics) as they are compared: :data:`LOG_STATISTICS` by their logarithm.
+
+    ``names``: of the statistics. A dead head's logarithms are −inf.
+    """
+    found = np.array(values, dtype=np.float64)
+    logs = [column for column, name in enumerate(names) if name in LOG_STATISTICS]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found[..., logs] = np.log(found[..., logs])
+    return found

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from qk_taxonomy.cache import find_spectra
 from qk_taxonomy.catalog import load_contrasts, load_families
 from qk_taxonomy.errors import HypothesisError, PartialFailureError
-from qk_taxonomy.hypotheses.contrast import LOG_STATISTICS, check_comparable
+from qk_taxonomy.hypotheses.contrast import check_comparable
 from qk_taxonomy.hypotheses.heads import HeadSet, common_statistics, load_heads
 from qk_taxonomy.hypotheses.pairs import one_per_training
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.moments import with_logs
 from qk_taxonomy.statistics.slopes import FEWEST_MODELS, mean_slope, slopes_against
 from qk_taxonomy.statistics.trends import first_layer, monotone_trend
 
@@ -176,10 +177,7 @@ def size_trends(models: Sequence[HeadSet], parameters: Mapping[str, int]) -> Siz
 
 def _layer_medians(heads: HeadSet, names: Sequence[str]) -> pd.DataFrame:
     """Medians over heads, a row a layer, of logarithms where statistics have the weights' units."""
-    table = heads.statistics[list(names)].copy()
-    logs = [name for name in names if name in LOG_STATISTICS]
-    with np.errstate(divide="ignore"):
-        table[logs] = np.log(table[logs])
+    table = pd.DataFrame(with_logs(heads.statistics[list(names)], names), columns=list(names))
     places = {"layer": heads.layer, "depth": heads.depth}
     return table.assign(**places).groupby("layer", as_index=False).median()
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.evolution.parts import UNTRAINED_LINE, chosen_steps, step_label
-from qk_taxonomy.figures.style import KEPT
+from qk_taxonomy.figures.style import KEPT, SCREEN, Page
 from qk_taxonomy.studies.evolution.records import Evolution
 
 Array = NDArray[np.float64]
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 _MOST_STEPS, _MOST_LAYERS = 8, 8
 
 
-def density_figure(evolution: Evolution, title: str) -> Figure:
+def density_figure(evolution: Evolution, title: str, page: Page = SCREEN) -> Figure:
     """The mean histogram of a layer's heads, with the band of their middle 80 %, at up to 8 steps
     and in up to 8 layers, evenly chosen; dashed: untrained heads. Steps have scales of their own.
     """

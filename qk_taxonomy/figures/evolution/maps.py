@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.evolution.parts import spread, step_label
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import Evolution
 
@@ -35,7 +36,7 @@ class _Map:
     around: float | None = None
 
 
-def map_figure(evolution: Evolution, title: str) -> Figure:
+def map_figure(evolution: Evolution, title: str, page: Page = SCREEN) -> Figure:
     """Means over each layer's heads at each step: effective rank, largest λ, share of λ beyond the
     untrained edge, share of heads unlike untrained ones, distance from the first step and since the
     step before. Steps are evenly spaced; nothing is drawn of what has no null.

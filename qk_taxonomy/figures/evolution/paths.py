@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.evolution.parts import GREY, draw_step_axis
-from qk_taxonomy.figures.style import class_colours
+from qk_taxonomy.figures.style import SCREEN, Page, class_colours
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import PATH_FEATURES, Evolution
 
@@ -23,7 +23,7 @@ _FEATURE_LABELS = {
 }
 
 
-def path_figure(evolution: Evolution, title: str) -> Figure:
+def path_figure(evolution: Evolution, title: str, page: Page = SCREEN) -> Figure:
     """Every head's divergence from its first step, its way through effective rank and largest λ,
     and what is unusual in it; the most unusual have colours, solid where q ≤ 0.05.
     """

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from qk_taxonomy.figures.evolution.parts import UNTRAINED_LINE, draw_step_axis
-from qk_taxonomy.figures.style import RGB, class_colours
+from qk_taxonomy.figures.style import RGB, SCREEN, Page, class_colours
 from qk_taxonomy.studies.evolution.records import Evolution
 from qk_taxonomy.taxonomy import HeadClass
 
@@ -18,7 +18,7 @@ from qk_taxonomy.taxonomy import HeadClass
 _COLUMNS = 3
 
 
-def river_figure(evolution: Evolution, title: str) -> Figure:
+def river_figure(evolution: Evolution, title: str, page: Page = SCREEN) -> Figure:
     """Shares of the heads in each class over training, a bend a step; how many heads left their
     first class for good; and the mean histogram of each class beside that of untrained heads.
     """

@@ -22,10 +22,11 @@ class StackDifference:
     ``heads``: a row a matched pair, what moved farthest first: ``layer`` and ``head`` in the first
     model, ``layer_b`` and ``head_b`` in the second; ``shape``, ``scale`` and ``rank``, the moves of
     :class:`~qk_taxonomy.statistics.moves.HeadMoves`, each with its size in ``_units`` of what is
-    usual between heads of the first model, ``p_`` and ``q_`` (corrected over the heads);
-    ``jensen_shannon``, the divergence of both histograms in nats, tested against pairs of heads
-    ``_within`` the first model and ``_untrained`` ones; and ``moved``, which of the three moved
-    most in those units, "" where nothing did. ``usual``: those units by the moves' names.
+    usual between heads of the first model; ``jensen_shannon``, the divergence of both histograms in
+    nats; ``p_untrained`` of ``shape``, and ``q_untrained`` over the heads; and ``moved``, which of
+    the three moved most in those units, "" where nothing did. ``usual``: those units by the moves'
+    names. ``shifts``: whether all heads together moved, a row a statistic, in the columns of
+    ``hypotheses.table``, q over the statistics; refused for heads matched by spectra.
     ``histograms`` (2, n, bins): densities of λ over its mean of the rows' heads, on ``edges``
     (bins + 1,). ``depth``: for heads matched by spectra, whether they sit at like depths; else
     None. ``notes``: what limits the comparison.
@@ -35,6 +36,7 @@ class StackDifference:
     second: HeadSet
     matching: Matching
     heads: pd.DataFrame
+    shifts: pd.DataFrame
     usual: dict[str, float]
     histograms: Array
     edges: Array
@@ -61,3 +63,8 @@ class ModelDifference:
         parts = [one.heads.assign(stack=one.first.stack) for one in self.stacks]
         table = pd.concat(parts, ignore_index=True)
         return table[["stack", *(name for name in table if name != "stack")]]
+
+    @property
+    def shifts(self) -> pd.DataFrame:
+        """The shifts of all stacks, a row a statistic."""
+        return pd.concat([one.shifts for one in self.stacks], ignore_index=True)

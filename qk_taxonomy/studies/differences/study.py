@@ -10,11 +10,17 @@ import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, load_spectra
 from qk_taxonomy.errors import HypothesisError, PartialFailureError
-from qk_taxonomy.hypotheses.contrast import check_comparable
+from qk_taxonomy.hypotheses.contrast import (
+    check_comparable,
+    overall_shifts,
+    refused_contrast,
+    shift_rows,
+    two_shapes,
+)
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads, untrained_like
-from qk_taxonomy.hypotheses.pairs import named_heads, stack_pairs
+from qk_taxonomy.hypotheses.pairs import named_heads, shared_stacks
+from qk_taxonomy.hypotheses.table import corrected
 from qk_taxonomy.records import N_BINS, Circuit, Convention
-from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
 from qk_taxonomy.statistics.findings import benjamini_hochberg
 from qk_taxonomy.statistics.moves import MOVES, HeadMoves, head_moves
@@ -54,7 +60,7 @@ def diff_models(
             f"{first} and {second} are one file, {before[0].path}: wanted two models, or two "
             "revisions of one. `qk-taxonomy show` tells what is in a file."
         )
-    pairs = stack_pairs("", "", after, before)
+    pairs = shared_stacks(before, after)
     if not pairs:
         stacks = [", ".join(heads.stack or "a single one" for heads in side) for side in sides]
         raise HypothesisError(
@@ -62,19 +68,19 @@ def diff_models(
             f"{stacks[1]}. Heads of stacks of one name are compared."
         )
     twins = [twin for side in sides for twin in _twins(side[0].path, circuit, convention)]
-    shared = {pair.control.stack for pair in pairs}
+    shared = {one.stack for one, _ in pairs}
     alone = [heads.name for side in sides for heads in side if heads.stack not in shared]
     return ModelDifference(
         tuple(
             diff_heads(
-                pair.control,
-                pair.treatment,
+                one,
+                other,
                 match=match,
                 twins=twins,
                 seed=seed,
                 include_imported=include_imported,
             )
-            for pair in pairs
+            for one, other in pairs
         ),
         tuple(f"{name} has no counterpart in the other model" for name in alone),
     )
@@ -119,6 +125,7 @@ def diff_heads(
         second=second,
         matching=matched.how,
         heads=table.iloc[order].reset_index(drop=True),
+        shifts=_shifts(first, second, matched, seed),
         usual=dict(zip(MOVES, moves.usual.tolist(), strict=True)),
         histograms=np.stack([histogram_densities(x, edges) for x in normalised]),
         edges=edges,
@@ -182,10 +189,11 @@ def _check_widths(first: HeadSet, second: HeadSet) -> None:
 def _matched(first: HeadSet, second: HeadSet, match: Match) -> Matched:
     if match == "spectra" or (match == "auto" and not _one_design(first, second)):
         return matched_by_spectra(first, second)
-    if first.shape != second.shape:
+    differ = two_shapes(first, second)
+    if differ:
         raise HypothesisError(
-            f"{first.name} has {first.described_shape}, {second.name} {second.described_shape}: "
-            "heads cannot be matched by their place. Match them by their spectra: --match spectra."
+            f"{differ}: heads cannot be matched by their place. Match them by their spectra: "
+            "--match spectra."
         )
     return matched_by_place(len(first.lam))
 
@@ -209,24 +217,29 @@ def _head_table(
     for column, name in enumerate(MOVES):
         columns[name] = moves.moves[:, column]
         columns[f"{name}_units"] = sizes[:, column]
-        columns[f"p_{name}"] = moves.p_values[:, column]
-        columns[f"q_{name}"] = benjamini_hochberg(moves.p_values[:, column])
-    divergence = SPECTRAL_DISTANCES.index("jensen_shannon")
-    columns["jensen_shannon"] = moves.changes.distances[:, divergence]
-    nulls = {"within": moves.changes.p_within, "untrained": moves.changes.p_untrained}
-    for null, p_values in nulls.items():
-        columns[f"p_{null}"] = p_values[:, divergence]
-        columns[f"q_{null}"] = benjamini_hochberg(p_values[:, divergence])
+    columns["jensen_shannon"] = moves.divergences
+    # Heads that were matched because their shapes are near cannot be tested for being far.
+    p_values = moves.p_untrained if matched.how == "place" else np.full(len(sizes), np.nan)
+    columns["p_untrained"] = p_values
+    columns["q_untrained"] = benjamini_hochberg(p_values)
     known = np.nan_to_num(sizes, nan=0.0)
     names = np.array(MOVES)[known.argmax(-1)]
     columns["moved"] = np.where(known.max(-1) > 0, names, "")
     return pd.DataFrame(columns)
 
 
+def _shifts(first: HeadSet, second: HeadSet, matched: Matched, seed: int) -> pd.DataFrame:
+    """Whether all heads together moved, by statistic: what ``test`` tells of the two models."""
+    if matched.how == "spectra":
+        return refused_contrast(second, first, "heads are matched by their spectra")
+    shifts = overall_shifts(shift_rows(second, first, seed=seed), first)
+    return corrected(shifts, ["method"]).reset_index(drop=True)
+
+
 def _notes(first: HeadSet, second: HeadSet, matched: Matched, limit: str) -> list[str]:
-    notes = [limit] if limit else []
     if matched.how == "place":
-        return notes
+        return [limit] if limit else []
+    notes = []
     alone = [
         f"{len(heads.table) - len(matched.first)} heads of {heads.name}"
         for heads in (first, second)
@@ -235,7 +248,8 @@ def _notes(first: HeadSet, second: HeadSet, matched: Matched, limit: str) -> lis
     if alone:
         notes.append(f"without a match: {', '.join(alone)}")
     notes.append(
-        "heads are matched by their spectra, so that shapes are as near as they can be: what is "
-        "found to differ has no counterpart, what is not may be another head"
+        "heads are matched by their spectra, each with a near one: pairs chosen so cannot be "
+        "tested for having moved (no p- or q-values), and a small distance does not make them one "
+        "head"
     )
     return notes

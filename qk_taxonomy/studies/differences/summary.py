@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
+from qk_taxonomy.hypotheses.summary import effects_found
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.moves import MOVES
+from qk_taxonomy.statistics.shifts import FLIP_LAYERS
 from qk_taxonomy.studies.differences.records import ModelDifference, StackDifference
 
+#: The statistics whose shifts are those of all heads' scale (ln Σλ) and rank.
+MOVED_STATISTICS = {"scale": "MEAN", "rank": "effective_rank_lambda"}
+
+_NAMES = {"scale": "scale, ln Σλ", "rank": "rank, effective rank of λ"}
 _NAMED = 5
 
 
 def summary(difference: ModelDifference) -> Iterator[str]:
-    """What moved in each stack, in the units of the first model's own heads, and which heads."""
+    """Of each stack: whether all heads together moved, how far each did, and which the farthest."""
     for stack in difference.stacks:
         yield from _lines(stack)
 
@@ -25,13 +31,17 @@ def _lines(stack: StackDifference) -> Iterator[str]:
         f"{stack.matching}; median Jensen–Shannon divergence "
         f"{heads['jensen_shannon'].median():.3g} nats"
     )
-    medians = ", ".join(f"{name} {heads[f'{name}_units'].median():.2g}" for name in MOVES)
-    yield f"  median move, 1 being what 1 in 20 pairs of the first model's heads exceeds: {medians}"
-    beyond = ", ".join(f"{(heads[f'q_{name}'] <= LEVEL).sum()} in {name}" for name in MOVES)
-    yield f"  farther than its heads differ (q ≤ {LEVEL}): {beyond}"
+    yield from _shift_lines(stack)
+    yield "  how far, 1 being what 1 in 20 pairs of the first model's heads exceeds:"
+    for name in MOVES:
+        sizes = heads[f"{name}_units"]
+        yield f"    {name}: {sizes.median():.2g} in the median, {sizes.max():.2g} at most"
     if heads["q_untrained"].notna().any():
         n = int((heads["q_untrained"] <= LEVEL).sum())
-        yield f"  farther in shape than untrained heads differ (q ≤ {LEVEL}): {n}"
+        yield (
+            f"  a yardstick: shape farther from what it was than two untrained heads are apart "
+            f"(q ≤ {LEVEL}), {n} of {len(heads)}"
+        )
     most = ", ".join(
         _named(row) for row in heads[heads["moved"] != ""].head(_NAMED).to_dict("records")
     )
@@ -39,6 +49,29 @@ def _lines(stack: StackDifference) -> Iterator[str]:
     if stack.depth is not None:
         p = f"p = {stack.depth.p_value:.2g}" if not stack.depth.note else stack.depth.note
         yield f"  correlation of matched heads' depths: {stack.depth.effect:+.2f}, {p}"
+
+
+def _shift_lines(stack: StackDifference) -> Iterator[str]:
+    """All heads together: scale and rank, and what else shifted."""
+    shifts = stack.shifts
+    if not shifts["p_value"].notna().any():
+        yield f"  all heads together: not tested ({shifts['note'].iloc[0]})"
+        return
+    unit = "whole layers" if (shifts["method"] == FLIP_LAYERS).all() else "key-value groups"
+    yield (
+        f"  all heads together (sign flips of {unit}; r: rank-biserial correlation, 95 % interval; "
+        f"q over {len(shifts)} statistics):"
+    )
+    for name, statistic in MOVED_STATISTICS.items():
+        for row in shifts[shifts["statistic"] == statistic].to_dict("records"):
+            p = f"p = {row['p_value']:.2g}, q = {row['q_value']:.2g}, n = {row['n']}"
+            tested = p if row["p_value"] == row["p_value"] else f"not tested ({row['note']})"
+            yield (
+                f"    {_NAMES[name]}: {stack.heads[name].median():+.3g} in the median; "
+                f"r = {row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], {tested}"
+            )
+    others = shifts[~shifts["statistic"].isin(MOVED_STATISTICS.values())]
+    yield f"    others found to have shifted (r, q ≤ {LEVEL}): {effects_found(others)}"
 
 
 def _named(row: Mapping[Hashable, Any]) -> str:
