@@ -62,7 +62,7 @@ def write_figure(
         fig = draw(page)
         wider = page.narrow and fig.get_figwidth() > page.width(0.0) + 1e-9
         page = TWO_COLUMN if wider else page
-        contents = [(one, _drawn(fig, one, page)) for one in dict.fromkeys(files.formats)]
+        contents = [(one, figure_bytes(fig, one, page)) for one in dict.fromkeys(files.formats)]
     stem = base.name if page.room is None else f"{base.name}.{page.name}"
     written = [write_file(base.with_name(f"{stem}.{one}"), content) for one, content in contents]
     notes = f" {_TWO_COLUMNS}" if wider else ""
@@ -71,7 +71,7 @@ def write_figure(
     return written
 
 
-def _drawn(fig: Figure, form: FigureFormat, page: Page) -> bytes:
+def figure_bytes(fig: Figure, form: FigureFormat, page: Page) -> bytes:
     """The bytes of a file; dots are of the size that things have in the end."""
     dpi = page.dpi if form == "png" else PAPER_DPI
     if form != "png":

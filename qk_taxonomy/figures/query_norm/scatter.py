@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,9 +96,9 @@ def scatter_figure(
         block[0].set_ylabel(measure_label("entropy"))
         block[1].set_ylabel("H, what position leaves, nats")
     put_title(fig, title, f"tokens of {counted(len(samples), 'window')}; r: Pearson, their mean")
-    where = "bottom" if page.narrow else "right"
     label = "position in the window, tokens"
-    fig.colorbar(scale, ax=grid, label=label, aspect=40, location=where)
+    where: Any = {"location": "bottom", "aspect": 25} if page.narrow else {"aspect": 40}
+    fig.colorbar(scale, ax=grid, label=label, **where)
     return fig
 
 

@@ -85,10 +85,10 @@ def alignment_figure(
         ax.set_title(heading, pad=6.0 + 8.0 * len(marked))
     for ax in at_the_left(axes):
         ax.set_ylabel("value (1: aligned;\northogonal; of unit length)")
+    between = " " if page.room is None else "\n"
+    before = between.join(("step of training", "(left end: before it)"))
     for ax in at_the_bottom(axes):
-        ax.set_xlabel(
-            "step of training (left end: before it)" if (x <= 0).any() else "step of training"
-        )
+        ax.set_xlabel(before if (x <= 0).any() else "step of training")
     axes[0].set_ylim(_reach(courses))
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=colour, ls=style, lw=1.5,

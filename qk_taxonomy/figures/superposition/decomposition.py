@@ -19,6 +19,9 @@ _CONTROL = "0.55"
 # Labels of more groups than these are upright.
 _FEW = 3
 
+# Inches of what is written above a box, across; of more boxes than there is room for, upright.
+_SHARE = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class DecomposedLogits:
@@ -45,6 +48,8 @@ def decomposition_figure(
     n = [len(_values(group, "sparseness")[0]) for group in groups]
     counted = f"{min(n):,}" if min(n) == max(n) else f"{min(n):,} to {max(n):,}"
     put_title(fig, title, f"{counted} logits each")
+    panel = fig.get_figwidth() / (1 if page.narrow else 2) - 1.0
+    upright = len(groups) * _SHARE > panel
     if page.narrow:
         axes = fig.subplots(4, 1, sharex=True).reshape(2, 2)
     else:
@@ -55,7 +60,7 @@ def decomposition_figure(
     )
     for row, (name, label) in zip(axes, names, strict=True):
         _draw_both(row[0], groups, name)
-        _draw_differences(row[1], groups, name)
+        _draw_differences(row[1], groups, name, upright=upright)
         row[0].set_ylabel(label)
         row[1].set_ylabel("a logit's value less its mean\nover random rotations")
     for ax in axes[-1]:
@@ -104,17 +109,20 @@ def _draw_both(ax: Axes, groups: Sequence[DecomposedLogits], name: str) -> None:
     ax.set_ylim(bottom=0.0)
 
 
-def _draw_differences(ax: Axes, groups: Sequence[DecomposedLogits], name: str) -> None:
+def _draw_differences(
+    ax: Axes, groups: Sequence[DecomposedLogits], name: str, *, upright: bool
+) -> None:
     ax.axhline(0.0, color="0.7", lw=0.8, zorder=0)
     differences = [observed - mean for observed, mean, _ in (_values(g, name) for g in groups)]
     _boxes(ax, differences, 0.0, KEPT, width=0.45)
     lower = [f"{(one < 0).mean():.0%} below 0" if one.size else "no logits" for one in differences]
     for place, text in enumerate(lower):
-        ax.annotate(text.replace(" below", "\nbelow"), (place, 1.0), fontsize=8, va="top",
+        said = text if upright else text.replace(" below", "\nbelow")
+        ax.annotate(said, (place, 1.0), fontsize=8, va="top", rotation=90 if upright else 0,
                     xycoords=("data", "axes fraction"), ha="center")  # fmt: skip
     # Room for what is written above the boxes.
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.2 * (high - low))
+    ax.set_ylim(low, high + (0.6 if upright else 0.2) * (high - low))
 
 
 def _boxes(ax: Axes, values: Sequence[Array], shift: float, colour: str, *, width: float) -> None:

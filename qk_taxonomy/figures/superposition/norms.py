@@ -29,7 +29,7 @@ from qk_taxonomy.studies.superposition.config import Target
 _SHARED = r"$\sum_{j \neq i} (\hat{W}_i \cdot W_j)^2$"
 
 # Inches that a panel has at least.
-_WIDTH = 2.1
+_WIDTH = 2.4
 
 
 def norm_figure(
