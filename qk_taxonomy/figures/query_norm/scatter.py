@@ -73,7 +73,8 @@ def scatter_figure(
     """
     n_columns = page.columns(len(chosen), _WIDTH)
     n_blocks = -(-len(chosen) // n_columns)
-    size = page.width(2.55 * max(len(chosen), 2) + 1.2), 6.1 * n_blocks + 0.2
+    block = 6.1 if n_blocks == 1 else 4.2
+    size = page.width(2.55 * max(len(chosen), 2) + 1.2), block * n_blocks + 0.2
     fig = Figure(figsize=size, layout="constrained")
     longest = max(len(one.tokens) for one in samples)
     scale = ScalarMappable(LogNorm(1.0, max(longest, 2)), "viridis")
@@ -97,7 +98,11 @@ def scatter_figure(
         block[1].set_ylabel("H, what position leaves, nats")
     put_title(fig, title, f"tokens of {counted(len(samples), 'window')}; r: Pearson, their mean")
     label = "position in the window, tokens"
-    where: Any = {"location": "bottom", "aspect": 25} if page.narrow else {"aspect": 40}
+    where: Any = (
+        {"location": "bottom", "aspect": 30, "fraction": 0.05, "pad": 0.01}
+        if page.narrow
+        else {"aspect": 40}
+    )
     fig.colorbar(scale, ax=grid, label=label, **where)
     return fig
 
