@@ -19,6 +19,9 @@ RGB = tuple[float, float, float]
 #: Colours of what is rejected at its level, and of what is not.
 REJECTED, KEPT = "#d55e00", "#0072b2"
 
+#: How the law of untrained heads is drawn.
+UNTRAINED_LINE: Any = {"color": "black", "ls": "--", "lw": 1.0}
+
 # What has no value.
 _EMPTY: RGB = (0.93, 0.93, 0.93)
 
