@@ -118,5 +118,6 @@ def _label(name: str) -> str:
 
 
 def _size(n: float) -> str:
-    """A number of parameters, 135M or 8.03B."""
-    return f"{n / 1e9:.3g}B" if n >= 1e9 else f"{n / 1e6:.3g}M"
+    """A number of parameters, 78.1k, 135M or 8.03B."""
+    unit, letter = next((pair for pair in ((1e9, "B"), (1e6, "M")) if n >= pair[0]), (1e3, "k"))
+    return f"{n / unit:.3g}{letter}"

@@ -115,6 +115,9 @@ def _page(sizes: FamilySizes, name: str, sections: list[str]) -> str:
         "test (Benjamini–Hochberg).",
         "Sizes of a family differ in more than parameters: in layers, heads and d_head, and often "
         "in training.",
+        "Spectra of untrained heads depend on d_head and d_model too: where first steps are "
+        "surveyed, `--revision step0` tells what of a slope with parameters was there before "
+        "training.",
     )
     parts = [
         f"# {name}: statistics by depth and by size",
