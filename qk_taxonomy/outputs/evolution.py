@@ -27,7 +27,8 @@ EVOLUTION_FOLDER = "evolution"
 # Frames of what moves: each costs a fraction of a second, and some 4 kB of the page.
 _MOST_FRAMES = 48
 
-_FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
+#: The figures of the study, by the end of their file's name.
+FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
     "river": river_figure,
     "maps": map_figure,
     "densities": density_figure,
@@ -51,7 +52,7 @@ def write_evolution(evolution: Evolution, data_root: str | Path = ".") -> Iterat
     yield write_file(folder / f"{stem}.csv", csv_bytes(path_table(evolution)))
     yield write_file(folder / f"{stem}_heads.csv", csv_bytes(heads_table(evolution)))
     title = _title(evolution)
-    for name, draw in _FIGURES.items():
+    for name, draw in FIGURES.items():
         with house_style():
             yield write_file(folder / f"{stem}_{name}.png", png_bytes(draw(evolution, title)))
     with house_style():
