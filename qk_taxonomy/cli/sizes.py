@@ -25,6 +25,11 @@ from qk_taxonomy.records import CIRCUITS
 @data_root_option
 @circuits_option(CIRCUITS, "both", "Only this circuit.")
 @conventions_option("Only this convention.")
+@click.option(
+    "--revision",
+    metavar="REV",
+    help="Models at this revision, such as step1000; otherwise at their newest.",
+)
 @catalog_option
 @debug_option
 def sizes(families: tuple[str, ...], data_root: Path, **options: Any) -> None:
@@ -32,7 +37,9 @@ def sizes(families: tuple[str, ...], data_root: Path, **options: Any) -> None:
 
     Of three or more surveyed models, each of which counts once: the mean over models of each
     statistic's slope with depth, and its slope with the logarithm of the parameters, with
-    intervals and corrected tests. Writes plots/sizes/<family>/: tables, figures, and a page.
+    intervals and corrected tests. Parameters are the catalogue's; a family of your own has them in
+    a file (--catalog). Writes plots/sizes/<family>/: tables, figures, densities that move from size
+    to size, and a page.
     """
     from qk_taxonomy.outputs.sizes import write_sizes
     from qk_taxonomy.studies.sizes import family_sizes, summary

@@ -37,7 +37,7 @@ def depth_figure(trends: SizeTrends, title: str) -> Figure:
             [],
             [],
             color=colour,
-            label=f"{heads.model}, {_size(n)}" if math.isfinite(n) else heads.model,
+            label=size_label(heads.model, n),
         )
         for heads, n, colour in zip(trends.models, trends.parameters, colours, strict=True)
     ]
@@ -68,6 +68,11 @@ def size_figure(trends: SizeTrends, title: str) -> Figure:
         ax.set(xlabel="parameters", ylabel=_label(name))
         ax.set_title(_said(row))
     return fig
+
+
+def size_label(model: str, parameters: float) -> str:
+    """What a figure calls a model: its name, with its number of parameters where that is known."""
+    return f"{model}, {_size(parameters)}" if math.isfinite(parameters) else model
 
 
 def _panels(trends: SizeTrends, title: str) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
@@ -113,5 +118,6 @@ def _label(name: str) -> str:
 
 
 def _size(n: float) -> str:
-    """A number of parameters, 135M or 8.03B."""
-    return f"{n / 1e9:.3g}B" if n >= 1e9 else f"{n / 1e6:.3g}M"
+    """A number of parameters, 78.1k, 135M or 8.03B."""
+    unit, letter = next((pair for pair in ((1e9, "B"), (1e6, "M")) if n >= pair[0]), (1e3, "k"))
+    return f"{n / unit:.3g}{letter}"

@@ -19,6 +19,9 @@ RGB = tuple[float, float, float]
 #: Colours of what is rejected at its level, of what is not, and of what no test was made of.
 REJECTED, KEPT, UNTESTED = "#d55e00", "#0072b2", "0.6"
 
+#: How the law of untrained heads is drawn.
+UNTRAINED_LINE: Any = {"color": "black", "ls": "--", "lw": 1.0}
+
 # What has no value.
 _EMPTY: RGB = (0.93, 0.93, 0.93)
 

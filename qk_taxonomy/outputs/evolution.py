@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qk_taxonomy.cache import write_file
-from qk_taxonomy.figures.evolution.animation import Frame, moving_densities
 from qk_taxonomy.figures.evolution.densities import density_figure
 from qk_taxonomy.figures.evolution.maps import map_figure
 from qk_taxonomy.figures.evolution.parts import chosen_steps
 from qk_taxonomy.figures.evolution.paths import path_figure
 from qk_taxonomy.figures.evolution.river import river_figure
+from qk_taxonomy.figures.moving import Frame, moving_densities
 from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
 from qk_taxonomy.studies.evolution import Evolution, heads_table, path_table
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 #: Where the study's tables and figures are, below the folder of plots.
 EVOLUTION_FOLDER = "evolution"
 
-# Frames of what moves: each costs a fraction of a second, and some 0.1 MB of the page.
+# Frames of what moves: each costs a fraction of a second, and some 4 kB of the page.
 _MOST_FRAMES = 48
 
-_FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
+#: The figures of the study, by the end of their file's name.
+FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
     "river": river_figure,
     "maps": map_figure,
     "densities": density_figure,
@@ -51,16 +52,11 @@ def write_evolution(evolution: Evolution, data_root: str | Path = ".") -> Iterat
     yield write_file(folder / f"{stem}.csv", csv_bytes(path_table(evolution)))
     yield write_file(folder / f"{stem}_heads.csv", csv_bytes(heads_table(evolution)))
     title = _title(evolution)
-    for name, draw in _FIGURES.items():
+    for name, draw in FIGURES.items():
         with house_style():
             yield write_file(folder / f"{stem}_{name}.png", png_bytes(draw(evolution, title)))
     with house_style():
-        moving = moving_densities(
-            _frames(evolution),
-            evolution.edges,
-            evolution.name,
-            evolution.null.histogram if evolution.null.n else None,
-        )
+        moving = moving_densities(_frames(evolution), evolution.edges, title)
     yield write_file(folder / f"{stem}_moving.gif", moving.gif)
     yield write_file(folder / f"{stem}_moving.html", moving.page)
 
@@ -75,7 +71,8 @@ def _title(evolution: Evolution) -> str:
 
 def _frames(evolution: Evolution) -> list[Frame]:
     """A frame a step, of steps even in log(step + 1) where there are more than are wanted."""
+    untrained = evolution.null.histogram if evolution.null.n else None
     return [
-        Frame(evolution.names[step], evolution.histograms[step])
+        Frame(evolution.names[step], evolution.histograms[step], untrained)
         for step in chosen_steps(evolution, _MOST_FRAMES)
     ]

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qk_taxonomy.figures.evolution.parts import UNTRAINED_LINE, chosen_steps, step_label
-from qk_taxonomy.figures.style import KEPT
+from qk_taxonomy.figures.evolution.parts import chosen_steps, step_label
+from qk_taxonomy.figures.style import KEPT, UNTRAINED_LINE
 from qk_taxonomy.studies.evolution.records import Evolution
 
 Array = NDArray[np.float64]

@@ -78,7 +78,10 @@ def _maps(evolution: Evolution) -> list[_Map]:
     if known:
         outside = (evolution.p_untrained <= LEVEL).astype(np.float64)
         maps += [
-            _Map(f"share of heads unlike untrained ones (p ≤ {LEVEL})", outside, "cividis", 0, 1),
+            _Map(
+                f"heads unlike untrained ones at p ≤ {LEVEL} ({LEVEL:.0%} by chance)",
+                outside, "cividis", 0, 1,
+            ),
             _Map(
                 "share of λ beyond the untrained edge", evolution.n_outliers / d_head,
                 "magma_r", 0.0,

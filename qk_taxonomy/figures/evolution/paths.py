@@ -106,4 +106,4 @@ def _draw_features(ax: Axes, evolution: Evolution) -> None:
     labels = [_FEATURE_LABELS[name].replace(" ", "\n", 1) for name in PATH_FEATURES]
     ax.set_xticks(range(len(PATH_FEATURES)), labels)
     ax.set(ylabel="robust z among the heads")
-    ax.set_title("What is unusual (solid: q ≤ 0.05)")
+    ax.set_title("What is unusual (solid: q ≤ 0.05 for tails of Student's t)")

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from qk_taxonomy.figures.evolution.parts import UNTRAINED_LINE, draw_step_axis
-from qk_taxonomy.figures.style import RGB, class_colours
+from qk_taxonomy.figures.evolution.parts import draw_step_axis
+from qk_taxonomy.figures.style import RGB, UNTRAINED_LINE, class_colours
 from qk_taxonomy.studies.evolution.records import Evolution
 from qk_taxonomy.taxonomy import HeadClass
 
