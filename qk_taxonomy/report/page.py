@@ -13,7 +13,7 @@ import pandas as pd
 
 from qk_taxonomy.labels import MODEL_COLOURS, statistic_label
 from qk_taxonomy.report.atlas import Atlas
-from qk_taxonomy.report.gallery import HEIGHT, SYMBOLS, WIDTH, class_panels
+from qk_taxonomy.report.gallery import FLOOR, HEIGHT, LEFT, RIGHT, SYMBOLS, WIDTH, class_panels
 from qk_taxonomy.report.packing import (
     base64_gzip,
     byte_shares,
@@ -71,8 +71,7 @@ def atlas_page(atlas: Atlas) -> str:
         stacks=list(dict.fromkeys(map(str, atlas.heads["stack"]))),
         statistics={name: statistic_label(name) for name in atlas.statistics},
         panels=class_panels(atlas.classes, atlas.edges),
-        width=WIDTH,
-        height=HEIGHT,
+        picture={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "floor": FLOOR},
         symbols=SYMBOLS,
         tests=tests,
         contrasts=listed_contrasts(atlas.contrasts),
@@ -157,7 +156,8 @@ def _packed_table(table: pd.DataFrame) -> str:
 
 
 def _digits(value: float, n: int = 3) -> str:
-    return f"{value:.{n}g}".replace("-", "−")
+    """A number to ``n`` significant digits, zeros at its end included."""
+    return f"{value:#.{n}g}".rstrip(".").replace("-", "−")
 
 
 def _read(name: str) -> str:

@@ -127,6 +127,21 @@ function redrawAll() {
   drawContrast();
 }
 
+/** What is sized by the page's width as it is drawn. */
+function openResizing() {
+  let width = innerWidth;
+  let waiting;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      drawLayers();
+      drawContrast();
+    }, 200);
+  });
+}
+
 const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
 async function open() {
@@ -149,6 +164,7 @@ async function open() {
   await painted();
   await openContrasts();
   await openTests();
+  openResizing();
   performance.mark("atlas-whole");
   document.documentElement.dataset.ready = "whole";
 }

@@ -56,7 +56,7 @@ function plain(text) {
 
 function axis(title, more = {}) {
   return {
-    title: { text: title, standoff: 8 },
+    title: { text: title, standoff: 8, font: { size: 14 } },
     gridcolor: token("grid"),
     linecolor: token("axis"),
     tickcolor: token("axis"),
