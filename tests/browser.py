@@ -21,7 +21,7 @@ def chromium_path() -> str | None:
 
 
 @contextmanager
-def chromium(*arguments: str) -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     """A running browser, as playwright has it.
 
     Without one a test is skipped, but fails in CI (CI=true), where it must not pass unseen.
@@ -34,11 +34,23 @@ def chromium(*arguments: str) -> Iterator[Any]:
         pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", *arguments]
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with sync_playwright() as playwright, _launched(playwright.chromium, path) as browser:
+        yield browser
+
+
+@contextmanager
+def without_webgl(browser: Any) -> Iterator[Any]:
+    """Another browser beside a running one, that draws no WebGL."""
+    path = chromium_path()
+    assert path is not None
+    with _launched(browser.browser_type, path, "--disable-3d-apis") as another:
+        yield another
+
+
+@contextmanager
+def _launched(kind: Any, path: str, *arguments: str) -> Iterator[Any]:
+    browser = kind.launch(executable_path=path, args=["--no-sandbox", *arguments])
+    try:
+        yield browser
+    finally:
+        browser.close()

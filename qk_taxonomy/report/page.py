@@ -39,6 +39,9 @@ SCRIPTS = (
     *("contrasts", "main"),
 )
 
+# Runs before anything is shown, so that what needs scripts is hidden only where there are none.
+_FIRST_SCRIPT = 'document.documentElement.classList.add("scripted");'
+
 # A statistic spans decades where its middle 98 % do: axes and colours are then logarithmic.
 _DECADES = 2.0
 
@@ -80,9 +83,10 @@ def atlas_page(atlas: Atlas) -> str:
         contrast_table=_packed_table(atlas.contrasts.reindex(columns=list(TEST_COLUMNS))),
         changed_table=_packed_table(listed_changes(atlas.changed)),
         style=Markup(_read("page.css")),
+        first_script=Markup(_FIRST_SCRIPT),
         script=Markup(script),
         plotly=base64_gzip(plotly.encode()),
-        policy=_policy(script, plotly),
+        policy=_policy(_FIRST_SCRIPT, script, plotly),
     )
 
 
