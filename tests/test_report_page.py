@@ -419,10 +419,25 @@ def test_themes_follow_the_system_until_one_is_chosen(browser: Any, report: Path
         assert luminance(page, "body") < 0.2
         page.emulate_media(color_scheme="light")
         assert luminance(page, "body") < 0.2
-        pdf = page.pdf()
-        assert pdf.startswith(b"%PDF")
-        # After printing, in black on white, the chosen theme is back.
-        assert page.evaluate(font) == dark
+
+
+def test_paper_is_white_and_cuts_no_chart(browser: Any, report: Path) -> None:
+    address = "#pin=family-0/model-0//1.1"
+    with opened(browser, report, color_scheme="dark", address=address) as page:
+        plots = (
+            "Array.from(document.querySelectorAll('.plot'), "
+            "(p) => [p.layout.width, p.layout.font.color])"
+        )
+        before = page.evaluate(plots)
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        printed = page.evaluate(plots)
+        assert len(printed) == 5
+        assert max(width for width, _ in printed) <= 680
+        assert {colour for _, colour in printed} == {"#1d2127"}
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate(plots) == before
+        assert page.pdf().startswith(b"%PDF")
+        assert luminance(page, "body") < 0.2
 
 
 @pytest.mark.parametrize("width", [360, 768])

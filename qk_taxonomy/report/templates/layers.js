@@ -44,8 +44,8 @@ function drawGrid(rows) {
     texts[i][j] = String(classOf(row).number);
     counts[heads.class[row]]++;
   }
-  const host = document.getElementById("grid-plot");
-  const cell = Math.min(48, Math.max(4, (host.clientWidth - 70) / layers.length));
+  const room = document.getElementById("grid-plot").parentElement.clientWidth;
+  const cell = Math.min(48, Math.max(4, (room - 70) / layers.length));
   const tall = Math.min(28, Math.max(3, 560 / most));
   const k = counts.length;
   const scale = heads.meta.classes.flatMap(({ colour }, i) => [[i / k, colour], [(i + 1) / k, colour]]);

@@ -127,7 +127,7 @@ function redrawAll() {
   drawContrast();
 }
 
-/** What is sized by the page's width as it is drawn. */
+/** Charts are as wide as the page was when they were drawn. */
 function openResizing() {
   let width = innerWidth;
   let waiting;
@@ -135,10 +135,7 @@ function openResizing() {
     if (innerWidth === width) return;
     width = innerWidth;
     clearTimeout(waiting);
-    waiting = setTimeout(() => {
-      drawLayers();
-      drawContrast();
-    }, 200);
+    waiting = setTimeout(redrawAll, 200);
   });
 }
 

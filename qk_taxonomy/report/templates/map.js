@@ -192,8 +192,8 @@ function drawMap() {
   const shown = counted(visible.length, "head");
   document.getElementById("map-alt").textContent = `${shown} on the map. ${sentence}.`;
   document.getElementById("map-key").replaceChildren(element("ul", {}, ...key));
-  const host = document.getElementById("map-plot");
-  return Plotly.react(host, traces, layoutOf({
+  return plot("map-plot", traces, {
+    height: document.getElementById("map-plot").clientHeight,
     xaxis: { ...blank, range: [...mapLimits.x] },
     yaxis: { ...blank, range: [...mapLimits.y] },
     margin: { l: 4, r: 4, t: 4, b: 4 },
@@ -202,7 +202,7 @@ function drawMap() {
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     uirevision: "map",
     ...mapMarks(),
-  }), CONFIG);
+  });
 }
 
 /** Rings and letters alone: points stay as they are drawn. */
