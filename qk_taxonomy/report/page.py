@@ -62,7 +62,12 @@ def atlas_page(atlas: Atlas) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["digits"] = _digits
+    environment.filters |= {
+        "at": "{:.1f}".format,
+        "counted": "{:,}".format,
+        "digits": _digits,
+        "percent": lambda share, n=0: f"{100 * share:.{n}f} %",
+    }
     plotly = get_plotlyjs()
     script = _script()
     tests = listed_tests(atlas.tests)
