@@ -519,19 +519,26 @@ def test_stacks_and_statistics_without_a_value(browser: Any, tmp_path: Path) -> 
     atlas = synthetic_atlas(96, stacks=("encoder", "decoder"))
     values = atlas.heads["power_law_alpha"].mask(atlas.heads["layer"] == 1)
     values[0] = np.inf
+    dead = atlas.heads["MAX"].mask(atlas.heads.index == 7, 0.0)
     partly = replace(
-        atlas, heads=atlas.heads.assign(power_law_alpha=values, near_zero_ratio=np.nan)
+        atlas,
+        heads=atlas.heads.assign(power_law_alpha=values, near_zero_ratio=np.nan, MAX=dead),
     )
     with opened(browser, written(tmp_path, partly)) as page:
         page.select_option("#colour", "power_law_alpha")
         assert drawn_points(page) == 96
-        assert "no value 17" in page.locator("#map-key").inner_text()
+        assert "17 heads without a finite value" in page.locator("#map-key").inner_text()
+        # One head of zeros leaves the scale of the others logarithmic.
+        page.select_option("#colour", "MAX")
+        assert drawn_points(page) == 96
+        assert "(logarithmic)" in page.locator("#map-key").inner_text()
+        assert "1 head at zero or without" in page.locator("#map-key").inner_text()
         page.select_option("#colour", "near_zero_ratio")
         assert drawn_points(page) == 96
         page.select_option("#view-statistic", "near_zero_ratio")
         page.select_option("#view-statistic", "power_law_alpha")
         assert page.evaluate("document.getElementById('box-plot').data[0].x") == [0, 2, 3, 4, 5]
-        assert "5 heads without a value" in page.locator("#box-note").inner_text()
+        assert "5 heads without a finite value" in page.locator("#box-note").inner_text()
         open_choices(page, "stack")
         page.locator("[data-choices=stack] input").first.uncheck()
         assert page.locator("#shown").inner_text() == "48 of 96 heads shown."

@@ -118,7 +118,7 @@ function drawBoxes(rows) {
     rows
       .filter((row) => heads.layer[row] === layer)
       .map((row) => values[row])
-      .filter(Number.isFinite),
+      .filter((value) => Number.isFinite(statistic.log ? Math.log(value) : value)),
   );
   const kept = layers.map((_, j) => j).filter((j) => found[j].length);
   const boxes = kept.map((j) => boxOf(found[j]));
@@ -126,7 +126,7 @@ function drawBoxes(rows) {
   const sizes = distinct(found.map((some) => some.length));
   document.getElementById("box-note").textContent =
     `Each box: ${sizes.join(" or ")} ${sizes.length === 1 && sizes[0] === 1 ? "head" : "heads"}.` +
-    (left ? ` ${counted(left, "head")} without a value.` : "");
+    (left ? ` ${unplaced(left, statistic)}.` : "");
   const medians = boxes.map(({ median }) => median);
   const [least, most] = [Math.min(...medians), Math.max(...medians)].map((one) => digits(one, 3));
   const sentence = boxes.length

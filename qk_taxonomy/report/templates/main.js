@@ -187,8 +187,7 @@ async function open() {
 
 open().catch((error) => {
   const trouble = document.getElementById("trouble");
-  trouble.textContent =
-    `The page could not be drawn: ${error.message}. It needs a browser of 2023 or later.`;
+  trouble.textContent = `The page could not be drawn: ${error.message}. It needs a browser of 2023 or later.`;
   trouble.hidden = false;
   throw error;
 });

@@ -152,6 +152,7 @@ function scaledTraces() {
     ...steps.map((rows, i) => ({ rows, color: colours[i], symbol: "circle" })),
   ].filter(({ rows }) => rows.length);
   mapRows = groups.map(({ rows }) => rows);
+  const unknownText = unplaced(unknown.length, statistic);
   const label =
     statistic?.label ??
     (state.colour === "layer" ? "layer" : "depth in the model, 0 first to 1 last layer");
@@ -159,10 +160,8 @@ function scaledTraces() {
     digits(log ? 10 ** (low + share * (high - low)) : low + share * (high - low), 3);
   return {
     traces: groups.map(({ rows, ...marker }) => trace(rows, marker)),
-    key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknown.length)],
-    sentence:
-      `${label} from ${at(0)} to ${at(1)}` +
-      (unknown.length ? `; ${counted(unknown.length, "head")} without a value` : ""),
+    key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknownText)],
+    sentence: `${label} from ${at(0)} to ${at(1)}` + (unknown.length ? `; ${unknownText}` : ""),
   };
 }
 
@@ -187,7 +186,7 @@ function ends(values) {
   return low < high ? [low, high] : [low - 0.5, low + 0.5];
 }
 
-function scaleKey(label, colours, at, unknown) {
+function scaleKey(label, colours, at, unknownText) {
   const bar = element("span", { class: "scale" });
   bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
   const marks = element(
@@ -196,15 +195,8 @@ function scaleKey(label, colours, at, unknown) {
     ...[0, 0.5, 1].map((share) => element("span", {}, at(share))),
   );
   const item = element("li", { class: "scaled" }, element("span", {}, label), bar, marks);
-  if (unknown)
-    item.append(
-      element(
-        "span",
-        {},
-        markerOf("x", token("muted")),
-        ` no value ${unknown.toLocaleString("en")}`,
-      ),
-    );
+  if (unknownText)
+    item.append(element("span", {}, markerOf("x", token("muted")), ` ${unknownText}`));
   return item;
 }
 

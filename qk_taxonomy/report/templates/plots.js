@@ -103,6 +103,12 @@ function statisticOf(name) {
   return heads.meta.statistics.find((statistic) => statistic.name === name);
 }
 
+/** Heads that a scale has no place for; "" where there are none. */
+function unplaced(n, statistic) {
+  if (!n) return "";
+  return `${counted(n, "head")} ${statistic?.log ? "at zero or without" : "without"} a finite value`;
+}
+
 function download(name, text, type) {
   const link = element("a", {
     href: URL.createObjectURL(new Blob([text], { type })),
