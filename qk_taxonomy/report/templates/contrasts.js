@@ -132,11 +132,11 @@ function drawChanged({ meta, columns: c }) {
       text: place,
     },
     numberColumn("Wasserstein distance", of("wasserstein"), 3),
-    { title: "q, untrained", ...q("q_wasserstein_untrained") },
-    { title: "q, control", ...q("q_wasserstein_within") },
-    numberColumn("Jensen–Shannon (nats)", of("jensen_shannon"), 3),
-    { title: "q, untrained", ...q("q_jensen_shannon_untrained") },
-    { title: "q, control", ...q("q_jensen_shannon_within") },
+    { title: "Wasserstein q, untrained", ...q("q_wasserstein_untrained") },
+    { title: "Wasserstein q, control", ...q("q_wasserstein_within") },
+    numberColumn("JSD (nats)", of("jensen_shannon"), 3),
+    { title: "JSD q, untrained", ...q("q_jensen_shannon_untrained") },
+    { title: "JSD q, control", ...q("q_jensen_shannon_within") },
     numberColumn("shift of effective rank of λ", of("effective_rank_shift"), 3),
   ]);
 }
