@@ -15,6 +15,7 @@ PACKAGE = Path(qk_taxonomy.__file__).parent
 
 FLOORS = {
     "errors": 0,
+    "labels": 1,
     "records": 1,
     "resources": 1,
     "training_steps": 1,
@@ -35,6 +36,7 @@ FLOORS = {
     "hypotheses": 5,
     "studies": 6,
     "figures": 7,
+    "report": 7,
     "outputs": 8,
     "cli": 9,
     "__main__": 10,
@@ -42,7 +44,7 @@ FLOORS = {
 
 HEAVY = [
     *("torch", "umap", "matplotlib", "pandas", "seaborn", "sklearn", "scipy"),
-    *("huggingface_hub", "tokenizers"),
+    *("huggingface_hub", "tokenizers", "plotly", "jinja2"),
 ]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -8,10 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from PIL import Image
 from planted_heads import heads_of, write_heads
+from train_neox import ORGANISATION, Plan
+from train_neox import SIZES as SIZES_OF_NEOX
+from transformers import GPTNeoXForCausalLM
 
+from qk_taxonomy.catalog import Family, find_family, load_families
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import HypothesisError, SpectraFileError
 from qk_taxonomy.hypotheses.table import COLUMNS
@@ -29,6 +35,8 @@ from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, family_sizes, size_tren
 Array = NDArray[np.float64]
 
 SIZES = (70e6, 160e6, 410e6, 1.0e9, 2.8e9)
+
+LABELS = ("70M", "160M", "410M", "1B", "2.8B")
 
 FAMILY = """
 name = "made"
@@ -54,6 +62,10 @@ def planted(
     heads = rng.gamma(3.0, 1.0, (n_layers, 4, 16))
     heads /= heads.mean(-1, keepdims=True)
     return -np.sort(-heads * np.exp(level + 0.02 * rng.standard_normal(heads[..., :1].shape)))
+
+
+def find_neox(root: Path) -> Family:
+    return find_family("neox", load_families(root / "tests/neox"))
 
 
 def catalogue(root: Path) -> Path:
@@ -158,9 +170,20 @@ class TestTrends:
         ]
         trends = size_trends(sets, {})
         np.testing.assert_allclose(trends.slopes["MEAN"], 3.0, atol=0.15)
+        assert not trends.by_size
+        assert BY_SIZE not in set(trends.rows["hypothesis"])
+
+    def test_models_of_unknown_size_are_left_out_of_slopes_with_size(self, family: Path) -> None:
+        write_heads(family, "made/m9", planted(9, 1e9, by_depth=2.0))
+        found = family_sizes("made", family, catalog=catalogue(family))
+        (trends,) = found.trends
+        assert [heads.model for heads in trends.models][-1] == "m9"
         by_size = trends.rows[trends.rows["hypothesis"] == BY_SIZE]
-        assert by_size["effect"].isna().all()
-        assert by_size["note"].str.contains("3 of 3 models left out").all()
+        assert set(by_size["n"]) == {5}
+        assert set(by_size["note"]) == {""}
+        (note,) = found.notes
+        assert note.startswith("left out of slopes with parameters: the catalogue has no number")
+        assert "for m9 (" in note
 
     def test_a_model_counts_once(self, family: Path) -> None:
         """Revisions and controls of a model are no models of their own."""
@@ -168,7 +191,27 @@ class TestTrends:
             write_heads(family, f"made/{name}", planted(9, 1e9), model_id="made/m0")
         found = family_sizes("made", family, catalog=catalogue(family))
         assert [len(one.models) for one in found.trends] == [5]
-        assert any("made/m0@step1000" in note for note in found.notes)
+        assert "m0" in {heads.model for heads in found.trends[0].models}
+        assert found.notes == ()
+
+    def test_of_models_with_revisions_alone_the_last_step_counts(self, family: Path) -> None:
+        for path in sorted((family / "data/made").glob("*.safetensors")):
+            for step in ("step0", "step9", "step10"):
+                copy = path.with_name(f"{path.stem}@{step}.safetensors")
+                copy.write_bytes(path.read_bytes())
+            if path.stem != "m4":
+                path.unlink()
+        known = catalogue(family)
+        found = family_sizes("made", family, catalog=known)
+        last = [f"m{i}@step10" for i in range(4)]
+        assert [heads.model for heads in found.trends[0].models] == [*last, "m4"]
+        assert found.notes == (f"of models with revisions alone, the last: {', '.join(last)}",)
+        early = family_sizes("made", family, revision="step0", catalog=known)
+        assert [heads.model for heads in early.trends[0].models] == [
+            f"m{i}@step0" for i in range(5)
+        ]
+        with pytest.raises(HypothesisError, match=r"trained apart at step3, found none\. `qk"):
+            family_sizes("made", family, revision="step3")
 
     def test_imported_spectra_are_not_mixed_with_exact_ones(self, family: Path) -> None:
         formula = f'{{"formula": "{PREDECESSOR_FORMULA}"}}'
@@ -176,7 +219,7 @@ class TestTrends:
         found = family_sizes("made", family)
         assert [len(one.models) for one in found.trends] == [5]
         assert any("1 imported" in note for note in found.notes)
-        assert any("no number of parameters" in note and "m4" in note for note in found.notes)
+        assert any("no slopes with parameters" in note and "m4" in note for note in found.notes)
 
     def test_refused(self, tmp_path: Path) -> None:
         for i in range(2):
@@ -199,9 +242,14 @@ class TestCommand:
         assert f"{BY_DEPTH}, per whole depth: MIN" in done.stdout
         folder = family / "plots/sizes/made"
         page = (folder / "made.md").read_text()
-        for name in ("made_depth.png", "made_parameters.png"):
+        for name in ("made_depth.png", "made_parameters.png", "made_moving.gif"):
             assert f"]({name})" in page
             assert (folder / name).stat().st_size > 20_000
+        with Image.open(folder / "made_moving.gif") as gif:
+            assert getattr(gif, "n_frames", 1) == 5
+        moving = (folder / "made_moving.html").read_text()
+        order = [moving.index(f'"m{i}, {size}"') for i, size in enumerate(LABELS)]
+        assert order == sorted(order)
         assert "| m0 | 70,000,000 | 6 | 4 | 4 | 16 | 64 |" in page
         models = pd.read_csv(folder / "made_models.csv")
         assert models["parameters"].tolist() == [int(size) for size in SIZES]
@@ -210,6 +258,37 @@ class TestCommand:
         assert len(rows) == 3 * len(STATISTICS)
         mean = rows[(rows["statistic"] == "MEAN") & (rows["method"] == MEAN_SLOPE)].iloc[0]
         assert f"| ln MEAN: mean λ | {mean['effect']:.3g} [{mean['low']:.3g}, " in page
+
+    def test_nothing_is_drawn_or_said_of_sizes_that_are_not_known(self, family: Path) -> None:
+        done = qk("sizes", "--family", "made", "--data-root", family)
+        assert done.exit_code == 0, done.output
+        assert BY_SIZE not in done.stdout
+        assert done.stderr.count("no slopes with parameters") == 1
+        folder = family / "plots/sizes/made"
+        assert not (folder / "made_parameters.png").exists()
+        page = (folder / "made.md").read_text()
+        assert "| statistic | slope with depth | q |\n" in page
+        assert "left out" not in page
+        assert page.count("no slopes with parameters") == 1
+
+    def test_a_real_family(self, tmp_path: Path) -> None:
+        """The sizes of tests/train_neox.py: its catalogue tells what transformers counts."""
+        root = Path(__file__).resolve().parents[1]
+        known = {entry.id: entry.parameters for entry in find_neox(root).models}
+        for size, n_heads in SIZES_OF_NEOX.items():
+            with torch.device("meta"):
+                model = GPTNeoXForCausalLM(Plan(n_heads=n_heads).config)
+            assert known[f"{ORGANISATION}/{size}"] == model.num_parameters()
+        found = family_sizes("neox", root, conventions=("raw",), catalog=root / "tests/neox")
+        assert [len(one.models) for one in found.trends] == [5, 5]
+        rows = found.trends[0].rows.set_index(["statistic", "method"])
+        rank = rows.loc[("effective_rank_lambda", LEAST_SQUARES)]
+        medians = [
+            heads.statistics["effective_rank_lambda"].groupby(heads.layer).median().median()
+            for heads in found.trends[0].models
+        ]
+        slope = np.polyfit(np.log10(found.trends[0].parameters), medians, 1)[0]
+        assert rank["effect"] == pytest.approx(slope)
 
     def test_one_family_of_two_fails(self, family: Path) -> None:
         done = qk("sizes", "--family", "made", "--family", "nowhere", "--data-root", family)

@@ -1,6 +1,6 @@
 """Train a small GPT-NeoX from scratch, and keep checkpoints of it from step 0 on.
 
-    python tests/train_neox.py FOLDER [--survey ROOT]
+    python tests/train_neox.py FOLDER [--size neox-200k] [--checkpoints 2] [--survey ROOT]
 
 The text is that of Python's own documentation, which every Python ships as ``pydoc`` topics; every
 tenth topic is held out. A BPE of it is trained first. The checkpoints are folders ``step0`` ...
@@ -9,6 +9,9 @@ log(step + 1), as Pythia's are. What is printed: the loss of held-out text at ea
 beside the entropy of its own tokens, which no model that knows frequencies alone gets below.
 With ``--survey`` they are then served as revisions of a hub on this machine, and surveyed into
 ROOT/data/neox.
+
+The sizes differ in width alone: heads of d_head 24, as many as their d_model has room for, in four
+layers. Text, vocabulary, steps and seed are the same. ``tests/neox/neox.toml`` is the family.
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ from qk_taxonomy.records import CIRCUITS, ModelResult
 from qk_taxonomy.survey import survey
 from qk_taxonomy.training_steps import choose_checkpoints
 
-HUB_ID = "python-docs/neox-1m"
+#: Heads a layer of each size; its name tells the parameters.
+SIZES = {"neox-80k": 1, "neox-200k": 2, "neox-400k": 3, "neox-640k": 4, "neox-1m": 6}
+
+ORGANISATION = "python-docs"
 
 _HELD_OUT_EVERY = 10
 _WARM_UP = 0.05
@@ -45,7 +51,7 @@ class Plan:
     """What to train: the model's shape, and how long on how much at a time."""
 
     n_layers: int = 4
-    n_heads: int = 6
+    n_heads: int = SIZES["neox-1m"]
     d_head: int = 24
     n_tokens: int = 1024
     context: int = 128
@@ -157,20 +163,29 @@ def _entropy(tokens: torch.Tensor) -> float:
     return -sum(n / len(tokens) * math.log(n / len(tokens)) for n in counts)
 
 
-def survey_checkpoints(folder: Path, root: Path) -> list[ModelResult]:
+def survey_checkpoints(size: str, folder: Path, root: Path) -> list[ModelResult]:
     """Survey the checkpoints in ``folder`` as revisions of one model of a loopback hub."""
+    hub_id = f"{ORGANISATION}/{size}"
     steps = sorted(int(path.name.removeprefix("step")) for path in folder.glob("step*"))
     with LoopbackHub() as hub:
         for step in steps:
-            hub.add(HUB_ID, folder / f"step{step}", revision=f"step{step}")
-        refs = [model_ref(HUB_ID, family_name="neox", revision=f"step{step}") for step in steps]
+            hub.add(hub_id, folder / f"step{step}", revision=f"step{step}")
+        refs = [model_ref(hub_id, family_name="neox", revision=f"step{step}") for step in steps]
         api = HfApi(endpoint=hub.endpoint)
         return survey(refs, output_root=root, circuits=CIRCUITS, api=api)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--size", type=click.Choice(list(SIZES)), default="neox-1m", show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=Plan.steps, show_default=True)
+@click.option(
+    "--checkpoints",
+    "n_checkpoints",
+    type=click.IntRange(min=2),
+    default=Plan.n_checkpoints,
+    show_default=True,
+)
 @click.option("--seed", type=click.IntRange(min=0), default=Plan.seed, show_default=True)
 @click.option(
     "--survey",
@@ -179,18 +194,18 @@ def survey_checkpoints(folder: Path, root: Path) -> list[ModelResult]:
     metavar="ROOT",
     help="Also survey the checkpoints, into ROOT/data/neox.",
 )
-def main(folder: Path, steps: int, seed: int, root: Path | None) -> None:
-    """Train a GPT-NeoX of 4 layers and 24 heads, and keep 20 checkpoints of it in FOLDER."""
+def main(folder: Path, size: str, root: Path | None, **options: int) -> None:
+    """Train a GPT-NeoX of 4 layers, of a size, and keep checkpoints of it in FOLDER."""
     disable_progress_bar()  # a bar a file
     began = time.monotonic()
-    trained = train(folder, Plan(steps=steps, seed=seed))
+    trained = train(folder, Plan(n_heads=SIZES[size], **options))
     for step, loss in trained.losses.items():
         click.echo(f"step {step:6d}  held-out loss {loss:.3f} nats a token")
     click.echo(
         f"Unigram entropy of the held-out tokens: {trained.unigram_entropy:.3f} nats. "
         f"{time.monotonic() - began:.0f} s."
     )
-    for result in survey_checkpoints(folder, root) if root else ():
+    for result in survey_checkpoints(size, folder, root) if root else ():
         click.echo(f"{result.title}: {result.error or result.path}")
 
 

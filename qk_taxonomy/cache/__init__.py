@@ -20,7 +20,8 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
-from qk_taxonomy.cache.revisions import asked_revision, sibling_files
+from qk_taxonomy.cache.naming import files_of_model, model_name
+from qk_taxonomy.cache.revisions import asked_revision, sibling_files, unfinished_stems
 from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
 from qk_taxonomy.cache.writing import make_folder, write_file
@@ -38,14 +39,17 @@ __all__ = [
     "checksum",
     "contents",
     "exclusive",
+    "files_of_model",
     "find_spectra",
     "load_metadata",
     "load_spectra",
     "make_folder",
+    "model_name",
     "ordered_safetensors",
     "sibling_files",
     "spectra_path",
     "stack_table",
+    "unfinished_stems",
     "write_file",
     "write_spectra",
     "write_tensors",

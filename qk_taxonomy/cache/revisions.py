@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote
 
+#: How the folder ends that holds layers of a file that is not whole yet.
+UNFINISHED = ".unfinished"
+
 
 def asked_revision(stem: str) -> str | None:
     """The revision that a file's stem names, as the user gave it; None where it names none.
@@ -24,6 +27,12 @@ def sibling_files(path: Path) -> list[Path]:
         for other in sorted(path.parent.glob("[!.]*.safetensors"))
         if other.name != path.name and _model_and_control(other) == model
     ]
+
+
+def unfinished_stems(folder: Path) -> list[str]:
+    """Stems of the spectra files in ``folder`` that were begun and are not whole, in order."""
+    found = (path.name[1:].removesuffix(UNFINISHED) for path in folder.glob(f".*{UNFINISHED}"))
+    return sorted(stem for stem in found if not (folder / f"{stem}.safetensors").exists())
 
 
 def _model_and_control(path: Path) -> tuple[str, str]:

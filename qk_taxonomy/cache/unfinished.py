@@ -18,6 +18,7 @@ from qk_taxonomy.cache.files import (
     load_spectra,
     write_spectra,
 )
+from qk_taxonomy.cache.revisions import UNFINISHED
 from qk_taxonomy.errors import BusyFileError, SpectraFileError
 from qk_taxonomy.records import LayerSpectra, ModelSpectra
 
@@ -64,7 +65,7 @@ class UnfinishedSpectra:
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
         self.path = path
-        self._all = path.with_name(f".{path.stem}.unfinished")
+        self._all = path.with_name(f".{path.stem}{UNFINISHED}")
         self.folder = self._all / _identity(metadata)
         self.metadata = dict(metadata)
         self.layers: dict[tuple[str, int], list[LayerSpectra]] = {}

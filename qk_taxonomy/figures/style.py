@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,18 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from qk_taxonomy.labels import CLASS_COLOURS, MODEL_COLOURS
+from qk_taxonomy.labels import statistic_axis as statistic_axis
+from qk_taxonomy.labels import statistic_label as statistic_label
 from qk_taxonomy.records import FigureSize
 
 RGB = tuple[float, float, float]
 
 #: Colours of what is rejected at its level, of what is not, and of what no test was made of.
 REJECTED, KEPT, UNTESTED = "#d55e00", "#0072b2", "0.6"
+
+#: How the law of untrained heads is drawn.
+UNTRAINED_LINE: Any = {"color": "black", "ls": "--", "lw": 1.0}
 
 # What has no value.
 _EMPTY: RGB = (0.93, 0.93, 0.93)
@@ -49,37 +55,6 @@ _STYLE: Any = {
     "pdf.fonttype": 42,
     "svg.fonttype": "path",
     "svg.hashsalt": "qk-taxonomy",
-}
-
-# Ten colours that are told apart in all kinds of sight, the first six best: Petroff (2021),
-# "Accessible color sequences for data visualization".
-_CLASSES = (
-    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
-    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
-)
-# Seven others, of Tol's "bright" scheme, its grey last, and black: https://personal.sron.nl/~pault/.
-_MODELS = (
-    *("#4477aa", "#ee6677", "#228833", "#ccbb44"),
-    *("#66ccee", "#aa3377", "#000000", "#bbbbbb"),
-)
-
-# What is called a statistic, and the unit of its values. λ is a squared singular value of a product
-# of two matrices of weights.
-_WEIGHTS = "weights⁴"
-_STATISTICS: dict[str, tuple[str, str]] = {
-    "MIN": ("MIN: smallest λ", _WEIGHTS),
-    "MAX": ("MAX: largest λ", _WEIGHTS),
-    "MEAN": ("MEAN: mean λ", _WEIGHTS),
-    "STD": ("STD: standard deviation of λ", _WEIGHTS),
-    "SKEW": ("SKEW: skewness of λ", "pure number"),
-    "KURTOSIS": ("KURTOSIS: excess kurtosis of λ", "pure number"),
-    "stable_rank": ("stable rank of λ", "dimensions"),
-    "effective_rank_sigma": ("effective rank of σ", "dimensions"),
-    "effective_rank_lambda": ("effective rank of λ", "dimensions"),
-    "participation_ratio": ("participation ratio of λ", "dimensions"),
-    "r90": ("r90: number of λ for 90 % of Σλ", "dimensions"),
-    "near_zero_ratio": ("share of λ below λ₁ / 1000", "of d_head"),
-    "power_law_alpha": ("power-law exponent α of λ", "pure number"),
 }
 
 
@@ -135,27 +110,14 @@ def house_style() -> Iterator[None]:
 
 def class_colours(n: int) -> list[RGB]:
     """``n`` distinct colours, of which up to ten are told apart by the colour-blind."""
-    return _colours(_CLASSES[:n] if n <= len(_CLASSES) else sns.husl_palette(n))
+    if n > len(CLASS_COLOURS):
+        return list(sns.husl_palette(n))
+    return [to_rgb(colour) for colour in CLASS_COLOURS[:n]]
 
 
 def model_colours(n: int) -> list[RGB]:
     """Colours of up to eight models, none of them a class's."""
-    return _colours(_MODELS[:n])
-
-
-def _colours(colours: Iterable[Any]) -> list[RGB]:
-    return [to_rgb(one) for one in colours]
-
-
-def statistic_label(name: str) -> str:
-    """What is called a statistic of λ."""
-    return _STATISTICS[name][0] if name in _STATISTICS else f"{name.replace('_', ' ')} of λ"
-
-
-def statistic_axis(name: str) -> str:
-    """What an axis of a statistic's values calls it, with their unit."""
-    unit = f" ({_STATISTICS[name][1]})" if name in _STATISTICS else ""
-    return f"{statistic_label(name)}{unit}"
+    return [to_rgb(colour) for colour in MODEL_COLOURS[:n]]
 
 
 def layer_head_grid(

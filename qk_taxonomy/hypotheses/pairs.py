@@ -103,21 +103,44 @@ def _is_model(heads: HeadSet, model_id: str) -> bool:
     return own and heads.spectra.model_id == model_id
 
 
+def newest_of_each(sets: Iterable[HeadSet]) -> list[HeadSet]:
+    """Each model at its newest: the weights that no revision was named for, or main, or else those
+    of the last step that a revision's name tells (:func:`training_step`).
+    """
+    newest: dict[tuple[str, str, str, bool], HeadSet] = {}
+    for heads in sets:
+        name = heads.model.partition("@")[0]
+        key = (heads.family, name, heads.stack, heads.spectra.is_imported)
+        if key not in newest or _age(heads) > _age(newest[key]):
+            newest[key] = heads
+    return list(newest.values())
+
+
+def _age(heads: HeadSet) -> tuple[int, int, int]:
+    """What orders revisions of one model; those whose names tell no step come first."""
+    revision = asked_revision(heads.model)
+    if revision in (None, "main"):
+        return (2 if revision is None else 1), 0, 0
+    step = training_step(revision)
+    return 0, training_stage(revision), -1 if step is None else step
+
+
 def one_per_training(
-    contrasts: Iterable[Contrast], sets: Sequence[HeadSet]
+    contrasts: Iterable[Contrast], sets: Sequence[HeadSet], *, revisions: bool = False
 ) -> tuple[list[HeadSet], list[HeadSet]]:
     """The models that are independent of each other, as far as the catalogue knows; the others.
 
     Models that were trained further from one another, by the catalogue's contrasts, count once:
     the one that all others go back to, or else the first of them. Revisions that were asked for by
-    name are of one training run and do not count.
+    name are of one training run and do not count, unless ``revisions`` says that they are one of
+    each model.
     """
     controls = {contrast.treatment: contrast.control for contrast in contrasts}
     origins = training_origins(contrasts)
     kept: dict[tuple[str, str, bool], HeadSet] = {}
     others = []
     for heads in sorted(sets, key=lambda s: s.spectra.model_id in controls):
-        if "@" in heads.model:
+        if "@" in heads.model and not revisions:
             others.append(heads)
             continue
         key = (_training(heads, origins), heads.stack, heads.spectra.is_imported)

@@ -14,20 +14,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import asked_revision, find_spectra
 from qk_taxonomy.catalog import load_contrasts, load_families
 from qk_taxonomy.errors import HypothesisError, PartialFailureError
 from qk_taxonomy.hypotheses.contrast import check_comparable
-from qk_taxonomy.hypotheses.heads import HeadSet, common_statistics, load_heads
-from qk_taxonomy.hypotheses.pairs import one_per_training
+from qk_taxonomy.hypotheses.heads import HeadSet, common_statistics, load_heads, untrained_like
+from qk_taxonomy.hypotheses.pairs import newest_of_each, one_per_training
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, N_BINS, Circuit, Contrast, Convention
+from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.moments import with_logs
 from qk_taxonomy.statistics.slopes import FEWEST_MODELS, mean_slope, slopes_against
 from qk_taxonomy.statistics.trends import first_layer, monotone_trend
 
 Array = NDArray[np.float64]
+
+# Models that a note names.
+_MOST_NAMED = 6
 
 BY_DEPTH, BY_SIZE = "sizes: slope with depth", "sizes: slope with parameters"
 
@@ -40,7 +44,8 @@ class SizeTrends:
     row a model and layer: ``model`` (its number), ``layer``, ``depth`` from 0 to 1, and the median
     over heads of each statistic. ``values``: a row a model, the median over layers of these.
     ``slopes``: a row a model, each statistic's slope from the first to the last layer. ``rows``:
-    the tests, in the columns of ``hypotheses.table.COLUMNS``.
+    the tests, in the columns of ``hypotheses.table.COLUMNS``, those with parameters where three
+    models' are known.
     """
 
     models: tuple[HeadSet, ...]
@@ -54,15 +59,29 @@ class SizeTrends:
     def statistics(self) -> list[str]:
         return list(self.values)
 
+    @property
+    def by_size(self) -> bool:
+        """Whether enough models' parameters are known for a slope."""
+        return int(np.isfinite(self.parameters).sum()) >= FEWEST_MODELS
+
+    @property
+    def title(self) -> str:
+        """Circuit, convention and stack."""
+        heads = self.models[0]
+        return f"{heads.circuit} {heads.convention} {heads.stack}".rstrip()
+
 
 @dataclass(frozen=True, eq=False)
 class FamilySizes:
-    """All trends of a family; ``notes``: what was left out, and why; ``failures``: by file."""
+    """All trends of a family; ``notes``: what was left out, and why; ``failures``: by file;
+    ``revision``: what all models are at, None for their newest.
+    """
 
     family: str
     trends: tuple[SizeTrends, ...]
     notes: tuple[str, ...]
     failures: dict[str, Exception]
+    revision: str | None = None
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -75,14 +94,16 @@ def family_sizes(
     *,
     circuits: Iterable[Circuit] = CIRCUITS,
     conventions: Iterable[Convention] = CONVENTIONS,
+    revision: str | None = None,
     catalog: str | Path | None = None,
 ) -> FamilySizes:
     """The trends of a surveyed family, in each circuit and convention that its files have.
 
-    Models that were trained from one another count once, imported ones only where there are no
-    exact spectra, and revisions and controls not at all. Parameters are the catalogue's. Raises
-    SpectraFileError where nothing is surveyed, HypothesisError where nothing has three models,
-    PartialFailureError where no file can be read.
+    Each model counts once, by its newest weights: of a model that only revisions are surveyed of,
+    the last step; all at ``revision``, where one is given. So do models that were trained from one
+    another; imported ones count only where there are no exact spectra, and controls not at all.
+    Parameters are the catalogue's. Raises SpectraFileError where nothing is surveyed,
+    HypothesisError where nothing has three models, PartialFailureError where no file can be read.
     """
     paths = find_spectra(data_root, family)
     contrasts, parameters = load_contrasts(catalog), _parameters(catalog)
@@ -94,18 +115,8 @@ def family_sizes(
         for convention in conventions:
             surveyed = load_heads(paths, circuit, convention)
             failures |= surveyed.failures
-            models, others = one_per_training(contrasts, surveyed.sets)
-            if others:
-                names = ", ".join(dict.fromkeys(heads.file for heads in others))
-                notes.append(
-                    f"revisions by name, or of the same training as others, and left out: {names}"
-                )
-            chosen = [heads for heads in models if not heads.spectra.is_imported] or models
-            if len(chosen) < len(models):
-                notes.append(
-                    f"{len(models) - len(chosen)} imported models are left out, being the "
-                    "predecessor's numbers"
-                )
+            chosen, said = _chosen(surveyed.sets, revision, contrasts)
+            notes += said
             for stack in dict.fromkeys(heads.stack for heads in chosen):
                 of_stack = [heads for heads in chosen if heads.stack == stack]
                 if len(of_stack) >= FEWEST_MODELS:
@@ -116,21 +127,67 @@ def family_sizes(
     if not trends:
         if failures and not found:
             raise PartialFailureError(failures)
+        at = f" at {revision}" if revision else ""
         left_out = f" ({'; '.join(dict.fromkeys(notes))})" if notes else ""
         raise HypothesisError(
             f"Trends over the sizes of {family} want {FEWEST_MODELS} models or more that were "
-            f"trained apart, found {', '.join(found) or 'none'}{left_out}. "
-            f"`qk-taxonomy download --family {family}` surveys the others."
+            f"trained apart{at}, found {', '.join(found) or 'none'}{left_out}. `qk-taxonomy "
+            f"download --family {family}` surveys those of a family of the catalogue."
         )
     notes += [f"wanted {FEWEST_MODELS} models, found {what}" for what in found]
-    for one in trends:
-        unknown = [m.model for m, n in zip(one.models, one.parameters, strict=True) if np.isnan(n)]
-        if unknown:
-            notes.append(
-                f"no number of parameters, so no slope with them: {', '.join(unknown)} (a family "
-                "file of your own can tell: --catalog DIR)"
-            )
-    return FamilySizes(paths[0].parent.name, tuple(trends), tuple(dict.fromkeys(notes)), failures)
+    notes += [note for one in trends if (note := _unknown_parameters(one))]
+    name, once = paths[0].parent.name, tuple(dict.fromkeys(notes))
+    return FamilySizes(name, tuple(trends), once, failures, revision)
+
+
+def _chosen(
+    sets: Sequence[HeadSet], revision: str | None, contrasts: Iterable[Contrast]
+) -> tuple[list[HeadSet], list[str]]:
+    """One set of heads a model and stack, of models that were trained apart; sentences on it."""
+    notes = []
+    if revision is None:
+        newest = newest_of_each(sets)
+        named = dict.fromkeys(heads.model for heads in newest if "@" in heads.model)
+        if named:
+            notes.append(f"of models with revisions alone, the last: {_some(named)}")
+    else:
+        newest = [heads for heads in sets if asked_revision(heads.model) == revision]
+    models, others = one_per_training(contrasts, newest, revisions=True)
+    if others:
+        names = dict.fromkeys(heads.model for heads in others)
+        notes.append(f"of the same training as others, and left out: {_some(names)}")
+    exact = [heads for heads in models if not heads.spectra.is_imported] or models
+    if len(exact) < len(models):
+        notes.append(
+            f"{len(models) - len(exact)} imported models are left out, being the predecessor's "
+            "numbers"
+        )
+    return exact, notes
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of many, and how many more there are."""
+    every = list(names)
+    more = len(every) - _MOST_NAMED
+    return ", ".join(every[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _unknown_parameters(trends: SizeTrends) -> str:
+    """Which models' parameters no catalogue tells; "" where all are known."""
+    unknown = [
+        heads.model
+        for heads, n in zip(trends.models, trends.parameters, strict=True)
+        if np.isnan(n)
+    ]
+    if not unknown:
+        return ""
+    without = (
+        "left out of slopes with parameters" if trends.by_size else "no slopes with parameters"
+    )
+    return (
+        f"{without}: the catalogue has no number for {_some(unknown)} (a family file of your own "
+        "can tell: --catalog DIR)"
+    )
 
 
 def size_trends(models: Sequence[HeadSet], parameters: Mapping[str, int]) -> SizeTrends:
@@ -149,6 +206,7 @@ def size_trends(models: Sequence[HeadSet], parameters: Mapping[str, int]) -> Siz
     order = sorted(range(len(models)), key=lambda i: (np.isnan(known[i]), known[i], models[i].file))
     ordered = tuple(models[i] for i in order)
     sizes = known[order].astype(np.float64)
+    known_sizes = sizes[np.isfinite(sizes)]
     names = common_statistics(ordered)
     layers = pd.concat(
         [_layer_medians(heads, names).assign(model=i) for i, heads in enumerate(ordered)],
@@ -168,11 +226,42 @@ def size_trends(models: Sequence[HeadSet], parameters: Mapping[str, int]) -> Siz
     for name in names:
         own = {"statistic": name, "hypothesis": BY_DEPTH}
         rows.append((own, mean_slope(slopes[name].to_numpy(np.float64))))
-        own = {**own, "hypothesis": BY_SIZE}
-        both = slopes_against(np.log10(sizes), values[name].to_numpy(np.float64))
-        rows += [(own, finding) for finding in both]
+        if len(known_sizes) >= FEWEST_MODELS:
+            own = {**own, "hypothesis": BY_SIZE}
+            # Those that are known come first.
+            y = values[name].to_numpy(np.float64)[: len(known_sizes)]
+            rows += [(own, finding) for finding in slopes_against(np.log10(known_sizes), y)]
     table = corrected(finding_rows(shared, rows), ["method"])
     return SizeTrends(ordered, sizes, layers, values, slopes, table)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelDensities:
+    """Densities of λ over the head's mean of each model's heads, and of untrained ones.
+
+    ``edges`` (bins + 1,); ``histograms``: (heads, bins) a model, in order of size; ``untrained``:
+    (bins,) each, the mean of untrained heads of the model's shape, or None.
+    """
+
+    edges: Array
+    histograms: tuple[Array, ...]
+    untrained: tuple[Array | None, ...]
+
+
+def densities_of(models: Sequence[HeadSet]) -> ModelDensities:
+    """On the bins of all models' heads together. Raises HypothesisError for layers that differ in
+    d_head."""
+    normalised = [mean_normalised(heads.lam) for heads in models]
+    edges = pool_edges(np.concatenate([x.ravel() for x in normalised]), N_BINS)
+    nulls = [untrained_like(heads).lam for heads in models]
+    return ModelDensities(
+        edges,
+        tuple(histogram_densities(x, edges) for x in normalised),
+        tuple(
+            None if lam is None else histogram_densities(mean_normalised(lam), edges).mean(0)
+            for lam in nulls
+        ),
+    )
 
 
 def _layer_medians(heads: HeadSet, names: Sequence[str]) -> pd.DataFrame:
@@ -198,13 +287,15 @@ def _parameters(catalog: str | Path | None) -> dict[str, int]:
 
 
 def summary(sizes: FamilySizes) -> Iterator[str]:
-    """Two lines a stack, circuit and convention: what rises or falls with depth, and with size."""
+    """A line or two a stack, circuit and convention: what rises or falls with depth, and with size,
+    where parameters are known.
+    """
     for one in sizes.trends:
-        heads = one.models[0]
-        what = f"{heads.circuit} {heads.convention} {heads.stack}".rstrip()
-        yield f"{sizes.family}, {what}: {len(one.models)} models"
+        yield f"{sizes.family}, {one.title}: {len(one.models)} models"
         for hypothesis, unit in ((BY_DEPTH, "whole depth"), (BY_SIZE, "factor of ten")):
             rows = one.rows[one.rows["hypothesis"] == hypothesis]
+            if rows.empty:
+                continue
             if not rows["p_value"].notna().any():
                 yield f"  {hypothesis}: not tested: {rows['note'].iloc[0]}"
                 continue

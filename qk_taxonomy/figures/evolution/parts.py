@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,9 +14,6 @@ Array = NDArray[np.float64]
 
 #: What has no colour of its own.
 GREY = "0.6"
-
-#: How the untrained law is drawn.
-UNTRAINED_LINE: Any = {"color": "black", "ls": "--", "lw": 1.0}
 
 # Letters of labels that a panel has room for across.
 _ROOM = 46

@@ -73,8 +73,8 @@ def scatter_figure(
     """
     n_columns = page.columns(len(chosen), _WIDTH)
     n_blocks = -(-len(chosen) // n_columns)
-    block = 6.1 if n_blocks == 1 else 4.2
-    size = page.width(2.55 * max(len(chosen), 2) + 1.2), block * n_blocks + 0.2
+    height = 6.1 if n_blocks == 1 else 4.2
+    size = page.width(2.55 * max(len(chosen), 2) + 1.2), height * n_blocks + 0.2
     fig = Figure(figsize=size, layout="constrained")
     longest = max(len(one.tokens) for one in samples)
     scale = ScalarMappable(LogNorm(1.0, max(longest, 2)), "viridis")

@@ -38,7 +38,13 @@ def evolve(
     effective_rank, largest = effective_rank_lambda(lam), lam.max(-1)
     features = path_features(step_times(steps), travelled, effective_rank, largest, found.labels)
     unusual = unusual_paths(features, seed=seed)
-    notes = join_notes(untrained.reason, unusual.note)
+    unknown = ""
+    if np.isnan(steps[-1]):
+        unknown = (
+            f"{revisions.names[-1]} has no known step: on the axis of time it follows the step "
+            "before by the mean gap of the others, which is invented"
+        )
+    notes = join_notes(untrained.reason, unusual.note, unknown)
     return Evolution(
         sets=sets,
         names=revisions.names,

@@ -40,11 +40,12 @@ class UntrainedNull:
 class UnusualPaths:
     """How unlike the other heads' paths every path is.
 
-    ``features`` (H, 5): :data:`PATH_FEATURES`. ``z`` (H, 5): each made near to normal, less its
-    median over heads, in robust standard deviations, nan where it does not vary. ``distance``
-    (H,): Mahalanobis distance of z from the middle of all paths; ``p_values``: among normal paths;
-    ``q_values``: Benjamini and Hochberg's. nan where it cannot be told, and ``note`` says
-    why.
+    ``features`` (H, 5): :data:`PATH_FEATURES`. ``z`` (H, 5): each less its median over heads, in
+    robust standard deviations, nan where it does not vary. ``distance`` (H,): Mahalanobis distance
+    of z from the middle of all paths. ``p_values``: among paths of a cloud with the tails of
+    Student's t of five degrees of freedom, an assumption; ``q_values``: Benjamini and Hochberg's;
+    ``needed``: the distance from which a head that is alone in it has q <= 0.05. nan where it
+    cannot be told, and ``note`` says why.
     """
 
     features: Array
@@ -52,6 +53,7 @@ class UnusualPaths:
     distance: Array
     p_values: Array
     q_values: Array
+    needed: float = float("nan")
     note: str = ""
 
     @property
@@ -124,8 +126,17 @@ class Evolution:
 
     @cached_property
     def outliers_born(self) -> Integers:
-        """Index of the step from which a head for good has outliers (H,); S: never."""
+        """Index of the step from which a head for good has outliers (H,); S: never; 0: it has them
+        from the first step on, so none were born.
+        """
         return settled_from(self.n_outliers > 0)
+
+    @cached_property
+    def travelled_beyond(self) -> Array:
+        """What of each head's divergences between steps exceeds the mean of two untrained heads,
+        summed, in units of that mean: (H,); nan without a null.
+        """
+        return np.asarray(np.maximum(self.travelled / self.null.divergence - 1, 0.0).sum(0))
 
     @cached_property
     def composition(self) -> Array:

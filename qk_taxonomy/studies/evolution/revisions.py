@@ -7,10 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qk_taxonomy.cache import asked_revision, find_spectra
+from qk_taxonomy.cache import (
+    asked_revision,
+    files_of_model,
+    find_spectra,
+    model_name,
+    unfinished_stems,
+)
+from qk_taxonomy.catalog import load_families
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
 from qk_taxonomy.records import Circuit, Convention
+from qk_taxonomy.studies.evolution.absent import absence, published_checkpoints
 from qk_taxonomy.training_steps import steps_so_far, training_stage, training_step
 
 # What a model's newest weights are called; they have no step of their own.
@@ -46,14 +54,17 @@ class LoadedRevisions:
 
 def load_revisions(
     model: str,
-    family: str,
+    family: str | None = None,
     data_root: str | Path = ".",
     *,
     circuit: Circuit = "qk",
     convention: Convention = "raw",
+    catalog: str | Path | None = None,
 ) -> LoadedRevisions:
     """The surveyed revisions of a model: ``<data_root>/data/<family>/<model>[@<revision>]``.
 
+    ``model``: its name, ``family/name`` or id; ``family`` where a name is in several. What is not
+    surveyed of the checkpoints that the catalogue lists, and what was begun, a note tells.
     Files that cannot be read, or lack the circuit, are left out and named, as are revisions whose
     names tell of no step, or of one that is there already; the newest weights (of no revision, or
     main) count as the last step, unless their spectra are the last step's. Raises SpectraFileError
@@ -61,9 +72,16 @@ def load_revisions(
     StudyError where there are fewer than two steps, or revisions differ in shape.
     """
     paths = find_spectra(data_root, family, controls=True)
-    own = [path for path in paths if _model_of(path) == model and "~" not in path.name]
+    ours = files_of_model(model, paths)
+    own = [path for path in ours if "~" not in path.name]
     if not own:
         raise SpectraFileError(_no_such_model(model, family, paths))
+    folders = list(dict.fromkeys(path.parent for path in own))
+    if len(folders) > 1:
+        raise StudyError(
+            f"{model} is in several families, {', '.join(folder.name for folder in folders)}; name "
+            "one of them (--family)."
+        )
     loaded = load_heads(own, circuit, convention)
     failures = dict(loaded.failures)
     for path in loaded.without:
@@ -74,8 +92,9 @@ def load_revisions(
     sets, notes = _with_steps(loaded.sets)
     if not sets:
         raise PartialFailureError(failures)
-    twins = [path for path in paths if _model_of(path) == model and "~random" in path.name]
-    untrained = load_heads(twins, circuit, convention).sets
+    untrained = load_heads([p for p in ours if "~random" in p.name], circuit, convention).sets
+    notes += _absence(own, sets, catalog)
+    model = model_name(own[0])
     stacks = []
     for stack in dict.fromkeys(one.stack for one in sets):
         chosen, said = _in_order([one for one in sets if one.stack == stack])
@@ -86,21 +105,31 @@ def load_revisions(
     return LoadedRevisions(tuple(stacks), failures, tuple(dict.fromkeys(notes)))
 
 
-def _model_of(path: Path) -> str:
-    return path.stem.partition("~")[0].partition("@")[0]
-
-
 def _revision_of(path: Path) -> str:
     """The revision that a file's name tells of; "main" where it tells of none."""
     return asked_revision(path.stem) or _NEWEST
 
 
-def _no_such_model(model: str, family: str, paths: Iterable[Path]) -> str:
-    several = Counter(_model_of(path) for path in paths if "~" not in path.name)
+def _absence(own: Sequence[Path], sets: Sequence[HeadSet], catalog: str | Path | None) -> list[str]:
+    surveyed = {_revision_of(path) for path in own}
+    ids = {one.spectra.model_id for one in sets}
+    folder, name = own[0].parent, model_name(own[0])
+    stems = [stem for stem in unfinished_stems(folder) if "~" not in stem]
+    begun = [asked_revision(s) or _NEWEST for s in stems if s.partition("@")[0] == name]
+    return absence(surveyed, published_checkpoints(ids, load_families(catalog)), begun)
+
+
+def _no_such_model(model: str, family: str | None, paths: Iterable[Path]) -> str:
+    several = Counter(
+        f"{'' if family else f'{path.parent.name}/'}{model_name(path)}"
+        for path in paths
+        if "~" not in path.name
+    )
     found = ", ".join(f"{name} ({n})" for name, n in sorted(several.items()))
+    where = f" in family {family}" if family else ""
     return (
-        f"There are no spectra of {model} in family {family}. Its models, with their numbers of "
-        f"revisions: {found}."
+        f"There are no spectra of {model}{where}. The models, with their numbers of revisions: "
+        f"{found}."
     )
 
 

@@ -8,13 +8,18 @@ import pandas as pd
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import Evolution, Integers
 from qk_taxonomy.studies.evolution.table import heads_table
+from qk_taxonomy.studies.evolution.unusual import TAIL
 
 # Heads that are named.
 _MOST_NAMED = 5
 
 
 def summary(evolution: Evolution) -> list[str]:
-    """What became of the heads, from what they were, and which went their own way."""
+    """What became of the heads, from what they were, and which went their own way.
+
+    What is told of unusual paths takes the others' for a cloud with the tails of Student's t
+    (:mod:`~qk_taxonomy.studies.evolution.unusual`).
+    """
     s, h = evolution.labels.shape
     lines = [
         f"{evolution.name}: {h} heads at {s} steps, {evolution.names[0]} to {evolution.names[-1]}"
@@ -22,10 +27,13 @@ def summary(evolution: Evolution) -> list[str]:
     if evolution.null.n:
         outside = (evolution.p_untrained <= LEVEL).mean(1)
         lines.append(
-            f"unlike {evolution.null.n} untrained heads (p ≤ {LEVEL}): {outside[0]:.0%} of the "
-            f"heads at {evolution.names[0]}, {outside[-1]:.0%} at {evolution.names[-1]}"
+            f"unlike {evolution.null.n} untrained heads (p ≤ {LEVEL}, uncorrected: {LEVEL:.0%} "
+            f"expected): {outside[0]:.0%} of the heads at {evolution.names[0]}, "
+            f"{outside[-1]:.0%} at {evolution.names[-1]}"
         )
-        lines.append(_when(evolution, "have λ beyond the untrained edge", evolution.outliers_born))
+        lines.append(
+            _when(evolution, "grew λ beyond the untrained edge for good", evolution.outliers_born)
+        )
     lines.append(_when(evolution, "left their first class for good", evolution.left_class))
     distance = np.median(evolution.from_start[-1])
     against = ""
@@ -39,12 +47,15 @@ def summary(evolution: Evolution) -> list[str]:
 
 
 def _when(evolution: Evolution, what: str, index: Integers) -> str:
-    """How many heads came to something, and by which revision half of those had."""
-    came = np.sort(index[index < len(evolution.names)])
+    """How many heads came to something, by which revision half of those had, and how many began
+    so.
+    """
+    came = np.sort(index[(index > 0) & (index < len(evolution.names))])
     line = f"{len(came)} of {len(index)} heads {what}"
-    if not len(came):
-        return line
-    return f"{line}, half of them by {evolution.names[came[(len(came) - 1) // 2]]}"
+    if len(came):
+        line += f", half of them by {evolution.names[came[(len(came) - 1) // 2]]}"
+    began = int((index == 0).sum())
+    return f"{line}; {began} had them from {evolution.names[0]} on" if began else line
 
 
 def _unusual(evolution: Evolution) -> str:
@@ -52,12 +63,16 @@ def _unusual(evolution: Evolution) -> str:
     found = table[table["unusual_q"] <= LEVEL]
     shown = (found if len(found) else table).head(_MOST_NAMED)
     heads = ", ".join(_described(row) for _, row in shown.iterrows())
+    law = f"if other paths have the tails of Student's t of {TAIL} degrees of freedom"
     if len(found):
         more = f", and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
-        return f"unusual paths (q ≤ {LEVEL}): {heads}{more}"
-    return f"no path is unusual after correction; the farthest from the others: {heads}"
+        return f"unusual paths (q ≤ {LEVEL}, {law}): {heads}{more}"
+    return (
+        f"no path is unusual after correction, which takes a distance of "
+        f"{evolution.unusual.needed:.3g} {law}; the farthest from the others: {heads}"
+    )
 
 
 def _described(row: pd.Series) -> str:
     place = f"{row['stack']} {row['layer']}.{row['head']}".strip()
-    return f"{place} ({row['unusual_in'].replace('_', ' ')})" if row["unusual_in"] else place
+    return f"{place} ({row['unusual_distance']:.3g}: {row['unusual_in'].replace('_', ' ')})"
