@@ -31,8 +31,8 @@ from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends
 _COLUMNS = 4
 _PANEL = (3.5, 2.6)
 
-# Inches that a panel has at least, and of the name of an axis.
-_NARROWEST, _NAME = 3.1, 2.2
+# Inches that a panel has at least, of the name of an axis, and of a title.
+_NARROWEST, _NAME, _TITLE = 3.1, 2.2, 2.6
 
 
 def depth_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
@@ -43,7 +43,7 @@ def depth_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
         for (_, layers), colour in zip(trends.layers.groupby("model"), colours, strict=True):
             ax.plot(layers["depth"], layers[name], color=colour, lw=1.2)
         ax.set(xlabel="depth (0: first layer, 1: last)", ylabel=_label(name))
-        ax.set_title(_said(_row(trends.rows, name, BY_DEPTH)))
+        ax.set_title(wrapped(_said(_row(trends.rows, name, BY_DEPTH)), _TITLE))
     handles = [
         Line2D(
             [],
@@ -89,7 +89,7 @@ def size_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: _size(n)))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set(xlabel="parameters", ylabel=_label(name))
-        ax.set_title(_said(row))
+        ax.set_title(wrapped(_said(row), _TITLE))
     return fig
 
 
