@@ -112,6 +112,18 @@ def test_a_figure_too_wide_for_one_column_says_so(tmp_path: Path) -> None:
     assert "as wide as two (7.2 inches)" in (tmp_path / "a.two-column.md").read_text()
 
 
+def test_a_figure_higher_than_a_page_stands_in_two_columns(tmp_path: Path) -> None:
+    def high(page: Page) -> Figure:
+        fig = plain(page)
+        fig.set_figheight(14.0 if page.narrow else 6.0)
+        return fig
+
+    (path,) = write_figure(tmp_path / "a", high, CAPTION, FigureFiles(("png",), "one-column"))
+    assert path.name == "a.two-column.png"
+    with Image.open(path) as image:
+        assert image.size == (2160, round(0.75 * 6 * 300))
+
+
 def test_a_cloud_is_pixels_in_a_vector_file(tmp_path: Path) -> None:
     few, many = (
         write_figure(

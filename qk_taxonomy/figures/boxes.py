@@ -127,7 +127,9 @@ def box_caption(
     parts = [
         f"{what[0].upper()}{what[1:]}: a box a layer, from the first quartile over heads to the "
         "third, a line at the median and a triangle at the mean; whiskers reach to the farthest "
-        "head within 1.5 interquartile ranges, and heads beyond are not drawn."
+        "head within 1.5 interquartile ranges, and heads beyond are not drawn. λ are the squared "
+        "singular values of a head's circuit, a product of two matrices of weights: hence their "
+        "unit, weights⁴."
     ]
     if layers and layers[0] > 0:
         parts.append(f"Layers before {layers[0]} are left out.")

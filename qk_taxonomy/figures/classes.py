@@ -83,8 +83,8 @@ def class_figure(taxonomy: Taxonomy, title: str, page: Page = SCREEN) -> Figure:
     colours = class_colours(len(taxonomy.classes))
     height = panels_height(len(taxonomy.classes))
     if page.narrow:
-        fig = Figure(figsize=(page.width(13.0), 6.6 + height), layout="constrained")
-        parts = fig.subfigures(2, 1, height_ratios=[6.0, height], squeeze=False)[:, 0]
+        fig = Figure(figsize=(page.width(13.0), 6.0 + height), layout="constrained")
+        parts = fig.subfigures(2, 1, height_ratios=[5.4, height], squeeze=False)[:, 0]
     else:
         fig = Figure(figsize=(page.width(13.0), 1.2 + height), layout="constrained")
         parts = fig.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]

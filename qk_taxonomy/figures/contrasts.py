@@ -105,7 +105,7 @@ def contrast_figure(result: ContrastResult, title: str, page: Page = SCREEN) -> 
     """Forest plot of shifts, volcano plot of heads, and layer × head map of the distances."""
     n_columns = page.columns(3, _PANEL[0])
     n_rows = -(-3 // n_columns)
-    size = page.width(15.0), 5.4 if n_rows == 1 else 4.6 * n_rows
+    size = page.width(15.0), 5.4 if n_rows == 1 else 4.1 * n_rows
     fig = Figure(figsize=size, layout="constrained")
     put_title(fig, title)
     grid = fig.add_gridspec(n_rows, n_columns)

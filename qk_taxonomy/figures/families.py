@@ -108,7 +108,7 @@ def family_figure(result: FamilyResult, title: str, page: Page = SCREEN) -> Figu
     """Class composition by model, ε² of each statistic, and Cliff's δ of pairs of families."""
     bars = float(np.clip(1.8 + 0.16 * len(result.models), 4.6, 16.0))
     n_columns = page.columns(3, 4.6)
-    heights = {3: [bars], 2: [bars, 4.6], 1: [bars, 3.4, 5.0]}[n_columns]
+    heights = {3: [bars], 2: [bars, 4.6], 1: [bars, 3.0, 4.6]}[n_columns]
     fig = Figure(figsize=(page.width(16.0), sum(heights)), layout="constrained")
     put_title(fig, title)
     if n_columns == 3:

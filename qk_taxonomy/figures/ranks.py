@@ -31,7 +31,7 @@ _SHORT = {
 _NARROW_TITLE, _TITLE = 1.1, 1.6
 
 # Inches of a row of maps on paper: six of them are no higher than a page.
-_LOWEST, _HIGHEST = 1.5, 1.8
+_LOWEST, _HIGHEST = 1.4, 1.65
 
 # Columns: the rank statistics, and the edges.
 _WIDTHS = (len(RANK_STATISTICS), 1)

@@ -26,15 +26,16 @@ Draw = Callable[[Page], Figure]
 # open, and large, while nobody could tell them apart.
 _MOST_VERTICES = 1000
 
+# Inches of a page of paper: what is higher in one column stands in two.
+_HIGHEST = 9.5
+
 # What is not to depend on when a file is made.
 _UNDATED: dict[FigureFormat, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
     "svg": {"Date": None},
 }
 
-_TWO_COLUMNS = (
-    "This figure cannot be read in one column of a paper: it is as wide as two (7.2 inches)."
-)
+_TWO_COLUMNS = "This figure has no room in one column of a page: it is as wide as two (7.2 inches)."
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,21 @@ def write_figure(
 
     base: the path without an ending. Files for paper have the size in their name,
     ``<base>.one-column.pdf``, so that none takes another's place; a figure that cannot be read in
-    one column is as wide as two, has that in its name, and says so in its caption. The caption is
+    one column, or would be higher than a page, is as wide as two, has that in its name, and says so
+    in its caption. The caption is
     Markdown with the figure on top, ``<base>.md``. What is drawn again is the same bytes. Raises
     SpectraFileError.
     """
     page = PAGES[files.size]
     with house_style():
         fig = draw(page)
-        wider = page.narrow and fig.get_figwidth() > page.width(0.0) + 1e-9
-        page = TWO_COLUMN if wider else page
+        wider = False
+        if page.narrow:
+            tall = fig.get_figheight() * page.reduction > _HIGHEST
+            wider = tall or fig.get_figwidth() > page.width(0.0)
+            if tall:
+                fig = draw(TWO_COLUMN)
+            page = TWO_COLUMN if wider else page
         contents = [(one, figure_bytes(fig, one, page)) for one in dict.fromkeys(files.formats)]
     stem = base.name if page.room is None else f"{base.name}.{page.name}"
     written = [write_file(base.with_name(f"{stem}.{one}"), content) for one, content in contents]

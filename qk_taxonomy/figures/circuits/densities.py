@@ -94,7 +94,10 @@ def density_figure(
     circuits = [circuit for circuit in CIRCUITS if model.select(circuit, convention)]
     n_columns = page.columns(4, 3.8)
     n_rows = len(circuits) * 4 // n_columns
-    fig = Figure(figsize=(page.width(15.5), 3.5 * n_rows + 0.9), layout="constrained")
+    fig = Figure(
+        figsize=(page.width(15.5), (3.5 if page.room is None else 2.8) * n_rows + 0.9),
+        layout="constrained",
+    )
     put_title(fig, title)
     axes = fig.subplots(n_rows, n_columns, squeeze=False).reshape(len(circuits), 4)
     for row, circuit in zip(axes, circuits, strict=True):

@@ -54,11 +54,11 @@ def path_caption(evolution: Evolution) -> str:
     unit = "that of two untrained heads is the unit" if known else "in nats"
     return (
         f"Paths of {counted(h)} over {counted(s, 'step')} of training, grey, and in colours up to "
-        f"{_NAMED} whose path is most unusual, solid where q ≤ {LEVEL} (corrected over heads), "
-        "else dotted. First: the Jensen–Shannon divergence of a head's histogram from that of its "
-        f"first step, {unit}, on an axis of log(step + 1). Second: ways through effective rank and "
-        "largest λ, open at the first step and full at the last. Third: what is unusual of a path, "
-        "each feature as a robust z among the heads, without unit."
+        f"{_NAMED} whose path is most unusual, solid where q ≤ {LEVEL} (corrected over heads, for "
+        "tails of Student's t), else dotted. First: the Jensen–Shannon divergence of a head's "
+        f"histogram from that of its first step, {unit}, on an axis of log(step + 1). Second: ways "
+        "through effective rank and largest λ, open at the first step and full at the last. Third: "
+        "what is unusual of a path, each feature as a robust z among the heads, without unit."
     )
 
 
