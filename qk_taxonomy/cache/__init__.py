@@ -20,7 +20,7 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
-from qk_taxonomy.cache.revisions import asked_revision, sibling_files
+from qk_taxonomy.cache.revisions import asked_revision, of_each_model, sibling_files
 from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
 from qk_taxonomy.cache.writing import make_folder, write_file
@@ -42,6 +42,7 @@ __all__ = [
     "load_metadata",
     "load_spectra",
     "make_folder",
+    "of_each_model",
     "ordered_safetensors",
     "sibling_files",
     "spectra_path",

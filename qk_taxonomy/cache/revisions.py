@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
+
+from qk_taxonomy.training_steps import training_stage, training_step
 
 
 def asked_revision(stem: str) -> str | None:
@@ -24,6 +27,27 @@ def sibling_files(path: Path) -> list[Path]:
         for other in sorted(path.parent.glob("[!.]*.safetensors"))
         if other.name != path.name and _model_and_control(other) == model
     ]
+
+
+def of_each_model(paths: Iterable[Path]) -> list[list[Path]]:
+    """Files in groups, one a model and control, each with its last revision last.
+
+    The last is the file of no named revision, or else of main; before it, revisions are in order
+    of stage and step, and those whose names tell of no step come first, by name.
+    """
+    groups: dict[tuple[Path, str, str], list[Path]] = {}
+    for path in paths:
+        groups.setdefault((path.parent, *_model_and_control(path)), []).append(path)
+    return [sorted(group, key=_place) for group in groups.values()]
+
+
+def _place(path: Path) -> tuple[int, int, int, str]:
+    """What sorts the files of a model's revisions."""
+    name = asked_revision(path.stem)
+    if name is None or name == "main":
+        return 2 if name is None else 1, 0, 0, ""
+    step = training_step(name)
+    return 0, training_stage(name), -1 if step is None else step, name
 
 
 def _model_and_control(path: Path) -> tuple[str, str]:

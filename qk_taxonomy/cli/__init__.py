@@ -22,6 +22,7 @@ from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
 from qk_taxonomy.cli.plan import plan
 from qk_taxonomy.cli.query_norm import query_norm
+from qk_taxonomy.cli.report import report
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
 from qk_taxonomy.cli.sizes import sizes
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, families, plan, download, cluster, assign, boxplots, test),
+    *(run, families, plan, download, cluster, assign, boxplots, test, report),
     *(evolve, diff, sizes),
     *(circuits, superposition, query_norm, show, export, import_),
 ):
