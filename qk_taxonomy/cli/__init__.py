@@ -20,6 +20,7 @@ from qk_taxonomy.cli.evolve import evolve
 from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
+from qk_taxonomy.cli.notebook import notebook
 from qk_taxonomy.cli.plan import plan
 from qk_taxonomy.cli.query_norm import query_norm
 from qk_taxonomy.cli.report import report
@@ -79,6 +80,6 @@ def main() -> None:
 for command in (
     *(run, families, plan, download, cluster, assign, boxplots, test, report),
     *(evolve, diff, sizes),
-    *(circuits, superposition, query_norm, show, export, import_),
+    *(circuits, superposition, query_norm, show, export, import_, notebook),
 ):
     main.add_command(command)
