@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from qk_taxonomy.hypotheses.contrast import CHANGE
 from qk_taxonomy.hypotheses.table import COLUMNS, SUBJECT, as_rows, empty_table
 from qk_taxonomy.outputs.files import PLOT_FOLDER, stem_of
 from qk_taxonomy.outputs.hypotheses import CONTRAST_FOLDER, SIDES, TABLE_OF_ONE
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention
 
-#: Rows of single heads are kept up to so many, of tests and of changed heads each: a test of rank
-#: alone has seven of every head, which at 100,000 heads is more than a page can hold.
-MOST_OF_HEADS = 20_000
+#: Changed heads are kept up to so many: those of thirty contrasts of models of 700 heads.
+MOST_CHANGED = 20_000
 
 #: What the heads of a contrast are told apart by.
 PLACE = ("family", "model", "against", "stack", "layer", "head")
@@ -28,9 +28,11 @@ _DAMAGE = (OSError, ValueError, TypeError, OverflowError)
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """Tests of some models: ``tests`` and ``contrasts``, rows of ``hypotheses.table.COLUMNS``;
+    """Tests of some models: ``tests`` and ``contrasts``, rows of ``hypotheses.table.COLUMNS``.
+
     ``changed``: heads of the contrasts, the most changed first, columns :data:`PLACE` and then
-    those of ``ContrastResult.heads``; ``notes``: sentences on what is missing or left out.
+    those of ``ContrastResult.heads``, in place of the rows on single heads that ``contrasts`` would
+    have; ``notes``: sentences on what is missing or left out.
     """
 
     tests: pd.DataFrame
@@ -51,14 +53,13 @@ def read_findings(
     """
     reader = _Reader(Path(data_root), circuit, convention)
     table = Path(PLOT_FOLDER) / f"{stem_of('tests', circuit, convention)}.csv"
-    if (reader.root / table).exists():
-        tables = [reader.tests(table)]
-    else:
-        tables = [empty_table()]
-        reader.notes.append(f"There are no tests here: `{reader.command}` writes them to {table}.")
     files = reader.contrast_files()
-    tables += [reader.tests(file) for file in files if file.name.endswith(TABLE_OF_ONE)]
-    shown = [rows[_is_about(rows, models)] for rows in tables]
+    tables = [reader.tests(file) for file in files if file.name.endswith(TABLE_OF_ONE)]
+    if (reader.root / table).exists():
+        tables.insert(0, reader.tests(table))
+    else:
+        reader.notes.append(f"There are no tests here: `{reader.command}` writes them to {table}.")
+    shown = [rows[_is_about(rows, models)] for rows in tables if len(rows)]
     left_out = sum(map(len, tables)) - sum(map(len, shown))
     if left_out:
         reader.notes.append(
@@ -66,9 +67,8 @@ def read_findings(
         )
     rows = pd.concat([part for part in shown if len(part)] or [empty_table()], ignore_index=True)
     rows = rows.drop_duplicates([*SUBJECT, "method"], ignore_index=True)
-    rows = _without_heads(rows, table, reader.notes)
     is_contrast = rows["hypothesis"].str.startswith("contrast")
-    contrasts = rows[is_contrast].reset_index(drop=True)
+    contrasts = rows[is_contrast & (rows["hypothesis"] != CHANGE)].reset_index(drop=True)
     changed = [reader.changed(file) for file in files if not file.name.endswith(TABLE_OF_ONE)]
     return Findings(
         rows[~is_contrast].reset_index(drop=True),
@@ -164,18 +164,6 @@ def _is_about(rows: pd.DataFrame, models: Collection[str]) -> pd.Series:
     return in_one | in_pair | in_group | in_all
 
 
-def _without_heads(rows: pd.DataFrame, table: Path, notes: list[str]) -> pd.DataFrame:
-    """The rows, without those of single heads where these are too many."""
-    single = rows["head"].notna()
-    n = int(single.sum())
-    if n <= MOST_OF_HEADS:
-        return rows
-    notes.append(
-        f"{n} tests of single heads are left out, more than a page can hold; {table} has them."
-    )
-    return rows[~single]
-
-
 def _of_contrasts(
     tables: Sequence[pd.DataFrame], contrasts: pd.DataFrame, notes: list[str]
 ) -> pd.DataFrame:
@@ -192,10 +180,10 @@ def _of_contrasts(
         return pd.DataFrame(columns=list(PLACE))
     heads = pd.concat(kept, ignore_index=True).drop(columns=["circuit", "convention"])
     heads = heads.drop_duplicates(list(PLACE), ignore_index=True)
-    if len(heads) <= MOST_OF_HEADS:
+    if len(heads) <= MOST_CHANGED:
         return heads
     groups = heads.groupby(sides, sort=False)
-    most = max(MOST_OF_HEADS // groups.ngroups, 1)
+    most = max(MOST_CHANGED // groups.ngroups, 1)
     notes.append(
         f"Of each contrast the {most} most changed heads are shown; "
         f"{Path(PLOT_FOLDER) / CONTRAST_FOLDER} has all."
