@@ -15,6 +15,7 @@ PACKAGE = Path(qk_taxonomy.__file__).parent
 
 FLOORS = {
     "errors": 0,
+    "labels": 1,
     "records": 1,
     "resources": 1,
     "training_steps": 1,

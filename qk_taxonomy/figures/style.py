@@ -10,9 +10,13 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+from qk_taxonomy.labels import CLASS_COLOURS, MODEL_COLOURS
+from qk_taxonomy.labels import statistic_label as statistic_label
 
 RGB = tuple[float, float, float]
 
@@ -40,21 +44,6 @@ _STYLE: Any = {
 }
 
 
-_LABELS: dict[str, str] = {
-    "MIN": "MIN: smallest λ",
-    "MAX": "MAX: largest λ",
-    "MEAN": "MEAN: mean λ",
-    "STD": "STD: standard deviation of λ",
-    "SKEW": "SKEW: skewness of λ",
-    "KURTOSIS": "KURTOSIS: excess kurtosis of λ",
-    "effective_rank_sigma": "effective rank of σ",
-    "effective_rank_lambda": "effective rank of λ",
-    "r90": "r90: number of λ for 90 % of Σλ",
-    "near_zero_ratio": "share of λ below λ₁ / 1000",
-    "power_law_alpha": "power-law exponent α of λ",
-}
-
-
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw and save inside this context."""
@@ -63,21 +52,15 @@ def house_style() -> Iterator[None]:
 
 
 def class_colours(n: int) -> list[RGB]:
-    """``n`` distinct colours: Okabe and Ito's colour-blind-safe ones as far as they go."""
-    safe = sns.color_palette("colorblind")
-    # Those that are easily told apart come first; pale ones, hard to see on white, last.
-    order = [safe[i] for i in (0, 1, 2, 3, 4, 9, 7, 5, 8, 6)]
-    return list(order[:n] if n <= len(order) else sns.husl_palette(n))
+    """``n`` distinct colours: colour-blind-safe ones as far as they go."""
+    if n > len(CLASS_COLOURS):
+        return list(sns.husl_palette(n))
+    return [to_rgb(colour) for colour in CLASS_COLOURS[:n]]
 
 
 def model_colours(n: int) -> list[RGB]:
     """Colours of up to eight models, none of them a class's."""
-    return list(sns.color_palette("Dark2", n))
-
-
-def statistic_label(name: str) -> str:
-    """What an axis calls a statistic of λ."""
-    return _LABELS.get(name, name.replace("_", " ") + " of λ")
+    return [to_rgb(colour) for colour in MODEL_COLOURS[:n]]
 
 
 def layer_head_grid(

@@ -33,8 +33,8 @@ class Atlas:
     ``tests``, ``contrasts``: rows of the table of tests, columns of ``hypotheses.table.COLUMNS``,
     of hypotheses about one model or family and of contrasts; may be empty. ``changed``: the heads
     of contrasts, most changed first: family, model and against, as the contrast's rows in
-    ``contrasts`` have them, stack, layer, head, then the columns of ``ContrastResult.heads``; may be
-    empty.
+    ``contrasts`` have them, stack, layer, head, then the columns of ``ContrastResult.heads``; may
+    be empty.
     ``provenance``: label to value, as the page lists them: command, date, versions, choices of the
     taxonomy. ``notes``: sentences on what was left out and why.
 

@@ -1,0 +1,189 @@
+"""The page: an :class:`Atlas` as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qk_taxonomy.labels import MODEL_COLOURS, statistic_label
+from qk_taxonomy.report.atlas import Atlas
+from qk_taxonomy.report.gallery import HEIGHT, SYMBOLS, WIDTH, class_panels
+from qk_taxonomy.report.packing import (
+    base64_gzip,
+    byte_shares,
+    coded,
+    packed,
+    rounded,
+    rounded_wide,
+    smallest,
+)
+from qk_taxonomy.report.rows import (
+    TEST_COLUMNS,
+    TEXTS,
+    listed_changes,
+    listed_contrasts,
+    listed_tests,
+)
+
+_TEMPLATES = "templates"
+
+#: In the order in which each uses what the ones before it define.
+SCRIPTS = (
+    *("data", "state", "theme", "plots", "card", "map", "tables", "pins", "layers"),
+    *("contrasts", "main"),
+)
+
+# A statistic spans decades where its middle 98 % do: axes and colours are then logarithmic.
+_DECADES = 2.0
+
+
+def atlas_page(atlas: Atlas) -> str:
+    """The whole page, as HTML that shows itself without a network.
+
+    Its numbers are rounded to four digits and its histograms to 1/255 of their highest bin, so
+    that 100,000 heads take less than 15 MB. Every text of the atlas is escaped.
+    """
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("qk_taxonomy.report", _TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["digits"] = _digits
+    plotly = get_plotlyjs()
+    script = _script()
+    tests = listed_tests(atlas.tests)
+    models = _models(atlas)
+    return environment.get_template("page.html").render(
+        atlas=atlas,
+        models=models,
+        families=list(dict.fromkeys(family for family, _ in models)),
+        stacks=list(dict.fromkeys(map(str, atlas.heads["stack"]))),
+        statistics={name: statistic_label(name) for name in atlas.statistics},
+        panels=class_panels(atlas.classes, atlas.edges),
+        width=WIDTH,
+        height=HEIGHT,
+        symbols=SYMBOLS,
+        tests=tests,
+        contrasts=listed_contrasts(atlas.contrasts),
+        heads=_packed_heads(atlas, models),
+        test_table=_packed_table(tests.table),
+        contrast_table=_packed_table(atlas.contrasts.reindex(columns=list(TEST_COLUMNS))),
+        changed_table=_packed_table(listed_changes(atlas.changed)),
+        style=Markup(_read("page.css")),
+        script=Markup(script),
+        plotly=base64_gzip(plotly.encode()),
+        policy=_policy(script, plotly),
+    )
+
+
+def _models(atlas: Atlas) -> list[tuple[str, str]]:
+    """Family and name of every model that has heads, in their order."""
+    pairs = atlas.heads[["family", "model"]].drop_duplicates()
+    return list(pairs.astype(str).itertuples(index=False, name=None))
+
+
+def _packed_heads(atlas: Atlas, models: list[tuple[str, str]]) -> str:
+    heads = atlas.heads
+    shares, peaks = byte_shares(atlas.histograms)
+    place = {pair: code for code, pair in enumerate(models)}
+    codes = [place[pair] for pair in zip(heads["family"], heads["model"], strict=True)]
+    columns: dict[str, Any] = {
+        "model": smallest(codes),
+        "stack": coded(heads["stack"]),
+        "layer": smallest(heads["layer"]),
+        "head": smallest(heads["head"]),
+        "class": smallest(heads["class"]),
+        "depth": rounded(_depths(heads)),
+        "x": rounded(heads["umap_x"]),
+        "y": rounded(heads["umap_y"]),
+        "histograms": shares,
+        "peaks": peaks,
+    }
+    columns |= {f"statistic:{name}": rounded(heads[name]) for name in atlas.statistics}
+    meta = {
+        "title": atlas.title,
+        "models": [{"family": family, "name": name} for family, name in models],
+        "statistics": [
+            {"name": name, "label": statistic_label(name), "log": _spans_decades(heads[name])}
+            for name in atlas.statistics
+        ],
+        "classes": [
+            {"number": panel.number, "colour": panel.colour, "symbol": SYMBOLS[panel.symbol][0]}
+            for panel in class_panels(atlas.classes, atlas.edges)
+        ],
+        "symbols": [name for name, _ in SYMBOLS],
+        "colours": list(MODEL_COLOURS),
+        "edges": [float(edge) for edge in atlas.edges],
+    }
+    return packed(meta, columns)
+
+
+def _depths(heads: pd.DataFrame) -> pd.Series:
+    """Each layer's place among those of its stack that have heads here, from 0 to 1."""
+    layers = heads.groupby(["family", "model", "stack"], sort=False)["layer"]
+    last = layers.transform("nunique") - 1
+    return (layers.rank(method="dense") - 1) / np.maximum(last, 1)
+
+
+def _spans_decades(values: pd.Series) -> bool:
+    finite = values[np.isfinite(values)]
+    if finite.empty or finite.min() <= 0:
+        return False
+    low, high = np.quantile(finite, [0.01, 0.99])
+    return bool(np.log10(high / low) >= _DECADES)
+
+
+def _packed_table(table: pd.DataFrame) -> str:
+    """Columns of numbers and of texts; what is missing is nan or ""."""
+    columns: dict[str, Any] = {}
+    for name in table.columns:
+        if name in TEXTS:
+            texts = table[name].astype(object)
+            columns[name] = coded(texts.where(texts.notna(), ""))
+        else:
+            columns[str(name)] = rounded_wide(table[name].to_numpy(np.float64, na_value=np.nan))
+    return packed({"n": len(table)}, columns)
+
+
+def _digits(value: float, n: int = 3) -> str:
+    return f"{value:.{n}g}".replace("-", "−")
+
+
+def _read(name: str) -> str:
+    return files("qk_taxonomy.report").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
+
+
+def _script() -> str:
+    """All scripts as one function, so that they share names with each other and nothing else."""
+    parts = "\n".join(_read(f"{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+
+
+def _policy(*scripts: str) -> str:
+    """A content security policy: no network at all, and no script but these.
+
+    ``unsafe-eval``: plotly compiles what draws points in WebGL. ``blob:`` and ``data:`` images are
+    what it exports.
+    """
+    hashes = [hashlib.sha256(text.encode()).digest() for text in scripts]
+    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes)
+    rules: Mapping[str, str] = {
+        "default-src": "'none'",
+        "script-src": f"{allowed} 'unsafe-eval'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data: blob:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
