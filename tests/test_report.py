@@ -248,19 +248,21 @@ class TestFindings:
         assert len(ranks) == len(own) == 534 + 3 * 396
         np.testing.assert_allclose(ranks["effect"], pd.to_numeric(own["effect"]))
         shifts = file[file["hypothesis"] == "contrast: shift"]
-        assert (atlas.contrasts["hypothesis"] == "contrast: shift").sum() == len(shifts)
+        assert set(atlas.contrasts["hypothesis"]) == {"contrast: shift"}
+        assert len(atlas.contrasts) == len(shifts) == 897
+        assert (atlas.tests["hypothesis"] == "contrast: shift").sum() == 897
 
     def test_tests_of_other_models_are_left_out_and_counted(self, root: Path, atlas: Atlas) -> None:
         file = pd.read_csv(root / "plots/tests.csv", keep_default_na=False)
         changed = (file["hypothesis"] == "contrast: changed head").sum()
-        n_out = len(file) - changed - len(atlas.tests) - len(atlas.contrasts)
+        n_out = len(file) - changed - len(atlas.tests)
         assert f"{n_out} tests are left out" in " ".join(atlas.notes)
         # The twin, and families that are not here: comparisons of all families count them.
         assert set(atlas.tests["model"]) - {""} <= set(atlas.heads["model"])
         pairs = atlas.tests[atlas.tests["hypothesis"] == "families: pairs"]
         assert set(pairs["family"]) | set(pairs["against"]) == {"minilm", "rxnfp"}
         assert "families: by depth" not in set(atlas.tests["hypothesis"])
-        assert "contrast: kind" not in set(atlas.contrasts["hypothesis"])
+        assert "contrast: kind" not in set(atlas.tests["hypothesis"])
 
     def test_changed_heads_are_ranked_as_in_their_files(self, root: Path, atlas: Atlas) -> None:
         assert tuple(atlas.changed.columns[:6]) == findings.PLACE
@@ -302,7 +304,9 @@ class TestFindings:
             result = qk("test", "--treatment", "b", *controls, "--permutations", 99)
             assert result.exit_code == 0, result.output
         atlas = atlas_of()
-        assert set(atlas.contrasts["against"]) == {"mine/c", "mine/c + mine/a"}
+        assert set(atlas.contrasts["against"]) == {"mine/c"}
+        groups = atlas.tests[atlas.tests["hypothesis"] == "contrast: unmatched models"]
+        assert set(groups["against"]) == {"mine/c + mine/a"}
         assert len(atlas.changed) == 6
         assert "There are no tests here: `qk-taxonomy test` writes them" in " ".join(atlas.notes)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qk_taxonomy.hypotheses.contrast import CHANGE
+from qk_taxonomy.hypotheses.contrast import CHANGE, SHIFT
 from qk_taxonomy.hypotheses.table import COLUMNS, SUBJECT, as_rows, empty_table
 from qk_taxonomy.outputs.files import PLOT_FOLDER, stem_of
 from qk_taxonomy.outputs.hypotheses import CONTRAST_FOLDER, SIDES, TABLE_OF_ONE
@@ -28,11 +28,12 @@ _DAMAGE = (OSError, ValueError, TypeError, OverflowError)
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """Tests of some models: ``tests`` and ``contrasts``, rows of ``hypotheses.table.COLUMNS``.
+    """Tests of some models, rows of ``hypotheses.table.COLUMNS``, and the heads of contrasts.
 
-    ``changed``: heads of the contrasts, the most changed first, columns :data:`PLACE` and then
-    those of ``ContrastResult.heads``, in place of the rows on single heads that ``contrasts`` would
-    have; ``notes``: sentences on what is missing or left out.
+    ``tests``: all but those of single heads of contrasts, which ``changed`` has: heads, the most
+    changed of each contrast first, columns :data:`PLACE` and then those of
+    ``ContrastResult.heads``. ``contrasts``: the rows of ``tests`` on shifts of matched heads.
+    ``notes``: sentences on what is missing or left out.
     """
 
     tests: pd.DataFrame
@@ -67,11 +68,10 @@ def read_findings(
         )
     rows = pd.concat([part for part in shown if len(part)] or [empty_table()], ignore_index=True)
     rows = rows.drop_duplicates([*SUBJECT, "method"], ignore_index=True)
-    is_contrast = rows["hypothesis"].str.startswith("contrast")
-    contrasts = rows[is_contrast & (rows["hypothesis"] != CHANGE)].reset_index(drop=True)
+    contrasts = rows[rows["hypothesis"] == SHIFT].reset_index(drop=True)
     changed = [reader.changed(file) for file in files if not file.name.endswith(TABLE_OF_ONE)]
     return Findings(
-        rows[~is_contrast].reset_index(drop=True),
+        rows[rows["hypothesis"] != CHANGE].reset_index(drop=True),
         contrasts,
         _of_contrasts(changed, contrasts, reader.notes),
         tuple(reader.notes),
