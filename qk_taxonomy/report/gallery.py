@@ -21,7 +21,8 @@ from qk_taxonomy.taxonomy import HeadClass
 Array = NDArray[np.float64]
 
 WIDTH, HEIGHT = 340.0, 190.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 36.0, 8.0, 8.0, 26.0
+#: Edges of the axes within it.
+LEFT, RIGHT, TOP, FLOOR = 36.0, 332.0, 8.0, 164.0
 _GAMMA_POINTS = 160
 
 #: Marker of each class, as plotly calls it, and its path in a box from -6 to 6: with ten colours
@@ -33,7 +34,7 @@ SYMBOLS = (
     ("triangle-up", "M0,-5L5,4H-5Z"),
     ("cross", "M-1.8,-5H1.8V-1.8H5V1.8H1.8V5H-1.8V1.8H-5V-1.8H-1.8Z"),
     ("triangle-down", "M0,5L5,-4H-5Z"),
-    ("star", "M0,-5.5L1.5,-1.8L5.4,-1.7L2.3,0.7L3.4,4.5L0,2.2L-3.4,4.5L-2.3,0.7L-5.4,-1.7L-1.5,-1.8Z"),
+    ("star", "M0,-5.5L1.5,-2L5.4,-1.7L2.3,1L3.4,4.5L0,2.4L-3.4,4.5L-2.3,1L-5.4,-1.7L-1.5,-2Z"),
     ("x", "M-5,-2.6L-2.6,-5L0,-2.4L2.6,-5L5,-2.6L2.4,0L5,2.6L2.6,5L0,2.4L-2.6,5L-5,2.6L-2.4,0Z"),
     ("hexagon", "M0,-5.2L4.5,-2.6V2.6L0,5.2L-4.5,2.6V-2.6Z"),
 )  # fmt: skip
@@ -88,20 +89,19 @@ def class_panels(classes: Sequence[HeadClass], edges: Array) -> tuple[ClassPanel
 
 def _panel(group: HeadClass, edges: Array, total: int) -> ClassPanel:
     tallest = 1.12 * float((group.mean + group.std).max()) or 1.0
-    right, floor = WIDTH - _RIGHT, HEIGHT - _BOTTOM
 
     def across(x: float) -> float:
-        return _LEFT + (right - _LEFT) * x / float(edges[-1])
+        return LEFT + (RIGHT - LEFT) * x / float(edges[-1])
 
     def up(y: float) -> float:
-        return floor - (floor - _TOP) * min(max(y, 0.0), tallest) / tallest
+        return FLOOR - (FLOOR - TOP) * min(max(y, 0.0), tallest) / tallest
 
     bars, whiskers = [], []
     for (low, high), mean, std in zip(
         itertools.pairwise(edges.tolist()), group.mean.tolist(), group.std.tolist(), strict=True
     ):
         x, width = across(low), across(high) - across(low)
-        bars.append((x + 0.05 * width, up(mean), 0.9 * width, floor - up(mean)))
+        bars.append((x + 0.05 * width, up(mean), 0.9 * width, FLOOR - up(mean)))
         if std > 0:
             whiskers.append((x + width / 2, up(mean - std), up(mean + std)))
     colour, symbol = class_style(group.number)

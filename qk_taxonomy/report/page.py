@@ -13,7 +13,7 @@ import pandas as pd
 
 from qk_taxonomy.labels import MODEL_COLOURS, statistic_label
 from qk_taxonomy.report.atlas import Atlas
-from qk_taxonomy.report.gallery import HEIGHT, SYMBOLS, WIDTH, class_panels
+from qk_taxonomy.report.gallery import FLOOR, HEIGHT, LEFT, RIGHT, SYMBOLS, WIDTH, class_panels
 from qk_taxonomy.report.packing import (
     base64_gzip,
     byte_shares,
@@ -38,6 +38,9 @@ SCRIPTS = (
     *("data", "state", "theme", "plots", "card", "map", "tables", "pins", "layers"),
     *("contrasts", "main"),
 )
+
+# Runs before anything is shown, so that what needs scripts is hidden only where there are none.
+_FIRST_SCRIPT = 'document.documentElement.classList.add("scripted");'
 
 # A statistic spans decades where its middle 98 % do: axes and colours are then logarithmic.
 _DECADES = 2.0
@@ -71,8 +74,7 @@ def atlas_page(atlas: Atlas) -> str:
         stacks=list(dict.fromkeys(map(str, atlas.heads["stack"]))),
         statistics={name: statistic_label(name) for name in atlas.statistics},
         panels=class_panels(atlas.classes, atlas.edges),
-        width=WIDTH,
-        height=HEIGHT,
+        picture={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "floor": FLOOR},
         symbols=SYMBOLS,
         tests=tests,
         contrasts=listed_contrasts(atlas.contrasts),
@@ -81,9 +83,10 @@ def atlas_page(atlas: Atlas) -> str:
         contrast_table=_packed_table(atlas.contrasts.reindex(columns=list(TEST_COLUMNS))),
         changed_table=_packed_table(listed_changes(atlas.changed)),
         style=Markup(_read("page.css")),
+        first_script=Markup(_FIRST_SCRIPT),
         script=Markup(script),
         plotly=base64_gzip(plotly.encode()),
-        policy=_policy(script, plotly),
+        policy=_policy(_FIRST_SCRIPT, script, plotly),
     )
 
 
@@ -157,7 +160,8 @@ def _packed_table(table: pd.DataFrame) -> str:
 
 
 def _digits(value: float, n: int = 3) -> str:
-    return f"{value:.{n}g}".replace("-", "−")
+    """A number to ``n`` significant digits, zeros at its end included."""
+    return f"{value:#.{n}g}".rstrip(".").replace("-", "−")
 
 
 def _read(name: str) -> str:

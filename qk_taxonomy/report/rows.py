@@ -99,8 +99,8 @@ def listed_contrasts(contrasts: pd.DataFrame) -> tuple[ContrastChoice, ...]:
         flips = rows[rows["method"] == FLIP_LAYERS]
         layers = flips["n"].max() if len(flips) else 0
         method = FLIP_LAYERS if layers >= FEWEST_UNITS else FLIP_GROUPS
-        names = ("" if pd.isna(name) else str(name) for name in subject)
-        choices.append(ContrastChoice(*names, method=method))
+        family, model, against, stack = ("" if pd.isna(name) else str(name) for name in subject)
+        choices.append(ContrastChoice(family, model, against, stack, method))
     return tuple(choices)
 
 

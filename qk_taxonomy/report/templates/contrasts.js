@@ -21,6 +21,7 @@ function drawForest({ meta, columns: c }) {
     .filter((row) => Number.isNaN(c.layer.data[row]) && Number.isFinite(c.effect.data[row])).reverse();
   const effect = rows.map((row) => c.effect.data[row]);
   const labels = rows.map((row) => statisticLabel(c.statistic.values[c.statistic.data[row]]));
+  const narrow = document.getElementById("forest-plot").clientWidth < 560;
   const rejected = rows.map((row) => c.q_value.data[row] <= 0.05);
   const colours = rejected.map((yes) => token(yes ? "rejected" : "kept"));
   const n = rows.reduce((most, row) => Math.max(most, c.n.data[row] || 0), 0);
@@ -43,9 +44,11 @@ function drawForest({ meta, columns: c }) {
     },
   }], {
     height: 80 + 26 * rows.length,
-    xaxis: axis("rank-biserial correlation", { range: [-1.08, 1.08], zeroline: true, zerolinecolor: token("axis") }),
+    xaxis: axis(narrow ? "rank-biserial" : "rank-biserial correlation", {
+      range: [-1.08, 1.08], tickvals: [-1, -0.5, 0, 0.5, 1], tickangle: 0, zeroline: true, zerolinecolor: token("axis") }),
     yaxis: axis("", {
-      tickvals: labels.map((_, i) => i), ticktext: labels.map(plain), range: [-0.7, rows.length - 0.3], showgrid: true,
+      tickvals: labels.map((_, i) => i), ticktext: labels.map((label) => plain(narrow ? label.split(":")[0] : label)),
+      tickfont: { size: narrow ? 11 : 13 }, range: [-0.7, rows.length - 0.3], showgrid: true,
     }),
   }, `Shifts of ${counted(rows.length, "statistic")}, ${hits} of them with q at most 0.05: ` +
     rows.map((_, i) => `${labels[i]} ${digits(effect[i], 2)}`).reverse().join("; "));

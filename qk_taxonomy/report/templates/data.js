@@ -43,6 +43,7 @@ function arrayOf(bytes, start, { dtype, shape, offset, planes }) {
 async function loadPlotly() {
   const script = document.createElement("script");
   script.textContent = new TextDecoder().decode(await inflated("packed-plotly"));
+  performance.mark("atlas-inflated");
   document.head.append(script);
 }
 

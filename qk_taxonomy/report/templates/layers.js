@@ -2,6 +2,8 @@
 
 // A narrower cell has no room for a number.
 const NUMBERED_CELL = 14;
+// Room for the number of a layer below an axis.
+const LAYER_NUMBER = 26;
 
 /** Rows of the chosen model and stack. */
 function viewRows() {
@@ -20,6 +22,13 @@ function distinct(values) {
 /** Row of each cell of the grid, by head and then layer; undefined where there is none. */
 let gridRows = [];
 
+/** Marks of layers, as many as have room in a width. */
+function layerMarks(layers, width) {
+  const step = Math.max(1, Math.ceil((LAYER_NUMBER * layers.length) / width));
+  const marked = layers.map((_, j) => j).filter((j) => j % step === 0);
+  return { tickvals: marked, ticktext: marked.map((j) => String(layers[j])), tickangle: 0 };
+}
+
 function drawGrid(rows) {
   const layers = distinct(rows.map((row) => heads.layer[row]));
   const most = rows.reduce((last, row) => Math.max(last, heads.head[row]), 0) + 1;
@@ -35,17 +44,16 @@ function drawGrid(rows) {
     texts[i][j] = String(classOf(row).number);
     counts[heads.class[row]]++;
   }
-  const host = document.getElementById("grid-plot");
-  const cell = Math.min(34, Math.max(4, (host.clientWidth - 70) / layers.length));
+  const room = document.getElementById("grid-plot").parentElement.clientWidth;
+  const cell = Math.min(48, Math.max(4, (room - 70) / layers.length));
   const tall = Math.min(28, Math.max(3, 560 / most));
   const k = counts.length;
   const scale = heads.meta.classes.flatMap(({ colour }, i) => [[i / k, colour], [(i + 1) / k, colour]]);
   const sentence = `Classes of ${counted(rows.length, "head")} in ${counted(layers.length, "layer")}: ` +
     counts.map((n, i) => `class ${heads.meta.classes[i].number}: ${n}`).join("; ");
-  const step = Math.ceil(layers.length / 40);
   return draw("grid-plot", [{
     type: "heatmap", z: classes, x: layers.map((_, j) => j), colorscale: scale, zmin: -0.5, zmax: k - 0.5,
-    showscale: false, xgap: 1, ygap: 1, text: texts, customdata: texts,
+    showscale: false, textfont: { color: "#000000", size: 12 }, xgap: 1, ygap: 1, text: texts, customdata: texts,
     texttemplate: cell >= NUMBERED_CELL && tall >= NUMBERED_CELL - 2 ? "%{text}" : "",
     hovertemplate: layers.length > 1 || most > 1 ? "head %{y}: class %{customdata}<extra></extra>" : "class %{customdata}<extra></extra>",
   }], {
@@ -53,8 +61,7 @@ function drawGrid(rows) {
     width: Math.round(Math.max(220, cell * layers.length + 70)),
     margin: { l: 56, r: 8, t: 6, b: 48 },
     xaxis: axis("layer", {
-      showgrid: false, tickvals: layers.map((_, j) => j).filter((j) => j % step === 0),
-      ticktext: layers.filter((_, j) => j % step === 0).map(String),
+      showgrid: false, ...layerMarks(layers, cell * layers.length),
     }),
     yaxis: axis("head", { showgrid: false, dtick: Math.max(1, Math.ceil(most / 16)), tick0: 0 }),
   }, sentence);
@@ -90,7 +97,6 @@ function drawBoxes(rows) {
   document.getElementById("box-note").textContent =
     `Each box: ${sizes.join(" or ")} ${sizes.length === 1 && sizes[0] === 1 ? "head" : "heads"}.` +
     (left ? ` ${counted(left, "head")} without a value.` : "");
-  const step = Math.ceil(layers.length / 40);
   const medians = boxes.map(({ median }) => median);
   const sentence = boxes.length
     ? `${statistic.label} over ${counted(boxes.length, "layer")}: medians from ${digits(Math.min(...medians), 3)} to ${digits(Math.max(...medians), 3)}`
@@ -109,11 +115,19 @@ function drawBoxes(rows) {
     height: 380,
     xaxis: axis("layer", {
       showgrid: false, range: [-0.7, layers.length - 0.3],
-      tickvals: layers.map((_, j) => j).filter((j) => j % step === 0),
-      ticktext: layers.filter((_, j) => j % step === 0).map(String),
+      ...layerMarks(layers, document.getElementById("box-plot").clientWidth - 70),
     }),
-    yaxis: axis(statistic.label, statistic.log ? { type: "log", exponentformat: "power", dtick: null } : {}),
+    yaxis: axis(statistic.label, statistic.log ? logAxis(boxes) : {}),
   }, sentence);
+}
+
+/** A logarithmic axis: a mark a decade where there are several, else plotly's choice. */
+function logAxis(boxes) {
+  const low = Math.min(...boxes.map((box) => box.low));
+  const high = Math.max(...boxes.map((box) => box.high));
+  const decades = Math.log10(high / low);
+  const marks = decades > 2 ? { dtick: Math.ceil(decades / 8), exponentformat: "power" } : { dtick: "D2", exponentformat: "e" };
+  return { type: "log", ...marks };
 }
 
 function drawLayers() {

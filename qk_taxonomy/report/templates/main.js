@@ -127,6 +127,18 @@ function redrawAll() {
   drawContrast();
 }
 
+/** Charts are as wide as the page was when they were drawn. */
+function openResizing() {
+  let width = innerWidth;
+  let waiting;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(redrawAll, 200);
+  });
+}
+
 const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
 async function open() {
@@ -149,6 +161,7 @@ async function open() {
   await painted();
   await openContrasts();
   await openTests();
+  openResizing();
   performance.mark("atlas-whole");
   document.documentElement.dataset.ready = "whole";
 }

@@ -4,11 +4,15 @@
 const MOST_CATEGORIES = 16;
 // Points that plotly can draw without WebGL.
 const MOST_VECTOR_POINTS = 5000;
+// Beyond this number points are too small for shapes and edges, which take most of the drawing.
+const MOST_SHAPES = 20000;
+// One colour a step: points of one colour are drawn far faster than points of many.
+const SCALE_STEPS = 24;
 
-// Ends of cividis that stand out from the page in either theme, light to dark and back.
+// Viridis as far as it stands out from the page: high values have most contrast in either theme.
 const SCALES = {
-  light: ["#d9c55c", "#aca16a", "#848178", "#5f6575", "#3a4a6d", "#10305f", "#00224e"],
-  dark: ["#4a5f96", "#6c7590", "#878a86", "#a59c74", "#c3b369", "#e1cc55", "#fee838"],
+  light: ["#bddf26", "#7ad151", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"],
+  dark: ["#3e5a9a", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"],
 };
 
 /** Rows of each trace's points. */
@@ -37,15 +41,14 @@ function trace(rows, marker) {
     x[i] = heads.x[row];
     y[i] = heads.y[row];
   });
+  // Pale colours need an edge.
+  const shape = visible.length > MOST_SHAPES
+    ? { symbol: "circle", line: { width: 0 } }
+    : { line: { width: 0.6, color: token("edge") } };
   return {
     type: hasWebGL ? "scattergl" : "scatter", mode: "markers", x, y, hoverinfo: "none",
-    marker: { size: pointSize(visible.length), line: outline(), opacity: 0.9, ...marker },
+    marker: { size: pointSize(visible.length), opacity: 0.9, ...marker, ...shape },
   };
-}
-
-/** Pale colours need an edge; where points are many, edges would hide what lies behind. */
-function outline() {
-  return { width: visible.length > 20000 ? 0 : 0.6, color: token("edge") };
 }
 
 function categories() {
@@ -100,29 +103,38 @@ function scaledTraces() {
   const source = statistic ? heads.statistics.get(state.colour) : heads[state.colour];
   const log = Boolean(statistic?.log);
   const values = Float64Array.from(visible, (row) => (log ? Math.log10(source[row]) : source[row]));
-  const known = visible.filter((_, i) => Number.isFinite(values[i]));
-  const unknown = visible.filter((_, i) => !Number.isFinite(values[i]));
-  const finite = values.filter(Number.isFinite);
-  const [low, high] = ends(finite);
-  const colours = SCALES[currentTheme()];
-  const traces = [];
-  mapRows = [];
-  if (unknown.length) {
-    traces.push(trace(unknown, { color: token("muted"), symbol: "x" }));
-    mapRows.push(unknown);
-  }
-  traces.push(trace(known, {
-    color: finite, cmin: low, cmax: high, symbol: "circle",
-    colorscale: colours.map((colour, i) => [i / (colours.length - 1), colour]),
-  }));
-  mapRows.push(known);
+  const [low, high] = ends(values.filter(Number.isFinite));
+  const steps = Array.from({ length: SCALE_STEPS }, () => []);
+  const unknown = [];
+  values.forEach((value, i) => {
+    const step = Math.floor((SCALE_STEPS * (value - low)) / (high - low));
+    const group = Number.isFinite(value) ? steps[Math.min(Math.max(step, 0), SCALE_STEPS - 1)] : unknown;
+    group.push(visible[i]);
+  });
+  const colours = steps.map((_, i) => scaleColour(i / (SCALE_STEPS - 1)));
+  const groups = [
+    { rows: unknown, color: token("muted"), symbol: "x" },
+    ...steps.map((rows, i) => ({ rows, color: colours[i], symbol: "circle" })),
+  ].filter(({ rows }) => rows.length);
+  mapRows = groups.map(({ rows }) => rows);
   const label = statistic?.label ?? (state.colour === "layer" ? "layer" : "depth in the model, 0 first to 1 last layer");
   const at = (share) => digits(log ? 10 ** (low + share * (high - low)) : low + share * (high - low), 3);
   return {
-    traces,
+    traces: groups.map(({ rows, ...marker }) => trace(rows, marker)),
     key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknown.length)],
     sentence: `${label} from ${at(0)} to ${at(1)}` + (unknown.length ? `; ${counted(unknown.length, "head")} without a value` : ""),
   };
+}
+
+/** The colour at a share of the scale, between its given colours. */
+function scaleColour(share) {
+  const stops = SCALES[currentTheme()];
+  const at = share * (stops.length - 1);
+  const i = Math.min(Math.floor(at), stops.length - 2);
+  const channel = (colour, k) => Number.parseInt(colour.slice(1 + 2 * k, 3 + 2 * k), 16);
+  const mixed = [0, 1, 2].map((k) =>
+    Math.round(channel(stops[i], k) + (at - i) * (channel(stops[i + 1], k) - channel(stops[i], k))));
+  return `rgb(${mixed.join(", ")})`;
 }
 
 /** Ends of the colour scale: the 0.005 and 0.995 quantiles, so that one head does not take it all. */
@@ -180,16 +192,17 @@ function drawMap() {
   const shown = counted(visible.length, "head");
   document.getElementById("map-alt").textContent = `${shown} on the map. ${sentence}.`;
   document.getElementById("map-key").replaceChildren(element("ul", {}, ...key));
-  const host = document.getElementById("map-plot");
-  return Plotly.react(host, traces, layoutOf({
+  return plot("map-plot", traces, {
+    height: document.getElementById("map-plot").clientHeight,
     xaxis: { ...blank, range: [...mapLimits.x] },
     yaxis: { ...blank, range: [...mapLimits.y] },
     margin: { l: 4, r: 4, t: 4, b: 4 },
     hovermode: "closest",
-    dragmode: "zoom",
+    // A finger must be able to scroll past the map.
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     uirevision: "map",
     ...mapMarks(),
-  }), CONFIG);
+  });
 }
 
 /** Rings and letters alone: points stay as they are drawn. */

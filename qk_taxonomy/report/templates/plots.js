@@ -1,6 +1,6 @@
 // What all charts share, and the small things that the other files are made of.
 
-const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, showTips: false };
+const CONFIG = { displayModeBar: false, displaylogo: false, showTips: false };
 
 /** An element with attributes and children; texts become text, never markup. */
 function element(tag, attributes = {}, ...children) {
@@ -56,7 +56,7 @@ function plain(text) {
 
 function axis(title, more = {}) {
   return {
-    title: { text: title, standoff: 8 },
+    title: { text: title, standoff: 8, font: { size: 14 } },
     gridcolor: token("grid"),
     linecolor: token("axis"),
     tickcolor: token("axis"),
@@ -81,11 +81,18 @@ function layoutOf(more) {
   };
 }
 
-/** Draws a chart; `sentence` is what it says to those who cannot see it. */
-function draw(id, traces, layout, sentence) {
+/** Draws a chart as wide as its element, unless the layout says how wide. */
+function plot(id, traces, layout) {
   const host = document.getElementById(id);
-  host.setAttribute("aria-label", sentence);
-  return Plotly.react(host, traces, layoutOf(layout), CONFIG);
+  // Told, not left to plotly, which would find it out only after a page is printed.
+  const sized = { width: host.clientWidth, ...layout };
+  return Plotly.react(host, traces, layoutOf(sized), CONFIG);
+}
+
+/** The same of a chart that is a picture; `sentence` says it to those who cannot see it. */
+function draw(id, traces, layout, sentence) {
+  document.getElementById(id).setAttribute("aria-label", sentence);
+  return plot(id, traces, layout);
 }
 
 function statisticOf(name) {

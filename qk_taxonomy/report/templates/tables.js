@@ -5,7 +5,7 @@ const PAGE_ROWS = 20;
 /**
  * A table of `n` rows in an element of the page.
  *
- * columns: {title, text(row), number: values by row | words: {data, values}, wide}; those with
+ * columns: {title, text(row), number: values by row | words: {data, values}, kind}; those with
  * numbers are sorted by them, those with words alphabetically, those with neither not at all.
  */
 class PagedTable {
@@ -102,7 +102,7 @@ class PagedTable {
 
   rowElement(row) {
     return element("tr", {}, ...this.columns.map((column) => {
-      const kind = column.number ? "number" : column.wide ? "long" : null;
+      const kind = column.number ? "number" : column.kind ?? null;
       return element("td", { class: kind }, column.text(row));
     }));
   }
@@ -155,8 +155,7 @@ async function openTests() {
   const labels = { ...c.statistic, values: c.statistic.values.map(statisticLabel) };
   const columns = [
     wordsColumn("hypothesis", c.hypothesis),
-    wordsColumn("family", c.family),
-    wordsColumn("model", c.model),
+    wordsColumn("model", namesOf(c.family, c.model), { kind: "names" }),
     wordsColumn("against", c.against),
     wordsColumn("stack", c.stack),
     numberColumn("layer", c.layer.data),
@@ -167,8 +166,8 @@ async function openTests() {
     { title: "p", number: c.p_value.data, text: (row) => pText(c.p_value.data[row]) },
     { title: "q", number: c.q_value.data, text: (row) => pText(c.q_value.data[row]) },
     numberColumn("n", c.n.data, 9),
-    wordsColumn("method", c.method, { wide: true }),
-    wordsColumn("note", c.note, { wide: true }),
+    wordsColumn("method", c.method, { kind: "long" }),
+    wordsColumn("note", c.note, { kind: "long" }),
   ].filter(({ words: some }) => !some || some.values.some(Boolean));
   const table = new PagedTable(host, meta.n, columns);
   const search = document.getElementById("test-search");
@@ -190,6 +189,17 @@ async function openTests() {
   hypothesis.addEventListener("change", filter);
   rejected.addEventListener("change", filter);
   document.getElementById("test-form").addEventListener("submit", (event) => event.preventDefault());
+}
+
+/** Family and model as one column of words. */
+function namesOf(family, model) {
+  const places = new Map();
+  const data = Uint32Array.from(family.data, (code, row) => {
+    const name = [family.values[code], model.values[model.data[row]]].filter(Boolean).join(" / ");
+    if (!places.has(name)) places.set(name, places.size);
+    return places.get(name);
+  });
+  return { data, values: [...places.keys()] };
 }
 
 /** A statistic's label; what is tested may also be no statistic of heads. */

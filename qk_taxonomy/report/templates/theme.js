@@ -41,19 +41,16 @@ function openTheme(redraw) {
     setTheme(event.matches ? "dark" : "light");
     redraw();
   });
-  // Paper is white.
-  let before = null;
-  addEventListener("beforeprint", () => {
-    before = currentTheme();
-    if (before === "light") return;
-    setTheme("light");
+  // Paper is white, and narrower than a window; the style sheet knows how wide.
+  let before = currentTheme();
+  const print = (starts) => {
+    if (starts) before = currentTheme();
+    setTheme(starts ? "light" : before);
+    document.documentElement.classList.toggle("printed", starts);
     redraw();
-  });
-  addEventListener("afterprint", () => {
-    if (before === null || before === "light") return;
-    setTheme(before);
-    redraw();
-  });
+  };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
 }
 
 /** A colour of the style sheet. */
