@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -382,6 +383,13 @@ class TestCommand:
         assert "mine/broken could not be shown" in result.stdout
         assert result.stderr.startswith("Error: 1 failed; what could be done is saved.\nmine/brok")
         assert Path("plots/report.html").is_file()
+
+    def test_defaults_are_those_of_python(self) -> None:
+        known = inspect.signature(generate_report).parameters
+        found = main.commands["report"].make_context("report", []).params
+        names = (found.keys() & known.keys()) - {"families", "data_root"}
+        assert {"n_clusters", "n_bins", "distance", "seed", "revisions", "circuit"} <= names
+        assert {n: found[n] for n in names} == {n: known[n].default for n in names}
 
     def test_nothing_surveyed(self) -> None:
         result = qk("report")
