@@ -301,12 +301,13 @@ def test_an_address_opens_the_same_view(browser: Any, report: Path, page: Any) -
         assert again.evaluate("location.hash") == address
 
 
-def test_what_an_address_names_and_is_not_here_is_left_out(browser: Any, report: Path) -> None:
+def test_what_an_address_names_and_is_not_here_is_left_out(page: Any) -> None:
+    page.select_option("#colour", "r90")
     address = "#colour=nothing&model=%3Da/b&layers=x&view=a/b&statistic=b&pin=a&pin=a/b//0.0"
-    with opened(browser, report, address=address) as page:
-        assert page.locator("#shown").inner_text() == "96 of 96 heads shown."
-        assert page.input_value("#colour") == "class"
-        assert pinned(page) == []
+    page.evaluate("(hash) => { location.hash = hash; }", address)
+    page.wait_for_function("document.getElementById('colour').value === 'class'")
+    assert page.locator("#shown").inner_text() == "96 of 96 heads shown."
+    assert pinned(page) == []
 
 
 def rows_of(page: Any, table: str) -> list[list[str]]:
@@ -440,13 +441,15 @@ def test_paper_is_white_and_cuts_no_chart(browser: Any, report: Path) -> None:
         assert luminance(page, "body") < 0.2
 
 
-@pytest.mark.parametrize("width", [360, 768])
-def test_no_width_scrolls_sideways(browser: Any, report: Path, width: int) -> None:
+def test_no_width_scrolls_sideways(browser: Any, report: Path) -> None:
     address = "#pin=family-0/model-0//1.1&pin=family-1/model-1//2.3&pin=family-1/model-1//3.3"
-    with opened(browser, report, width=width, address=address) as page:
+    with opened(browser, report, width=360, address=address) as page:
         for summary in page.locator("summary").all():
             summary.click()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.set_viewport_size({"width": 768, "height": 900})
+        page.wait_for_function("document.getElementById('box-plot').layout.width > 600")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 768
 
 
 def test_without_scripts_the_classes_and_the_provenance_are_there(
@@ -491,8 +494,11 @@ def test_texts_are_never_markup(browser: Any, tmp_path: Path) -> None:
         address = page.evaluate("location.hash")
         assert page.locator("#pin-plot img").count() == 0
         assert exported(page)["model"][0] == f"{HOSTILE}model-0"
-    with opened(browser, tmp_path / "report.html", address=address) as again:
-        assert pinned(again) == [f"{HOSTILE}model-1 2.3"]
+        page.evaluate("location.hash = '#nothing='")
+        page.locator("#pin-list li").wait_for(state="detached")
+        page.evaluate("(hash) => { location.hash = hash; }", address)
+        page.locator("#pin-list li").wait_for()
+        assert pinned(page) == [f"{HOSTILE}model-1 2.3"]
 
 
 def test_little_is_enough(browser: Any, tmp_path: Path) -> None:
@@ -513,19 +519,26 @@ def test_stacks_and_statistics_without_a_value(browser: Any, tmp_path: Path) -> 
     atlas = synthetic_atlas(96, stacks=("encoder", "decoder"))
     values = atlas.heads["power_law_alpha"].mask(atlas.heads["layer"] == 1)
     values[0] = np.inf
+    dead = atlas.heads["MAX"].mask(atlas.heads.index == 7, 0.0)
     partly = replace(
-        atlas, heads=atlas.heads.assign(power_law_alpha=values, near_zero_ratio=np.nan)
+        atlas,
+        heads=atlas.heads.assign(power_law_alpha=values, near_zero_ratio=np.nan, MAX=dead),
     )
     with opened(browser, written(tmp_path, partly)) as page:
         page.select_option("#colour", "power_law_alpha")
         assert drawn_points(page) == 96
-        assert "no value 17" in page.locator("#map-key").inner_text()
+        assert "17 heads without a finite value" in page.locator("#map-key").inner_text()
+        # One head of zeros leaves the scale of the others logarithmic.
+        page.select_option("#colour", "MAX")
+        assert drawn_points(page) == 96
+        assert "(logarithmic)" in page.locator("#map-key").inner_text()
+        assert "1 head at zero or without" in page.locator("#map-key").inner_text()
         page.select_option("#colour", "near_zero_ratio")
         assert drawn_points(page) == 96
         page.select_option("#view-statistic", "near_zero_ratio")
         page.select_option("#view-statistic", "power_law_alpha")
         assert page.evaluate("document.getElementById('box-plot').data[0].x") == [0, 2, 3, 4, 5]
-        assert "5 heads without a value" in page.locator("#box-note").inner_text()
+        assert "5 heads without a finite value" in page.locator("#box-note").inner_text()
         open_choices(page, "stack")
         page.locator("[data-choices=stack] input").first.uncheck()
         assert page.locator("#shown").inner_text() == "48 of 96 heads shown."

@@ -30,11 +30,11 @@ class Atlas:
     ``models``: one row a model, all text: family, model, and what its spectra file tells (model_id,
     revision, architecture, n_layers, n_heads, n_kv_heads, d_head, d_model, weights_dtype, source,
     tool_version, ...), in the order of the page's table.
-    ``tests``, ``contrasts``: rows of the table of tests, columns of ``hypotheses.table.COLUMNS``,
-    of hypotheses about one model or family and of contrasts; may be empty. ``changed``: the heads
-    of contrasts, most changed first: family, model and against, as the contrast's rows in
-    ``contrasts`` have them, stack, layer, head, then the columns of ``ContrastResult.heads``; may
-    be empty.
+    ``tests``: rows of the table of tests, columns of ``hypotheses.table.COLUMNS``; ``contrasts``:
+    those of them on shifts between matched heads, which a forest plot shows. Either may be empty.
+    ``changed``: the heads of contrasts, most changed first: family, model, against and stack, as
+    the contrast's rows in ``contrasts`` have them, layer, head, then the columns of
+    ``ContrastResult.heads``; may be empty.
     ``provenance``: label to value, as the page lists them: command, date, versions, choices of the
     taxonomy. ``notes``: sentences on what was left out and why.
 

@@ -44,6 +44,7 @@ _FIRST_SCRIPT = 'document.documentElement.classList.add("scripted");'
 
 # A statistic spans decades where its middle 98 % do: axes and colours are then logarithmic.
 _DECADES = 2.0
+_POSITIVE = 0.95
 
 
 def atlas_page(atlas: Atlas) -> str:
@@ -62,7 +63,12 @@ def atlas_page(atlas: Atlas) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["digits"] = _digits
+    environment.filters |= {
+        "at": "{:.1f}".format,
+        "counted": "{:,}".format,
+        "digits": _digits,
+        "percent": lambda share, n=0: f"{100 * share:.{n}f} %",
+    }
     plotly = get_plotlyjs()
     script = _script()
     tests = listed_tests(atlas.tests)
@@ -141,9 +147,11 @@ def _depths(heads: pd.DataFrame) -> pd.Series:
 
 def _spans_decades(values: pd.Series) -> bool:
     finite = values[np.isfinite(values)]
-    if finite.empty or finite.min() <= 0:
+    positive = finite[finite > 0]
+    # A dead head's zeros have no logarithm, and must not decide for all others.
+    if positive.empty or len(positive) < _POSITIVE * len(finite):
         return False
-    low, high = np.quantile(finite, [0.01, 0.99])
+    low, high = np.quantile(positive, [0.01, 0.99])
     return bool(np.log10(high / low) >= _DECADES)
 
 

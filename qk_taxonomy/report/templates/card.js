@@ -28,10 +28,14 @@ function smallHistogram(row) {
   const bars = svgElement("g", { fill: classOf(row).colour });
   histogram.forEach((density, bin) => {
     const tall = (density / tallest) * (height - 2);
-    bars.append(svgElement("rect", {
-      x: (bin * step + 0.5).toFixed(2), y: (height - tall).toFixed(2),
-      width: (step - 1).toFixed(2), height: tall.toFixed(2),
-    }));
+    bars.append(
+      svgElement("rect", {
+        x: (bin * step + 0.5).toFixed(2),
+        y: (height - tall).toFixed(2),
+        width: (step - 1).toFixed(2),
+        height: tall.toFixed(2),
+      }),
+    );
   });
   const last = heads.meta.edges.at(-1);
   picture.append(
@@ -50,21 +54,37 @@ function showCard(row) {
   const kind = classOf(row);
   const rows = heads.meta.statistics.map(({ name, label }) =>
     element(
-      "tr", {},
+      "tr",
+      {},
       element("th", { scope: "row" }, label),
       element("td", { class: "number" }, digits(heads.statistics.get(name)[row])),
     ),
   );
   const pinned = state.pins.includes(row);
-  document.getElementById("card").replaceChildren(
-    element("p", { class: "family" }, model.family),
-    element("h3", {}, model.name),
-    element("p", { class: "place" }, `${stack ? `${stack}, ` : ""}layer ${heads.layer[row]}, head ${heads.head[row]}`),
-    element("p", {}, markerOf(kind.symbol, kind.colour), ` class ${kind.number}`),
-    smallHistogram(row),
-    element("table", {}, element("caption", { class: "unseen" }, "Statistics"), element("tbody", {}, ...rows)),
-    element("button", { type: "button", click: () => togglePin(row) }, pinned ? "Remove pin" : "Pin"),
-  );
+  document
+    .getElementById("card")
+    .replaceChildren(
+      element("p", { class: "family" }, model.family),
+      element("h3", {}, model.name),
+      element(
+        "p",
+        { class: "place" },
+        `${stack ? `${stack}, ` : ""}layer ${heads.layer[row]}, head ${heads.head[row]}`,
+      ),
+      element("p", {}, markerOf(kind.symbol, kind.colour), ` class ${kind.number}`),
+      smallHistogram(row),
+      element(
+        "table",
+        {},
+        element("caption", { class: "unseen" }, "Statistics"),
+        element("tbody", {}, ...rows),
+      ),
+      element(
+        "button",
+        { type: "button", click: () => togglePin(row) },
+        pinned ? "Remove pin" : "Pin",
+      ),
+    );
   shownCard = row;
 }
 

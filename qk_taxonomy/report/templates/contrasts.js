@@ -6,7 +6,10 @@ function chosenContrast() {
 
 /** Rows of a table whose columns of words are these. */
 function rowsWith(columns, wanted, n) {
-  const codes = Object.entries(wanted).map(([name, value]) => [columns[name].data, columns[name].values.indexOf(value)]);
+  const codes = Object.entries(wanted).map(([name, value]) => [
+    columns[name].data,
+    columns[name].values.indexOf(value),
+  ]);
   const rows = [];
   for (let row = 0; row < n; row++) {
     if (codes.every(([data, code]) => data[row] === code)) rows.push(row);
@@ -18,7 +21,8 @@ function drawForest({ meta, columns: c }) {
   const { family, model, against, stack, method } = chosenContrast();
   const wanted = { family, model, against, stack, method, hypothesis: "contrast: shift" };
   const rows = rowsWith(c, wanted, meta.n)
-    .filter((row) => Number.isNaN(c.layer.data[row]) && Number.isFinite(c.effect.data[row])).reverse();
+    .filter((row) => Number.isNaN(c.layer.data[row]) && Number.isFinite(c.effect.data[row]))
+    .reverse();
   const effect = rows.map((row) => c.effect.data[row]);
   const labels = rows.map((row) => statisticLabel(c.statistic.values[c.statistic.data[row]]));
   const narrow = document.getElementById("forest-plot").clientWidth < 560;
@@ -28,30 +32,61 @@ function drawForest({ meta, columns: c }) {
   document.getElementById("forest-note").textContent =
     `n = ${n}; method: ${method}. Filled diamond: q ≤ 0.05; open circle: not.`;
   const hits = rejected.filter(Boolean).length;
-  draw("forest-plot", [{
-    type: "scatter", mode: "markers", x: effect, y: labels.map((_, i) => i),
-    customdata: rows.map((row) => [plain(statisticLabel(c.statistic.values[c.statistic.data[row]])),
-      intervalText(c.low.data[row], c.high.data[row]), pText(c.q_value.data[row])]),
-    hovertemplate: "%{customdata[0]}: %{x:.3g} %{customdata[1]}<br>q = %{customdata[2]}<extra></extra>",
-    error_x: {
-      type: "data", symmetric: false, thickness: 1.6, width: 0, color: token("muted"),
-      array: rows.map((row, i) => (c.high.data[row] - effect[i]) || 0),
-      arrayminus: rows.map((row, i) => (effect[i] - c.low.data[row]) || 0),
+  draw(
+    "forest-plot",
+    [
+      {
+        type: "scatter",
+        mode: "markers",
+        x: effect,
+        y: labels.map((_, i) => i),
+        customdata: rows.map((row) => [
+          plain(statisticLabel(c.statistic.values[c.statistic.data[row]])),
+          intervalText(c.low.data[row], c.high.data[row]),
+          pText(c.q_value.data[row]),
+        ]),
+        hovertemplate:
+          "%{customdata[0]}: %{x:.3g} %{customdata[1]}<br>q = %{customdata[2]}<extra></extra>",
+        error_x: {
+          type: "data",
+          symmetric: false,
+          thickness: 1.6,
+          width: 0,
+          color: token("muted"),
+          array: rows.map((row, i) => c.high.data[row] - effect[i] || 0),
+          arrayminus: rows.map((row, i) => effect[i] - c.low.data[row] || 0),
+        },
+        marker: {
+          color: colours,
+          size: 10,
+          symbol: rejected.map((yes) => (yes ? "diamond" : "circle-open")),
+          line: { width: 2, color: colours },
+        },
+      },
+    ],
+    {
+      height: 80 + 26 * rows.length,
+      xaxis: axis(narrow ? "rank-biserial" : "rank-biserial correlation", {
+        range: [-1.08, 1.08],
+        tickvals: [-1, -0.5, 0, 0.5, 1],
+        tickangle: 0,
+        zeroline: true,
+        zerolinecolor: token("axis"),
+      }),
+      yaxis: axis("", {
+        tickvals: labels.map((_, i) => i),
+        ticktext: labels.map((label) => plain(narrow ? label.split(":")[0] : label)),
+        tickfont: { size: narrow ? 11 : 13 },
+        range: [-0.7, rows.length - 0.3],
+        showgrid: true,
+      }),
     },
-    marker: {
-      color: colours, size: 10, symbol: rejected.map((yes) => (yes ? "diamond" : "circle-open")),
-      line: { width: 2, color: colours },
-    },
-  }], {
-    height: 80 + 26 * rows.length,
-    xaxis: axis(narrow ? "rank-biserial" : "rank-biserial correlation", {
-      range: [-1.08, 1.08], tickvals: [-1, -0.5, 0, 0.5, 1], tickangle: 0, zeroline: true, zerolinecolor: token("axis") }),
-    yaxis: axis("", {
-      tickvals: labels.map((_, i) => i), ticktext: labels.map((label) => plain(narrow ? label.split(":")[0] : label)),
-      tickfont: { size: narrow ? 11 : 13 }, range: [-0.7, rows.length - 0.3], showgrid: true,
-    }),
-  }, `Shifts of ${counted(rows.length, "statistic")}, ${hits} of them with q at most 0.05: ` +
-    rows.map((_, i) => `${labels[i]} ${digits(effect[i], 2)}`).reverse().join("; "));
+    `Shifts of ${counted(rows.length, "statistic")}, ${hits} of them with q at most 0.05: ` +
+      rows
+        .map((_, i) => `${labels[i]} ${digits(effect[i], 2)}`)
+        .reverse()
+        .join("; "),
+  );
 }
 
 /** Row on the map of a head of a contrast's treatment, or -1. */
@@ -72,20 +107,36 @@ function drawChanged({ meta, columns: c }) {
     const name = `${layer[i]}.${head[i]}`;
     const row = treatedRow(family, model, stack, layer[i], head[i]);
     if (row < 0) return name;
-    return element("button", { type: "button", class: "pin", "aria-label": `Pin head ${name}`, click: () => {
-      shownCard = row;
-      togglePin(row);
-    } }, name);
+    return element(
+      "button",
+      {
+        type: "button",
+        class: "pin",
+        "aria-label": `Pin head ${name}`,
+        click: () => {
+          shownCard = row;
+          togglePin(row);
+        },
+      },
+      name,
+    );
   };
-  const q = (name) => { const values = of(name); return { number: values, text: (i) => pText(values[i]) }; };
+  const q = (name) => {
+    const values = of(name);
+    return { number: values, text: (i) => pText(values[i]) };
+  };
   new PagedTable(host, rows.length, [
-    { title: "head (pin)", number: Float64Array.from(layer, (one, i) => one * 1e4 + head[i]), text: place },
+    {
+      title: "head (pin)",
+      number: Float64Array.from(layer, (one, i) => one * 1e4 + head[i]),
+      text: place,
+    },
     numberColumn("Wasserstein distance", of("wasserstein"), 3),
-    { title: "q, untrained", ...q("q_wasserstein_untrained") },
-    { title: "q, control", ...q("q_wasserstein_within") },
-    numberColumn("Jensen–Shannon (nats)", of("jensen_shannon"), 3),
-    { title: "q, untrained", ...q("q_jensen_shannon_untrained") },
-    { title: "q, control", ...q("q_jensen_shannon_within") },
+    { title: "Wasserstein q, untrained", ...q("q_wasserstein_untrained") },
+    { title: "Wasserstein q, control", ...q("q_wasserstein_within") },
+    numberColumn("JSD (nats)", of("jensen_shannon"), 3),
+    { title: "JSD q, untrained", ...q("q_jensen_shannon_untrained") },
+    { title: "JSD q, control", ...q("q_jensen_shannon_within") },
     numberColumn("shift of effective rank of λ", of("effective_rank_shift"), 3),
   ]);
 }

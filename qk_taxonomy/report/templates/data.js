@@ -1,6 +1,12 @@
 // What the page carries, as qk_taxonomy/report/packing.py packs it, back in typed arrays.
 
-const ARRAYS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array };
+const ARRAYS = {
+  u1: Uint8Array,
+  u2: Uint16Array,
+  u4: Uint32Array,
+  f4: Float32Array,
+  f8: Float64Array,
+};
 
 /** The bytes of a packed element, which is then emptied: nothing else needs its text. */
 async function inflated(id) {
@@ -13,7 +19,7 @@ async function inflated(id) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** `meta`, and by name columns {data, shape, values}; values: the texts whose positions data has. */
+/** `meta`, and by name columns {data, shape, values}; data has positions in values, if any. */
 async function unpacked(id) {
   const bytes = await inflated(id);
   const length = new DataView(bytes.buffer).getUint32(0, true);

@@ -48,23 +48,48 @@ function drawGrid(rows) {
   const cell = Math.min(48, Math.max(4, (room - 70) / layers.length));
   const tall = Math.min(28, Math.max(3, 560 / most));
   const k = counts.length;
-  const scale = heads.meta.classes.flatMap(({ colour }, i) => [[i / k, colour], [(i + 1) / k, colour]]);
-  const sentence = `Classes of ${counted(rows.length, "head")} in ${counted(layers.length, "layer")}: ` +
+  const scale = heads.meta.classes.flatMap(({ colour }, i) => [
+    [i / k, colour],
+    [(i + 1) / k, colour],
+  ]);
+  const sentence =
+    `Classes of ${counted(rows.length, "head")} in ${counted(layers.length, "layer")}: ` +
     counts.map((n, i) => `class ${heads.meta.classes[i].number}: ${n}`).join("; ");
-  return draw("grid-plot", [{
-    type: "heatmap", z: classes, x: layers.map((_, j) => j), colorscale: scale, zmin: -0.5, zmax: k - 0.5,
-    showscale: false, textfont: { color: "#000000", size: 12 }, xgap: 1, ygap: 1, text: texts, customdata: texts,
-    texttemplate: cell >= NUMBERED_CELL && tall >= NUMBERED_CELL - 2 ? "%{text}" : "",
-    hovertemplate: layers.length > 1 || most > 1 ? "head %{y}: class %{customdata}<extra></extra>" : "class %{customdata}<extra></extra>",
-  }], {
-    height: Math.round(tall * most + 64),
-    width: Math.round(Math.max(220, cell * layers.length + 70)),
-    margin: { l: 56, r: 8, t: 6, b: 48 },
-    xaxis: axis("layer", {
-      showgrid: false, ...layerMarks(layers, cell * layers.length),
-    }),
-    yaxis: axis("head", { showgrid: false, dtick: Math.max(1, Math.ceil(most / 16)), tick0: 0 }),
-  }, sentence);
+  return draw(
+    "grid-plot",
+    [
+      {
+        type: "heatmap",
+        z: classes,
+        x: layers.map((_, j) => j),
+        colorscale: scale,
+        zmin: -0.5,
+        zmax: k - 0.5,
+        showscale: false,
+        textfont: { color: "#000000", size: 12 },
+        xgap: 1,
+        ygap: 1,
+        text: texts,
+        customdata: texts,
+        texttemplate: cell >= NUMBERED_CELL && tall >= NUMBERED_CELL - 2 ? "%{text}" : "",
+        hovertemplate:
+          layers.length > 1 || most > 1
+            ? "head %{y}: class %{customdata}<extra></extra>"
+            : "class %{customdata}<extra></extra>",
+      },
+    ],
+    {
+      height: Math.round(tall * most + 64),
+      width: Math.round(Math.max(220, cell * layers.length + 70)),
+      margin: { l: 56, r: 8, t: 6, b: 48 },
+      xaxis: axis("layer", {
+        showgrid: false,
+        ...layerMarks(layers, cell * layers.length),
+      }),
+      yaxis: axis("head", { showgrid: false, dtick: Math.max(1, Math.ceil(most / 16)), tick0: 0 }),
+    },
+    sentence,
+  );
 }
 
 /** Linear quantile of sorted values. */
@@ -89,36 +114,65 @@ function drawBoxes(rows) {
   if (!statistic) return null;
   const values = heads.statistics.get(statistic.name);
   const layers = distinct(rows.map((row) => heads.layer[row]));
-  const found = layers.map((layer) => rows.filter((row) => heads.layer[row] === layer).map((row) => values[row]).filter(Number.isFinite));
+  const found = layers.map((layer) =>
+    rows
+      .filter((row) => heads.layer[row] === layer)
+      .map((row) => values[row])
+      .filter((value) => Number.isFinite(statistic.log ? Math.log(value) : value)),
+  );
   const kept = layers.map((_, j) => j).filter((j) => found[j].length);
   const boxes = kept.map((j) => boxOf(found[j]));
   const left = rows.length - found.reduce((sum, some) => sum + some.length, 0);
   const sizes = distinct(found.map((some) => some.length));
   document.getElementById("box-note").textContent =
     `Each box: ${sizes.join(" or ")} ${sizes.length === 1 && sizes[0] === 1 ? "head" : "heads"}.` +
-    (left ? ` ${counted(left, "head")} without a value.` : "");
+    (left ? ` ${unplaced(left, statistic)}.` : "");
   const medians = boxes.map(({ median }) => median);
+  const [least, most] = [Math.min(...medians), Math.max(...medians)].map((one) => digits(one, 3));
   const sentence = boxes.length
-    ? `${statistic.label} over ${counted(boxes.length, "layer")}: medians from ${digits(Math.min(...medians), 3)} to ${digits(Math.max(...medians), 3)}`
+    ? `${statistic.label} over ${counted(boxes.length, "layer")}: medians from ${least} to ${most}`
     : `${statistic.label}: no values`;
-  return draw("box-plot", [
+  return draw(
+    "box-plot",
+    [
+      {
+        type: "box",
+        x: kept,
+        q1: boxes.map((b) => b.q1),
+        median: medians,
+        q3: boxes.map((b) => b.q3),
+        lowerfence: boxes.map((b) => b.low),
+        upperfence: boxes.map((b) => b.high),
+        line: { color: token("ink"), width: 1.2 },
+        fillcolor: token("box"),
+        hoverinfo: "y",
+        name: "",
+      },
+      {
+        type: "scatter",
+        mode: "markers",
+        x: kept,
+        y: boxes.map((b) => b.mean),
+        hoverinfo: "skip",
+        marker: {
+          symbol: "diamond",
+          size: 7,
+          color: token("accent"),
+          line: { color: token("panel"), width: 1 },
+        },
+      },
+    ],
     {
-      type: "box", x: kept, q1: boxes.map((b) => b.q1), median: medians, q3: boxes.map((b) => b.q3),
-      lowerfence: boxes.map((b) => b.low), upperfence: boxes.map((b) => b.high),
-      line: { color: token("ink"), width: 1.2 }, fillcolor: token("box"), hoverinfo: "y", name: "",
+      height: 380,
+      xaxis: axis("layer", {
+        showgrid: false,
+        range: [-0.7, layers.length - 0.3],
+        ...layerMarks(layers, document.getElementById("box-plot").clientWidth - 70),
+      }),
+      yaxis: axis(statistic.label, statistic.log ? logAxis(boxes) : {}),
     },
-    {
-      type: "scatter", mode: "markers", x: kept, y: boxes.map((b) => b.mean), hoverinfo: "skip",
-      marker: { symbol: "diamond", size: 7, color: token("accent"), line: { color: token("panel"), width: 1 } },
-    },
-  ], {
-    height: 380,
-    xaxis: axis("layer", {
-      showgrid: false, range: [-0.7, layers.length - 0.3],
-      ...layerMarks(layers, document.getElementById("box-plot").clientWidth - 70),
-    }),
-    yaxis: axis(statistic.label, statistic.log ? logAxis(boxes) : {}),
-  }, sentence);
+    sentence,
+  );
 }
 
 /** A logarithmic axis: a mark a decade where there are several, else plotly's choice. */
@@ -126,7 +180,10 @@ function logAxis(boxes) {
   const low = Math.min(...boxes.map((box) => box.low));
   const high = Math.max(...boxes.map((box) => box.high));
   const decades = Math.log10(high / low);
-  const marks = decades > 2 ? { dtick: Math.ceil(decades / 8), exponentformat: "power" } : { dtick: "D2", exponentformat: "e" };
+  const marks =
+    decades > 2
+      ? { dtick: Math.ceil(decades / 8), exponentformat: "power" }
+      : { dtick: "D2", exponentformat: "e" };
   return { type: "log", ...marks };
 }
 
@@ -145,8 +202,11 @@ function fillStacks() {
   }
   if (!own.has(state.view.stack)) state.view.stack = Math.min(...own);
   if (!select) return;
-  select.replaceChildren(...distinct(own).map((code) =>
-    element("option", { value: code }, heads.stacks[code] || "(only stack)")));
+  select.replaceChildren(
+    ...distinct(own).map((code) =>
+      element("option", { value: code }, heads.stacks[code] || "(only stack)"),
+    ),
+  );
   select.value = String(state.view.stack);
 }
 
@@ -162,13 +222,20 @@ function openLayers() {
     showView();
     saveState();
   };
-  const choose = (id, set) => document.getElementById(id)?.addEventListener("change", (event) => {
-    set(event.target.value);
-    changed();
+  const choose = (id, set) =>
+    document.getElementById(id)?.addEventListener("change", (event) => {
+      set(event.target.value);
+      changed();
+    });
+  choose("view-model", (value) => {
+    state.view.model = Number(value);
   });
-  choose("view-model", (value) => { state.view.model = Number(value); });
-  choose("view-stack", (value) => { state.view.stack = Number(value); });
-  choose("view-statistic", (value) => { state.view.statistic = value; });
+  choose("view-stack", (value) => {
+    state.view.stack = Number(value);
+  });
+  choose("view-statistic", (value) => {
+    state.view.statistic = value;
+  });
   showView();
   document.getElementById("grid-plot").on("plotly_click", ({ points: [point] }) => {
     const row = gridRows[point.y]?.[point.x];

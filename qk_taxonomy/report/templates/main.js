@@ -16,9 +16,10 @@ function showChoices() {
 }
 
 function showCount() {
-  const limit = hasWebGL || visible.length <= MOST_VECTOR_POINTS
-    ? ""
-    : " This browser has no WebGL, so drawing them takes long.";
+  const limit =
+    hasWebGL || visible.length <= MOST_VECTOR_POINTS
+      ? ""
+      : " This browser has no WebGL, so drawing them takes long.";
   document.getElementById("shown").textContent =
     `${visible.length.toLocaleString("en")} of ${counted(heads.n, "head")} shown.${limit}`;
 }
@@ -51,7 +52,9 @@ function openFilters() {
   ["layer-low", "layer-high"].forEach((id, end) => {
     document.getElementById(id).addEventListener("change", (event) => {
       const value = event.target.valueAsNumber;
-      state.layers[end] = Number.isNaN(value) ? [0, lastLayer()][end] : Math.max(0, Math.round(value));
+      state.layers[end] = Number.isNaN(value)
+        ? [0, lastLayer()][end]
+        : Math.max(0, Math.round(value));
       viewChanged();
     });
   });
@@ -63,8 +66,11 @@ function openFilters() {
     resetFilters();
     viewChanged();
   });
-  document.getElementById("export").addEventListener("click", () =>
-    download("heads.csv", headsAsText(), "text/csv;charset=utf-8"));
+  document
+    .getElementById("export")
+    .addEventListener("click", () =>
+      download("heads.csv", headsAsText(), "text/csv;charset=utf-8"),
+    );
   document.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
   for (const button of document.querySelectorAll("[data-only-class]")) {
     button.addEventListener("click", () => {
@@ -80,16 +86,29 @@ function openFilters() {
 function headsAsText() {
   const field = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
   const names = [...heads.statistics.keys()];
-  const lines = [["family", "model", "stack", "layer", "head", "class", "umap_x", "umap_y", ...names, "pin"].map(field).join(",")];
+  const lines = [
+    ["family", "model", "stack", "layer", "head", "class", "umap_x", "umap_y", ...names, "pin"]
+      .map(field)
+      .join(","),
+  ];
   const number = (value) => (Number.isNaN(value) ? "" : String(Number(value.toPrecision(4))));
   for (const row of visible) {
     const { family, name } = heads.meta.models[heads.model[row]];
     const at = state.pins.indexOf(row);
-    lines.push([
-      field(family), field(name), field(heads.stacks[heads.stack[row]]), heads.layer[row], heads.head[row],
-      classOf(row).number, number(heads.x[row]), number(heads.y[row]),
-      ...names.map((statistic) => number(heads.statistics.get(statistic)[row])), at < 0 ? "" : pinLetter(at),
-    ].join(","));
+    lines.push(
+      [
+        field(family),
+        field(name),
+        field(heads.stacks[heads.stack[row]]),
+        heads.layer[row],
+        heads.head[row],
+        classOf(row).number,
+        number(heads.x[row]),
+        number(heads.y[row]),
+        ...names.map((statistic) => number(heads.statistics.get(statistic)[row])),
+        at < 0 ? "" : pinLetter(at),
+      ].join(","),
+    );
   }
   return lines.join("\n") + "\n";
 }

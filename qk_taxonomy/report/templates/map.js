@@ -11,7 +11,17 @@ const SCALE_STEPS = 24;
 
 // Viridis as far as it stands out from the page: high values have most contrast in either theme.
 const SCALES = {
-  light: ["#bddf26", "#7ad151", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"],
+  light: [
+    "#bddf26",
+    "#7ad151",
+    "#35b779",
+    "#1f9e89",
+    "#26828e",
+    "#31688e",
+    "#3e4989",
+    "#482878",
+    "#440154",
+  ],
   dark: ["#3e5a9a", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"],
 };
 
@@ -30,7 +40,8 @@ function pointSize(n) {
 
 /** Traces of the heads shown, and what the key says of them. */
 function mapTraces() {
-  const continuous = ["layer", "depth"].includes(state.colour) || heads.statistics.has(state.colour);
+  const continuous =
+    ["layer", "depth"].includes(state.colour) || heads.statistics.has(state.colour);
   return continuous ? scaledTraces() : sortedTraces();
 }
 
@@ -42,18 +53,27 @@ function trace(rows, marker) {
     y[i] = heads.y[row];
   });
   // Pale colours need an edge.
-  const shape = visible.length > MOST_SHAPES
-    ? { symbol: "circle", line: { width: 0 } }
-    : { line: { width: 0.6, color: token("edge") } };
+  const shape =
+    visible.length > MOST_SHAPES
+      ? { symbol: "circle", line: { width: 0 } }
+      : { line: { width: 0.6, color: token("edge") } };
   return {
-    type: hasWebGL ? "scattergl" : "scatter", mode: "markers", x, y, hoverinfo: "none",
+    type: hasWebGL ? "scattergl" : "scatter",
+    mode: "markers",
+    x,
+    y,
+    hoverinfo: "none",
     marker: { size: pointSize(visible.length), opacity: 0.9, ...marker, ...shape },
   };
 }
 
 function categories() {
   if (state.colour === "class") {
-    return heads.meta.classes.map(({ number, colour, symbol }) => ({ name: `class ${number}`, colour, symbol }));
+    return heads.meta.classes.map(({ number, colour, symbol }) => ({
+      name: `class ${number}`,
+      colour,
+      symbol,
+    }));
   }
   const names = state.colour === "family" ? families : heads.meta.models.map(({ name }) => name);
   return names.map((name) => ({ name }));
@@ -68,7 +88,11 @@ function sortedTraces() {
   const kinds = categories();
   const counts = new Uint32Array(kinds.length);
   for (const row of visible) counts[codeOf(row)]++;
-  const groups = kinds.map((kind, code) => ({ ...kind, rows: new Uint32Array(counts[code]), n: 0 }));
+  const groups = kinds.map((kind, code) => ({
+    ...kind,
+    rows: new Uint32Array(counts[code]),
+    n: 0,
+  }));
   for (const row of visible) {
     const group = groups[codeOf(row)];
     group.rows[group.n++] = row;
@@ -79,7 +103,14 @@ function sortedTraces() {
   return {
     traces: own.map(({ rows, colour, symbol }) => trace(rows, { color: colour, symbol })),
     key: own.map(({ name, colour, symbol, n }) =>
-      element("li", {}, markerOf(symbol, colour), ` ${name} `, element("span", { class: "count" }, n.toLocaleString("en")))),
+      element(
+        "li",
+        {},
+        markerOf(symbol, colour),
+        ` ${name} `,
+        element("span", { class: "count" }, n.toLocaleString("en")),
+      ),
+    ),
     sentence: own.map(({ name, n }) => `${name}: ${n}`).join("; "),
   };
 }
@@ -89,7 +120,9 @@ function named(groups) {
   const { colours, symbols } = heads.meta;
   const order = [...groups].sort((a, b) => b.n - a.n);
   const own = order.slice(0, MOST_CATEGORIES).map((group, i) => ({
-    ...group, colour: colours[i % colours.length], symbol: symbols[i % symbols.length],
+    ...group,
+    colour: colours[i % colours.length],
+    symbol: symbols[i % symbols.length],
   }));
   const rest = order.slice(MOST_CATEGORIES);
   if (!rest.length) return own;
@@ -108,7 +141,9 @@ function scaledTraces() {
   const unknown = [];
   values.forEach((value, i) => {
     const step = Math.floor((SCALE_STEPS * (value - low)) / (high - low));
-    const group = Number.isFinite(value) ? steps[Math.min(Math.max(step, 0), SCALE_STEPS - 1)] : unknown;
+    const group = Number.isFinite(value)
+      ? steps[Math.min(Math.max(step, 0), SCALE_STEPS - 1)]
+      : unknown;
     group.push(visible[i]);
   });
   const colours = steps.map((_, i) => scaleColour(i / (SCALE_STEPS - 1)));
@@ -117,12 +152,16 @@ function scaledTraces() {
     ...steps.map((rows, i) => ({ rows, color: colours[i], symbol: "circle" })),
   ].filter(({ rows }) => rows.length);
   mapRows = groups.map(({ rows }) => rows);
-  const label = statistic?.label ?? (state.colour === "layer" ? "layer" : "depth in the model, 0 first to 1 last layer");
-  const at = (share) => digits(log ? 10 ** (low + share * (high - low)) : low + share * (high - low), 3);
+  const unknownText = unplaced(unknown.length, statistic);
+  const label =
+    statistic?.label ??
+    (state.colour === "layer" ? "layer" : "depth in the model, 0 first to 1 last layer");
+  const at = (share) =>
+    digits(log ? 10 ** (low + share * (high - low)) : low + share * (high - low), 3);
   return {
     traces: groups.map(({ rows, ...marker }) => trace(rows, marker)),
-    key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknown.length)],
-    sentence: `${label} from ${at(0)} to ${at(1)}` + (unknown.length ? `; ${counted(unknown.length, "head")} without a value` : ""),
+    key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknownText)],
+    sentence: `${label} from ${at(0)} to ${at(1)}` + (unknown.length ? `; ${unknownText}` : ""),
   };
 }
 
@@ -133,11 +172,12 @@ function scaleColour(share) {
   const i = Math.min(Math.floor(at), stops.length - 2);
   const channel = (colour, k) => Number.parseInt(colour.slice(1 + 2 * k, 3 + 2 * k), 16);
   const mixed = [0, 1, 2].map((k) =>
-    Math.round(channel(stops[i], k) + (at - i) * (channel(stops[i + 1], k) - channel(stops[i], k))));
+    Math.round(channel(stops[i], k) + (at - i) * (channel(stops[i + 1], k) - channel(stops[i], k))),
+  );
   return `rgb(${mixed.join(", ")})`;
 }
 
-/** Ends of the colour scale: the 0.005 and 0.995 quantiles, so that one head does not take it all. */
+/** Ends of the colour scale: 0.005 and 0.995 quantiles, so that one head does not take it all. */
 function ends(values) {
   if (!values.length) return [0, 1];
   const sorted = Float64Array.from(values).sort();
@@ -146,12 +186,17 @@ function ends(values) {
   return low < high ? [low, high] : [low - 0.5, low + 0.5];
 }
 
-function scaleKey(label, colours, at, unknown) {
+function scaleKey(label, colours, at, unknownText) {
   const bar = element("span", { class: "scale" });
   bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
-  const marks = element("span", { class: "marks" }, ...[0, 0.5, 1].map((share) => element("span", {}, at(share))));
+  const marks = element(
+    "span",
+    { class: "marks" },
+    ...[0, 0.5, 1].map((share) => element("span", {}, at(share))),
+  );
   const item = element("li", { class: "scaled" }, element("span", {}, label), bar, marks);
-  if (unknown) item.append(element("span", {}, markerOf("x", token("muted")), ` no value ${unknown.toLocaleString("en")}`));
+  if (unknownText)
+    item.append(element("span", {}, markerOf("x", token("muted")), ` ${unknownText}`));
   return item;
 }
 
@@ -171,13 +216,30 @@ function mapMarks() {
   const rings = [...state.pins];
   if (shownCard >= 0 && !rings.includes(shownCard)) rings.push(shownCard);
   const shapes = rings.map((row) => ({
-    type: "circle", xref: "x", yref: "y", xsizemode: "pixel", ysizemode: "pixel",
-    xanchor: heads.x[row], yanchor: heads.y[row], x0: -8, x1: 8, y0: -8, y1: 8,
+    type: "circle",
+    xref: "x",
+    yref: "y",
+    xsizemode: "pixel",
+    ysizemode: "pixel",
+    xanchor: heads.x[row],
+    yanchor: heads.y[row],
+    x0: -8,
+    x1: 8,
+    y0: -8,
+    y1: 8,
     line: { color: token("ink"), width: 2 },
   }));
   const annotations = state.pins.map((row, i) => ({
-    x: heads.x[row], y: heads.y[row], text: `<b>${pinLetter(i)}</b>`, showarrow: false, xshift: 14, yshift: 12,
-    bgcolor: token("panel"), bordercolor: token("ink"), borderwidth: 1, borderpad: 2,
+    x: heads.x[row],
+    y: heads.y[row],
+    text: `<b>${pinLetter(i)}</b>`,
+    showarrow: false,
+    xshift: 14,
+    yshift: 12,
+    bgcolor: token("panel"),
+    bordercolor: token("ink"),
+    borderwidth: 1,
+    borderpad: 2,
     font: { size: 11, color: token("ink") },
   }));
   return { shapes, annotations };
@@ -188,7 +250,13 @@ let mapLimits;
 function drawMap() {
   const { traces, key, sentence } = mapTraces();
   mapLimits ??= { x: mapRange(heads.x), y: mapRange(heads.y) };
-  const blank = { showgrid: false, zeroline: false, showticklabels: false, ticks: "", showline: false };
+  const blank = {
+    showgrid: false,
+    zeroline: false,
+    showticklabels: false,
+    ticks: "",
+    showline: false,
+  };
   const shown = counted(visible.length, "head");
   document.getElementById("map-alt").textContent = `${shown} on the map. ${sentence}.`;
   document.getElementById("map-key").replaceChildren(element("ul", {}, ...key));
@@ -221,7 +289,10 @@ function zoomMap(factor) {
     const [middle, half] = [(low + high) / 2, ((high - low) / 2) * factor];
     return [middle - half, middle + half];
   };
-  Plotly.relayout("map-plot", { "xaxis.range": about(xaxis.range), "yaxis.range": about(yaxis.range) });
+  Plotly.relayout("map-plot", {
+    "xaxis.range": about(xaxis.range),
+    "yaxis.range": about(yaxis.range),
+  });
 }
 
 /** The visible head that comes next by row, or in the next layer. */
@@ -234,7 +305,8 @@ function neighbour(row, key) {
   for (let i = at + step; i >= 0 && i < visible.length; i += step) {
     const other = visible[i];
     if (heads.model[other] !== heads.model[row] || heads.stack[other] !== heads.stack[row]) break;
-    if (heads.layer[other] !== heads.layer[row] && heads.head[other] === heads.head[row]) return other;
+    if (heads.layer[other] !== heads.layer[row] && heads.head[other] === heads.head[row])
+      return other;
   }
   return row;
 }
@@ -260,8 +332,11 @@ function openMap() {
   document.getElementById("zoom-in").addEventListener("click", () => zoomMap(1 / 1.5));
   document.getElementById("zoom-out").addEventListener("click", () => zoomMap(1.5));
   document.getElementById("zoom-all").addEventListener("click", wholeMap);
-  document.getElementById("image").addEventListener("click", () =>
-    Plotly.downloadImage(host, { format: "png", scale: 2, filename: "heads" }));
+  document
+    .getElementById("image")
+    .addEventListener("click", () =>
+      Plotly.downloadImage(host, { format: "png", scale: 2, filename: "heads" }),
+    );
   return drawn;
 }
 

@@ -34,9 +34,13 @@ function digits(value, n = 4) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 1e6 || size < 1e-4
-    ? value.toExponential(n - 1).replace(/\.?0+e/, "e").replace("e+", "e")
-    : String(Number(value.toPrecision(n)));
+  const text =
+    size >= 1e6 || size < 1e-4
+      ? value
+          .toExponential(n - 1)
+          .replace(/\.?0+e/, "e")
+          .replace("e+", "e")
+      : String(Number(value.toPrecision(n)));
   return text.replaceAll("-", "−");
 }
 
@@ -99,8 +103,17 @@ function statisticOf(name) {
   return heads.meta.statistics.find((statistic) => statistic.name === name);
 }
 
+/** Heads that a scale has no place for; "" where there are none. */
+function unplaced(n, statistic) {
+  if (!n) return "";
+  return `${counted(n, "head")} ${statistic?.log ? "at zero or without" : "without"} a finite value`;
+}
+
 function download(name, text, type) {
-  const link = element("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+  const link = element("a", {
+    href: URL.createObjectURL(new Blob([text], { type })),
+    download: name,
+  });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

@@ -58,9 +58,13 @@ function applyFilters() {
   for (let row = 0; row < heads.n; row++) {
     const layer = heads.layer[row];
     if (
-      models[heads.model[row]] && classes[heads.class[row]] && stack[heads.stack[row]] &&
-      layer >= low && layer <= high
-    ) rows[n++] = row;
+      models[heads.model[row]] &&
+      classes[heads.class[row]] &&
+      stack[heads.stack[row]] &&
+      layer >= low &&
+      layer <= high
+    )
+      rows[n++] = row;
   }
   visible = rows.slice(0, n);
 }
@@ -69,9 +73,12 @@ function applyFilters() {
 function rowOf(model, stack, layer, head) {
   for (let row = 0; row < heads.n; row++) {
     if (
-      heads.head[row] === head && heads.layer[row] === layer && heads.model[row] === model &&
+      heads.head[row] === head &&
+      heads.layer[row] === layer &&
+      heads.model[row] === model &&
       heads.stack[row] === stack
-    ) return row;
+    )
+      return row;
   }
   return -1;
 }
@@ -131,7 +138,10 @@ function readState(hash) {
   state.view.statistic = heads.statistics.has(statistic)
     ? statistic
     : (heads.meta.statistics[0]?.name ?? "");
-  const pins = text.getAll("pin").map(rowOfKey).filter((row) => row >= 0);
+  const pins = text
+    .getAll("pin")
+    .map(rowOfKey)
+    .filter((row) => row >= 0);
   state.pins = [...new Set(pins)].slice(0, MOST_PINS);
 }
 

@@ -24,22 +24,44 @@ class PagedTable {
     this.caption = element("caption");
     this.body = element("tbody");
     this.heads = this.columns.map((column, i) => {
-      const content = column.number || column.words
-        ? element("button", { type: "button", click: () => this.sort(i) }, column.title)
-        : column.title;
+      const content =
+        column.number || column.words
+          ? element("button", { type: "button", click: () => this.sort(i) }, column.title)
+          : column.title;
       return element("th", { scope: "col", class: column.number ? "number" : null }, content);
     });
-    const table = element("table", {}, this.caption, element("thead", {}, element("tr", {}, ...this.heads)), this.body);
+    const table = element(
+      "table",
+      {},
+      this.caption,
+      element("thead", {}, element("tr", {}, ...this.heads)),
+      this.body,
+    );
     this.status = element("span", { role: "status" });
-    const turn = (label, text, to) => element("button", { type: "button", "aria-label": label, click: () => this.turn(to()) }, text);
+    const turn = (label, text, to) =>
+      element(
+        "button",
+        { type: "button", "aria-label": label, click: () => this.turn(to()) },
+        text,
+      );
     this.buttons = [
       turn("First page", "«", () => 0),
       turn("Page before", "‹", () => this.page - 1),
       turn("Next page", "›", () => this.page + 1),
       turn("Last page", "»", () => this.lastPage),
     ];
-    const pages = element("nav", { class: "pages", "aria-label": `Pages: ${name}` }, ...this.buttons.slice(0, 2), this.status, ...this.buttons.slice(2));
-    const scrolled = element("div", { class: "scrolled", role: "region", tabindex: "0", "aria-label": `Table: ${name}` }, table);
+    const pages = element(
+      "nav",
+      { class: "pages", "aria-label": `Pages: ${name}` },
+      ...this.buttons.slice(0, 2),
+      this.status,
+      ...this.buttons.slice(2),
+    );
+    const scrolled = element(
+      "div",
+      { class: "scrolled", role: "region", tabindex: "0", "aria-label": `Table: ${name}` },
+      table,
+    );
     this.host.replaceChildren(scrolled, pages);
     this.show();
   }
@@ -92,8 +114,12 @@ class PagedTable {
     const rows = this.rows.subarray(from, from + PAGE_ROWS);
     this.body.replaceChildren(...Array.from(rows, (row) => this.rowElement(row)));
     const range = rows.length ? `${from + 1}–${from + rows.length} of ` : "";
-    const total = this.all.length === this.rows.length ? "" : `, of ${this.all.length.toLocaleString("en")} in all`;
-    this.caption.textContent = `${this.host.dataset.caption}: rows ${range}${this.rows.length.toLocaleString("en")}${total}`;
+    const total =
+      this.all.length === this.rows.length
+        ? ""
+        : `, of ${this.all.length.toLocaleString("en")} in all`;
+    const found = this.rows.length.toLocaleString("en");
+    this.caption.textContent = `${this.host.dataset.caption}: rows ${range}${found}${total}`;
     this.status.textContent = `page ${this.page + 1} of ${this.lastPage + 1}`;
     this.buttons.forEach((button, i) => {
       button.disabled = i < 2 ? this.page === 0 : this.page === this.lastPage;
@@ -101,10 +127,14 @@ class PagedTable {
   }
 
   rowElement(row) {
-    return element("tr", {}, ...this.columns.map((column) => {
-      const kind = column.number ? "number" : column.kind ?? null;
-      return element("td", { class: kind }, column.text(row));
-    }));
+    return element(
+      "tr",
+      {},
+      ...this.columns.map((column) => {
+        const kind = column.number ? "number" : (column.kind ?? null);
+        return element("td", { class: kind }, column.text(row));
+      }),
+    );
   }
 }
 
@@ -124,8 +154,10 @@ function searcher(search, columns) {
   const terms = search.toLowerCase().split(/\s+/).filter(Boolean);
   const hits = terms.map((term) =>
     columns.map(({ data, values }) => ({
-      data, hit: Uint8Array.from(values, (value) => Number(value.toLowerCase().includes(term))),
-    })));
+      data,
+      hit: Uint8Array.from(values, (value) => Number(value.toLowerCase().includes(term))),
+    })),
+  );
   return (row) => hits.every((columnsHit) => columnsHit.some(({ data, hit }) => hit[data[row]]));
 }
 
@@ -151,7 +183,16 @@ async function openTests() {
   const host = document.getElementById("test-table");
   if (!host) return;
   const { meta, columns: c } = await unpacked("packed-tests");
-  const words = ["hypothesis", "family", "model", "against", "stack", "statistic", "method", "note"].map((name) => c[name]);
+  const words = [
+    "hypothesis",
+    "family",
+    "model",
+    "against",
+    "stack",
+    "statistic",
+    "method",
+    "note",
+  ].map((name) => c[name]);
   const labels = { ...c.statistic, values: c.statistic.values.map(statisticLabel) };
   const columns = [
     wordsColumn("hypothesis", c.hypothesis),
@@ -176,9 +217,12 @@ async function openTests() {
   const filter = () => {
     const found = searcher(search.value, [...words, labels]);
     const code = c.hypothesis.values.indexOf(hypothesis.value);
-    table.filter((row) =>
-      (code < 0 || c.hypothesis.data[row] === code) &&
-      (!rejected.checked || c.q_value.data[row] <= 0.05) && found(row));
+    table.filter(
+      (row) =>
+        (code < 0 || c.hypothesis.data[row] === code) &&
+        (!rejected.checked || c.q_value.data[row] <= 0.05) &&
+        found(row),
+    );
     say(`${counted(table.rows.length, "test")} found`);
   };
   let waiting;
@@ -188,7 +232,9 @@ async function openTests() {
   });
   hypothesis.addEventListener("change", filter);
   rejected.addEventListener("change", filter);
-  document.getElementById("test-form").addEventListener("submit", (event) => event.preventDefault());
+  document
+    .getElementById("test-form")
+    .addEventListener("submit", (event) => event.preventDefault());
 }
 
 /** Family and model as one column of words. */
