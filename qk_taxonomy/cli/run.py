@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,17 @@ from qk_taxonomy.cli.boxplots import make_boxplots
 from qk_taxonomy.cli.cluster import make_class_figures
 from qk_taxonomy.cli.download import print_results, survey_with_bars
 from qk_taxonomy.cli.options import family_option, survey_options
+from qk_taxonomy.cli.report import make_report
 from qk_taxonomy.cli.test import run_tests
-from qk_taxonomy.errors import PartialFailureError
+from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+
+# What is made of the spectra, in order.
+_MAKERS: dict[str, Callable[..., None]] = {
+    "classes": make_class_figures,
+    "box plots": make_boxplots,
+    "tests": run_tests,
+    "report": make_report,
+}
 
 
 @click.command(epilog="Example: qk-taxonomy run")
@@ -26,9 +36,9 @@ def run(
     conventions: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Survey, classify, plot and test: download, cluster, boxplots and test in one.
+    """Survey, classify, plot, test and report: `download` to `report` in one.
 
-    Figures show the first circuit and convention surveyed.
+    Figures, tests and report show the first circuit and convention surveyed.
     """
     from qk_taxonomy.catalog import EMBEDDED_FAMILY, family_refs, find_family, load_families
 
@@ -49,11 +59,13 @@ def run(
         if any(model.id == r.model for model in family.models for r in results if r not in failed)
     )
     problems: dict[str, Exception] = {}
-    for make in (make_class_figures, make_boxplots, run_tests) if done else ():
+    for what, make in _MAKERS.items() if done else ():
         try:
             make(done, data_root=output_root, circuit=circuits[0], convention=conventions[0])
         except PartialFailureError as err:
             problems |= err.failures
+        except QKTaxonomyError as err:
+            problems[what] = err
     if problems:
         raise PartialFailureError(problems)
     if failed:

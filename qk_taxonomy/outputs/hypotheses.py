@@ -8,22 +8,34 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from qk_taxonomy.cache import write_file
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError
 from qk_taxonomy.figures.contrasts import contrast_figure
 from qk_taxonomy.figures.families import family_figure
 from qk_taxonomy.figures.ranks import rank_figure
 from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.hypotheses.contrast import ContrastResult
+from qk_taxonomy.hypotheses.contrast import CHANGE, ContrastResult
 from qk_taxonomy.hypotheses.heads import HeadSet
 from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
+from qk_taxonomy.hypotheses.table import subject
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
 from qk_taxonomy.records import Circuit, Convention
 from qk_taxonomy.tables import csv_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Where files of contrasts are, below the folder of plots.
+CONTRAST_FOLDER = Path("tests", "contrasts")
+
+#: How the table of a named comparison ends.
+TABLE_OF_ONE = ".tests.csv"
+
+#: What tells a contrast from others in tables.
+SIDES = ("family", "model", "against", "stack", "circuit", "convention")
 
 #: Called with each file when it is written.
 FileProgress = Callable[[Path], None]
@@ -44,11 +56,11 @@ def generate_hypothesis_tests(
     hypotheses are run on what is surveyed. Writes ``<data_root>/plots/tests.csv`` (columns of
     ``qk_taxonomy.hypotheses.table.COLUMNS``; the tests of this outcome alone) and, in
     ``plots/tests/``, ``<family>/<model>_rank.png``, ``contrasts/<family>/<name>.png`` and ``.csv``
-    (heads in order of change) and ``families.png``. The table of a named comparison is
-    ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack where a model
-    has several, and by circuit and convention where they are not ``qk`` and ``raw``. Raises as
-    ``run_hypotheses`` does; SpectraFileError where the table cannot be written; and, when all
-    others are, PartialFailureError where figures cannot.
+    (heads in order of change, of :func:`ranked_heads`) and ``families.png``. The table of a named
+    comparison is ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack
+    where a model has several, and by circuit and convention where they are not ``qk`` and ``raw``.
+    Raises as ``run_hypotheses`` does; SpectraFileError where the table cannot be written; and, when
+    all others are, PartialFailureError where figures cannot.
     """
     if outcome is None:
         outcome = run_hypotheses(data_root, circuit=circuit, convention=convention)
@@ -82,7 +94,7 @@ class _Place:
 
     @property
     def _contrasts(self) -> Path:
-        return self.plots / "tests" / "contrasts"
+        return self.plots / CONTRAST_FOLDER
 
     def stem(self, name: str, stack: str = "") -> str:
         return stem_of(name, self.circuit, self.convention, stack)
@@ -90,7 +102,7 @@ class _Place:
     def table(self, comparison: str) -> Path:
         if comparison:
             family, _, name = comparison.partition("/")
-            return self._contrasts / family / f"{self.stem(name)}.tests.csv"
+            return self._contrasts / family / f"{self.stem(name)}{TABLE_OF_ONE}"
         return self.plots / f"{self.stem('tests')}.csv"
 
     def rank(self, rank: RankResult) -> Path:
@@ -118,7 +130,7 @@ def _files(outcome: Outcome, place: _Place) -> Iterator[tuple[Path, partial[byte
             title = f"{rank.heads.name}: lower-rank than an untrained head? {what(rank.heads)}"
             yield place.rank(rank), partial(_drawn, rank_figure, rank, title)
     for contrast in outcome.contrasts:
-        yield place.contrast(contrast, ".csv"), partial(csv_bytes, contrast.heads)
+        yield place.contrast(contrast, ".csv"), partial(csv_bytes, ranked_heads(contrast))
         sides = contrast.treatment, contrast.control
         title = f"{sides[0].name} against {sides[1].name} {what(*sides)}"
         yield place.contrast(contrast, ".png"), partial(_drawn, contrast_figure, contrast, title)
@@ -126,6 +138,21 @@ def _files(outcome: Outcome, place: _Place) -> Iterator[tuple[Path, partial[byte
         stack = family.models[0].stack
         title = f"Families compared{', ' if stack else ''}{stack} {what(*family.models)}"
         yield place.families(stack), partial(_drawn, family_figure, family, title)
+
+
+def ranked_heads(contrast: ContrastResult) -> pd.DataFrame:
+    """The heads of a contrast in order of change, each with what tells whose they are.
+
+    Columns :data:`SIDES`, then those of ``ContrastResult.heads``.
+    """
+    rows = subject(contrast.treatment, CHANGE, against=contrast.control.file)
+    return pd.concat(
+        [
+            pd.DataFrame({name: rows[name] for name in SIDES}, index=contrast.heads.index),
+            contrast.heads,
+        ],
+        axis=1,
+    )
 
 
 def _drawn(draw: Callable[[Any, str], Figure], result: object, title: str) -> bytes:
