@@ -17,6 +17,8 @@ _HOMES = {
     "generate_cluster_figures": "outputs.classes",
     "generate_joint_taxonomy": "outputs.joint",
     "generate_assignments": "outputs.assigned",
+    "generate_report": "outputs.report",
+    "generate_notebook": "outputs.notebook",
     "generate_stat_boxplots": "outputs.boxes",
     "get_model_names": "catalog",
     "list_families": "catalog",
@@ -81,6 +83,8 @@ if TYPE_CHECKING:
         generate_hypothesis_tests as generate_hypothesis_tests,
     )
     from qk_taxonomy.outputs.joint import generate_joint_taxonomy as generate_joint_taxonomy
+    from qk_taxonomy.outputs.notebook import generate_notebook as generate_notebook
+    from qk_taxonomy.outputs.report import generate_report as generate_report
     from qk_taxonomy.outputs.taxonomies import save_taxonomy as save_taxonomy
     from qk_taxonomy.predecessor import import_predecessor as import_predecessor
     from qk_taxonomy.records import Contrast as Contrast

@@ -85,6 +85,7 @@ class TestRun:
             *(f"ESDs/minilm/{model}.{suffix}" for suffix in CLASS_FILES),
             *(f"plots/minilm/{stat}/{model}_{stat}_box.png" for stat in STATISTICS),
             "plots/minilm/boxplots.csv",
+            "plots/report.html",
             "plots/tests.csv",
             f"plots/tests/minilm/{model}_rank.png",
         }

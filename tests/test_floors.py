@@ -44,7 +44,7 @@ FLOORS = {
 
 HEAVY = [
     *("torch", "umap", "matplotlib", "pandas", "seaborn", "sklearn", "scipy"),
-    *("huggingface_hub", "tokenizers", "plotly", "jinja2"),
+    *("huggingface_hub", "tokenizers", "plotly", "jinja2", "nbformat"),
 ]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

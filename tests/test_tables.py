@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,6 +180,15 @@ class TestExport:
         parquet = pd.read_parquet("sub/heads.parquet")
         pd.testing.assert_frame_equal(parquet, table)
         pd.testing.assert_frame_equal(read_csv("heads.csv", table), table)
+
+    def test_duckdb_reads_it(self) -> None:
+        qk("export", "heads.parquet")
+        median = "SELECT model, median(MAX) FROM 'heads.parquet' WHERE control = '' GROUP BY ALL"
+        table = head_table(".")
+        own = table[table["control"] == ""].groupby("model")["MAX"].median()
+        assert dict(duckdb.sql(median).fetchall()) == pytest.approx(own.to_dict())
+        steps = duckdb.sql("SELECT count(*) FROM 'heads.parquet' WHERE step IS NOT NULL")
+        assert steps.fetchall() == [(int(table["step"].notna().sum()),)]
 
     def test_where_it_goes(self) -> None:
         result = qk("export")

@@ -21,7 +21,13 @@ from qk_taxonomy.cache.files import (
     write_tensors,
 )
 from qk_taxonomy.cache.naming import files_of_model, model_name
-from qk_taxonomy.cache.revisions import asked_revision, sibling_files, unfinished_stems
+from qk_taxonomy.cache.revisions import (
+    asked_revision,
+    of_each_model,
+    revision_order,
+    sibling_files,
+    unfinished_stems,
+)
 from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
 from qk_taxonomy.cache.writing import make_folder, write_file
@@ -45,7 +51,9 @@ __all__ = [
     "load_spectra",
     "make_folder",
     "model_name",
+    "of_each_model",
     "ordered_safetensors",
+    "revision_order",
     "sibling_files",
     "spectra_path",
     "stack_table",

@@ -20,8 +20,10 @@ from qk_taxonomy.cli.evolve import evolve
 from qk_taxonomy.cli.export import export
 from qk_taxonomy.cli.families import families
 from qk_taxonomy.cli.import_ import import_
+from qk_taxonomy.cli.notebook import notebook
 from qk_taxonomy.cli.plan import plan
 from qk_taxonomy.cli.query_norm import query_norm
+from qk_taxonomy.cli.report import report
 from qk_taxonomy.cli.run import run
 from qk_taxonomy.cli.show import show
 from qk_taxonomy.cli.sizes import sizes
@@ -76,8 +78,8 @@ def main() -> None:
 
 
 for command in (
-    *(run, families, plan, download, cluster, assign, boxplots, test),
+    *(run, families, plan, download, cluster, assign, boxplots, test, report),
     *(evolve, diff, sizes),
-    *(circuits, superposition, query_norm, show, export, import_),
+    *(circuits, superposition, query_norm, show, export, import_, notebook),
 ):
     main.add_command(command)

@@ -14,20 +14,11 @@ from qk_taxonomy.cli.options import (
     family_option,
     figure_options,
     one_circuit_options,
-    seed_option,
+    pool_imported_option,
+    taxonomy_options,
 )
-from qk_taxonomy.records import DISTANCES, N_BINS, N_CLUSTERS
 
 _SLOW_START = "(the map compiles first)"
-
-
-class _NumberOfClasses(click.IntRange):
-    """A number from 1 on, or "auto"."""
-
-    name = "number or auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return "auto" if value == "auto" else super().convert(value, param, ctx)
 
 
 def make_class_figures(families: tuple[str, ...], **options: Any) -> None:
@@ -51,32 +42,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
 @click.command(epilog="Example: qk-taxonomy cluster --family minilm --clusters 6")
 @family_option("Only this family (repeatable); default: all that have spectra.")
 @data_root_option
-@click.option(
-    "--clusters",
-    "n_clusters",
-    type=_NumberOfClasses(1),
-    default=N_CLUSTERS,
-    show_default=True,
-    help="Number of classes. auto: of 2 to 10, the largest whose stability is at least 0.8 and "
-    "within 0.05 of the best; if none reaches 0.8, the smallest within 0.1 of the best.",
-)
-@click.option(
-    "--bins",
-    "n_bins",
-    type=click.IntRange(2),
-    default=N_BINS,
-    show_default=True,
-    help="Bins of a head's histogram.",
-)
-@click.option(
-    "--distance",
-    type=click.Choice(DISTANCES),
-    default="euclidean",
-    show_default=True,
-    help="Between histograms. euclidean: k-means; jensen-shannon: k-medoids, of 6,000 heads at "
-    "most.",
-)
-@seed_option("Of the classes and of the map.")
+@taxonomy_options
 @click.option(
     "--joint",
     is_flag=True,
@@ -87,11 +53,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
     metavar="NAME",
     help="Of the joint taxonomy's files; default: its families', or all.",
 )
-@click.option(
-    "--include-imported",
-    is_flag=True,
-    help="Pool imported spectra, which are by another formula, with exact ones.",
-)
+@pool_imported_option
 @one_circuit_options
 @figure_options
 @debug_option

@@ -16,6 +16,9 @@ from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
 # So many files are named one by one.
 _FEW = 12
 
+#: Called with what is being done, how many pieces of work are done and how many there are.
+Step = Callable[[str, int, int], None]
+
 #: Called after each file with its number (from 1), the number of files, and its path.
 Advance = Callable[[int, int, Path], None]
 
@@ -29,7 +32,7 @@ class Making:
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Advance]:
+def steps(label: str) -> Iterator[Step]:
     """A bar on a terminal, pulsing until it is told how far the work is; silent elsewhere."""
     from rich.progress import Progress
 
@@ -37,10 +40,17 @@ def bar(label: str) -> Iterator[Advance]:
     with Progress(console=out, disable=not out.is_terminal, transient=True) as bars:
         task = bars.add_task(label, total=None)
 
-        def advance(index: int, total: int, path: Path) -> None:
-            bars.update(task, completed=index, total=total, description=path.stem)
+        def step(what: str, done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total, description=what)
 
-        yield advance
+        yield step
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Advance]:
+    """A bar as of :func:`steps`, that goes on with each file."""
+    with steps(label) as step:
+        yield lambda index, total, path: step(path.stem, index, total)
 
 
 @contextmanager

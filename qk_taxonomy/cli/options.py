@@ -16,8 +16,11 @@ from qk_taxonomy.records import (
     CONVENTIONS,
     DEFAULT_JOBS,
     DEFAULT_MEMORY,
+    DISTANCES,
     FIGURE_FORMATS,
     FIGURE_SIZES,
+    N_BINS,
+    N_CLUSTERS,
     SCREEN_PNG,
     Circuit,
     FigureFiles,
@@ -157,6 +160,57 @@ def figure_options(command: Command) -> Command:
         show_default=True,
         help="Of figures (repeatable); a caption is beside each, as Markdown.",
     )(with_size)
+
+
+class _NumberOfClasses(click.IntRange):
+    """A number from 1 on, or "auto"."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return "auto" if value == "auto" else super().convert(value, param, ctx)
+
+
+def taxonomy_options(command: Command) -> Command:
+    """How heads are sorted into classes."""
+    options = [
+        click.option(
+            "--clusters",
+            "n_clusters",
+            type=_NumberOfClasses(1),
+            default=N_CLUSTERS,
+            show_default=True,
+            help="Number of classes. auto: of 2 to 10, the largest whose stability is at least 0.8 "
+            "and within 0.05 of the best; if none reaches 0.8, the smallest within 0.1 of the "
+            "best.",
+        ),
+        click.option(
+            "--bins",
+            "n_bins",
+            type=click.IntRange(2),
+            default=N_BINS,
+            show_default=True,
+            help="Bins of a head's histogram.",
+        ),
+        click.option(
+            "--distance",
+            type=click.Choice(DISTANCES),
+            default="euclidean",
+            show_default=True,
+            help="Between histograms. euclidean: k-means; jensen-shannon: k-medoids, of 6,000 "
+            "heads at most.",
+        ),
+        seed_option("Of the classes and of the map."),
+    ]
+    return functools.reduce(lambda done, option: option(done), reversed(options), command)
+
+
+def pool_imported_option(command: Command) -> Command:
+    return click.option(
+        "--include-imported",
+        is_flag=True,
+        help="Pool imported spectra, which are by another formula, with exact ones.",
+    )(command)
 
 
 def circuits_option(

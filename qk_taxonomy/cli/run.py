@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,16 @@ from qk_taxonomy.cli.boxplots import make_boxplots
 from qk_taxonomy.cli.cluster import make_class_figures
 from qk_taxonomy.cli.download import print_results, survey_with_bars
 from qk_taxonomy.cli.options import family_option, figure_options, survey_options
+from qk_taxonomy.cli.report import make_report
 from qk_taxonomy.cli.test import run_tests
-from qk_taxonomy.errors import PartialFailureError
+from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+
+# What is drawn of the spectra, in order.
+_DRAWING: dict[str, Callable[..., None]] = {
+    "classes": make_class_figures,
+    "box plots": make_boxplots,
+    "tests": run_tests,
+}
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import FigureFiles
@@ -31,9 +41,9 @@ def run(
     figures: FigureFiles,
     **options: Any,
 ) -> None:
-    """Survey, classify, plot and test: download, cluster, boxplots and test in one.
+    """Survey, classify, plot, test and report: `download` to `report` in one.
 
-    Figures show the first circuit and convention surveyed.
+    Figures, tests and report show the first circuit and convention surveyed.
     """
     from qk_taxonomy.catalog import EMBEDDED_FAMILY, family_refs, find_family, load_families
 
@@ -55,11 +65,17 @@ def run(
     )
     problems: dict[str, Exception] = {}
     which: dict[str, Any] = {"circuit": circuits[0], "convention": conventions[0]}
-    for make in (make_class_figures, make_boxplots, run_tests) if done else ():
+    makers: dict[str, Callable[..., None]] = {
+        **{what: partial(make, figures=figures) for what, make in _DRAWING.items()},
+        "report": make_report,
+    }
+    for what, make in makers.items() if done else ():
         try:
-            make(done, data_root=output_root, figures=figures, **which)
+            make(done, data_root=output_root, **which)
         except PartialFailureError as err:
             problems |= err.failures
+        except QKTaxonomyError as err:
+            problems[what] = err
     if problems:
         raise PartialFailureError(problems)
     if failed:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qk_taxonomy.cache import asked_revision
+from qk_taxonomy.cache import asked_revision, revision_order
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.heads import HeadSet, is_twin_of
 from qk_taxonomy.records import Contrast
-from qk_taxonomy.training_steps import training_stage, training_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +51,10 @@ def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
     )
 
 
-def _in_order_of_training(heads: HeadSet) -> tuple[str, int, float, str]:
-    """By name; of one model the newest weights first, then revisions by their step."""
-    model, _, _ = heads.file.partition("@")
-    revision = asked_revision(heads.model)
-    if revision is None:
-        return model, -1, 0.0, heads.file
-    step = training_step(revision)
-    return model, training_stage(revision), math.inf if step is None else step, heads.file
+def _in_order_of_training(heads: HeadSet) -> tuple[object, ...]:
+    """By name; of one model the weights of no named revision first, then revisions by age."""
+    named = asked_revision(heads.model) is not None
+    return heads.file.partition("@")[0], named, revision_order(heads.model)
 
 
 def stack_pairs(
@@ -105,24 +99,15 @@ def _is_model(heads: HeadSet, model_id: str) -> bool:
 
 def newest_of_each(sets: Iterable[HeadSet]) -> list[HeadSet]:
     """Each model at its newest: the weights that no revision was named for, or main, or else those
-    of the last step that a revision's name tells (:func:`training_step`).
+    of the last step that a revision's name tells (:func:`revision_order`).
     """
     newest: dict[tuple[str, str, str, bool], HeadSet] = {}
     for heads in sets:
         name = heads.model.partition("@")[0]
         key = (heads.family, name, heads.stack, heads.spectra.is_imported)
-        if key not in newest or _age(heads) > _age(newest[key]):
+        if key not in newest or revision_order(heads.model) > revision_order(newest[key].model):
             newest[key] = heads
     return list(newest.values())
-
-
-def _age(heads: HeadSet) -> tuple[int, int, int]:
-    """What orders revisions of one model; those whose names tell no step come first."""
-    revision = asked_revision(heads.model)
-    if revision in (None, "main"):
-        return (2 if revision is None else 1), 0, 0
-    step = training_step(revision)
-    return 0, training_stage(revision), -1 if step is None else step
 
 
 def one_per_training(

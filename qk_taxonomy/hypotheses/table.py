@@ -20,7 +20,10 @@ SUBJECT = (
 _RESULT = ("effect", "low", "high", "p_value", "q_value", "n", "method", "note")
 COLUMNS = (*SUBJECT, *_RESULT)
 
-_TEXT = ("family", "model", "against", "stack", "circuit", "convention", "hypothesis", "statistic")
+_TEXT = (
+    *("family", "model", "against", "stack", "circuit", "convention", "hypothesis", "statistic"),
+    *("method", "note"),
+)
 
 
 def subject(heads: HeadSet, hypothesis: str, *, against: str = "") -> dict[str, str]:
@@ -41,7 +44,7 @@ def as_rows(columns: Mapping[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(dict(columns))
     for name in COLUMNS:
         if name not in table:
-            empty: Any = "" if name in (*_TEXT, "method", "note") else np.nan
+            empty: Any = "" if name in _TEXT else np.nan
             table[name] = empty
     whole = table[list(COLUMNS)]
     return whole.astype({"layer": "Int64", "head": "Int64", "n": "Int64"})
@@ -64,7 +67,10 @@ def finding_rows(
 
 
 def empty_table() -> pd.DataFrame:
-    return as_rows({name: [] for name in COLUMNS})
+    """The table without rows, each column of its kind."""
+    return as_rows(
+        {name: pd.Series(dtype=object if name in _TEXT else np.float64) for name in COLUMNS}
+    )
 
 
 def corrected(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -73,6 +73,32 @@ def load_stacks(path: Path, circuit: Circuit, convention: Convention) -> list[Mo
     return stacks
 
 
+def load_models(
+    paths: Sequence[Path],
+    circuit: Circuit,
+    convention: Convention,
+    watch: Callable[[Path], None] = lambda path: None,
+) -> tuple[list[Path], list[ModelSpectra], dict[str, Exception]]:
+    """The models that have spectra of a circuit and convention, with their paths; failures.
+
+    ``watch``: called with each path before it is read.
+    """
+    found: list[Path] = []
+    models: list[ModelSpectra] = []
+    failures: dict[str, Exception] = {}
+    for path in paths:
+        watch(path)
+        try:
+            stacks = load_stacks(path, circuit, convention)
+        except QKTaxonomyError as err:
+            failures[f"{path.parent.name}/{path.stem}"] = err
+            continue
+        layers = tuple(layer for stack in stacks for layer in stack.layers)
+        found.append(path)
+        models.append(replace(stacks[0], layers=layers))
+    return found, models, failures
+
+
 def for_each_file(
     paths: Sequence[Path], make: Callable[[Path], Iterator[Path]], progress: FigureProgress | None
 ) -> list[Path]:

@@ -14,14 +14,24 @@ from qk_taxonomy.errors import PartialFailureError, SpectraFileError
 from qk_taxonomy.figures.contrasts import contrast_caption, contrast_figure
 from qk_taxonomy.figures.families import family_caption, family_figure
 from qk_taxonomy.figures.ranks import rank_caption, rank_figure
-from qk_taxonomy.hypotheses.contrast import ContrastResult
+from qk_taxonomy.hypotheses.contrast import CHANGE, ContrastResult
 from qk_taxonomy.hypotheses.heads import HeadSet
 from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
+from qk_taxonomy.hypotheses.table import subject
 from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
 from qk_taxonomy.records import SCREEN_PNG, Circuit, Convention, FigureFiles
 from qk_taxonomy.tables import csv_bytes
+
+#: Where files of contrasts are, below the folder of plots.
+CONTRAST_FOLDER = Path("tests", "contrasts")
+
+#: How the table of a named comparison ends.
+TABLE_OF_ONE = ".tests.csv"
+
+#: What tells a contrast from others in tables.
+SIDES = ("family", "model", "against", "stack", "circuit", "convention")
 
 #: Called with each file when it is written.
 FileProgress = Callable[[Path], None]
@@ -43,12 +53,12 @@ def generate_hypothesis_tests(
     hypotheses are run on what is surveyed. Writes ``<data_root>/plots/tests.csv`` (columns of
     ``qk_taxonomy.hypotheses.table.COLUMNS``; the tests of this outcome alone) and, in
     ``plots/tests/``, ``<family>/<model>_rank.png``, ``contrasts/<family>/<name>.png`` and ``.csv``
-    (heads in order of change) and ``families.png``. The table of a named comparison is
-    ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack where a model
-    has several, and by circuit and convention where they are not ``qk`` and ``raw``. ``figures``:
-    their formats and size, as :func:`~qk_taxonomy.outputs.drawing.write_figure` says. Raises as
-    ``run_hypotheses`` does; SpectraFileError where the table cannot be written; and, when all
-    others are, PartialFailureError where figures cannot.
+    (heads in order of change, of :func:`ranked_heads`) and ``families.png``. The table of a named
+    comparison is ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack
+    where a model has several, and by circuit and convention where they are not ``qk`` and ``raw``.
+    ``figures``: their formats and size, as :func:`~qk_taxonomy.outputs.drawing.write_figure` says.
+    Raises as ``run_hypotheses`` does; SpectraFileError where the table cannot be written; and, when
+    all others are, PartialFailureError where figures cannot.
     """
     if outcome is None:
         outcome = run_hypotheses(data_root, circuit=circuit, convention=convention)
@@ -87,7 +97,7 @@ class _Place:
 
     @property
     def _contrasts(self) -> Path:
-        return self.plots / "tests" / "contrasts"
+        return self.plots / CONTRAST_FOLDER
 
     def stem(self, name: str, stack: str = "") -> str:
         return stem_of(name, self.circuit, self.convention, stack)
@@ -95,7 +105,7 @@ class _Place:
     def table(self, comparison: str) -> Path:
         if comparison:
             family, _, name = comparison.partition("/")
-            return self._contrasts / family / f"{self.stem(name)}.tests.csv"
+            return self._contrasts / family / f"{self.stem(name)}{TABLE_OF_ONE}"
         return self.plots / f"{self.stem('tests')}.csv"
 
     # Figures, without an ending.
@@ -136,7 +146,7 @@ def _files(
     for contrast in outcome.contrasts:
         base = place.contrast(contrast)
         table = base.with_name(f"{base.name}.csv")
-        yield table, partial(_table, table, contrast.heads)
+        yield table, partial(_table, table, ranked_heads(contrast))
         sides = contrast.treatment, contrast.control
         title = f"{sides[0].name} against {sides[1].name} {what(*sides)}"
         draw = partial(contrast_figure, contrast, title)
@@ -150,3 +160,18 @@ def _files(
 
 def _table(path: Path, table: pd.DataFrame) -> list[Path]:
     return [write_file(path, csv_bytes(table))]
+
+
+def ranked_heads(contrast: ContrastResult) -> pd.DataFrame:
+    """The heads of a contrast in order of change, each with what tells whose they are.
+
+    Columns :data:`SIDES`, then those of ``ContrastResult.heads``.
+    """
+    rows = subject(contrast.treatment, CHANGE, against=contrast.control.file)
+    return pd.concat(
+        [
+            pd.DataFrame({name: rows[name] for name in SIDES}, index=contrast.heads.index),
+            contrast.heads,
+        ],
+        axis=1,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +11,13 @@ import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.catalog import check_file_name
-from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.figures.joint import joint_caption, joint_figure
 from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
     FigureProgress,
-    load_stacks,
+    load_models,
     numbers_of,
     source_of,
     stem_of,
@@ -27,7 +26,7 @@ from qk_taxonomy.outputs.taxonomies import (
     NClusters,
     Report,
     classify,
-    head_rows,
+    joint_rows,
     summary,
     write_tables,
 )
@@ -39,7 +38,6 @@ from qk_taxonomy.records import (
     Convention,
     Distance,
     FigureFiles,
-    ModelSpectra,
 )
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import Taxonomy, chosen_models
@@ -84,7 +82,7 @@ def generate_joint_taxonomy(
     """
     if name is not None:
         check_file_name(name, "name", "Give another with --name.")
-    paths, models, failures = _load(find_spectra(data_root, families), circuit, convention)
+    paths, models, failures = load_models(find_spectra(data_root, families), circuit, convention)
     if not models:
         raise PartialFailureError(failures)
     classified = classify(
@@ -103,7 +101,7 @@ def generate_joint_taxonomy(
     stem = stem_of(title, circuit, convention)
     base = Path(data_root) / CLASS_FOLDER / JOINT_FOLDER / stem
     shares = _composition(taxonomy, [paths[i] for i in pooled], pooled)
-    written = write_tables(base, classified, _joint_rows(taxonomy, paths))
+    written = write_tables(base, classified, joint_rows(taxonomy, paths))
     written.append(write_file(base.with_name(f"{stem}.composition.csv"), csv_bytes(shares)))
     chosen = [models[i] for i in pooled]
     heading = (
@@ -134,37 +132,9 @@ def generate_joint_taxonomy(
     return written
 
 
-def _load(
-    paths: Sequence[Path], circuit: Circuit, convention: Convention
-) -> tuple[list[Path], list[ModelSpectra], dict[str, Exception]]:
-    """The models that have spectra of a circuit and convention, with their paths; failures."""
-    found: list[Path] = []
-    models: list[ModelSpectra] = []
-    failures: dict[str, Exception] = {}
-    for path in paths:
-        try:
-            stacks = load_stacks(path, circuit, convention)
-        except QKTaxonomyError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
-            continue
-        layers = tuple(layer for stack in stacks for layer in stack.layers)
-        found.append(path)
-        models.append(replace(stacks[0], layers=layers))
-    return found, models, failures
-
-
 def _default_name(families: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(families))
     return "+".join(distinct) if len(distinct) <= _NAMED_FAMILIES else "all"
-
-
-def _joint_rows(taxonomy: Taxonomy, paths: Sequence[Path]) -> pd.DataFrame:
-    """One row a head, with its model."""
-    rows = head_rows(taxonomy)
-    rows.insert(0, "family", [paths[model].parent.name for model in taxonomy.models])
-    rows.insert(1, "model", [paths[model].stem for model in taxonomy.models])
-    rows.insert(2, "stack", taxonomy.stacks)
-    return rows
 
 
 def _composition(

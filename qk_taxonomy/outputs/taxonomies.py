@@ -34,20 +34,36 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Classified:
-    """A taxonomy, the quality of its number of classes, and how far it depends on other choices.
+class SortedHeads:
+    """A taxonomy and the quality of its number of classes.
 
     ``choice`` is None where the number of classes was given.
     """
 
     taxonomy: Taxonomy
     quality: ClusterQuality
-    agreement: tuple[Agreement, ...]
     choice: ClusterChoice | None
+
+
+@dataclass(frozen=True, eq=False)
+class Classified(SortedHeads):
+    """... and how far it depends on other choices."""
+
+    agreement: tuple[Agreement, ...]
 
 
 def classify(models: Sequence[ModelSpectra], n_clusters: NClusters, **how: Any) -> Classified:
     """The joint taxonomy of models, with all that is reported of it. Raises TaxonomyError.
+
+    how: as :func:`sort_models` takes it.
+    """
+    found = sort_models(models, n_clusters, **how)
+    agreement = class_agreement(found.taxonomy)
+    return Classified(found.taxonomy, found.quality, found.choice, agreement)
+
+
+def sort_models(models: Sequence[ModelSpectra], n_clusters: NClusters, **how: Any) -> SortedHeads:
+    """The joint taxonomy of models, and the quality of its classes. Raises TaxonomyError.
 
     how: what :func:`joint_taxonomy` and :func:`choose_n_clusters` both take.
     """
@@ -60,7 +76,7 @@ def classify(models: Sequence[ModelSpectra], n_clusters: NClusters, **how: Any) 
     quality = (
         choice.chosen if choice else cluster_quality(taxonomy.space, taxonomy.labels, seed=seed)
     )
-    return Classified(taxonomy, quality, class_agreement(taxonomy), choice)
+    return SortedHeads(taxonomy, quality, choice)
 
 
 def head_rows(taxonomy: Taxonomy) -> pd.DataFrame:
@@ -74,6 +90,15 @@ def head_rows(taxonomy: Taxonomy) -> pd.DataFrame:
             "umap_y": taxonomy.map[:, 1],
         }
     )
+
+
+def joint_rows(taxonomy: Taxonomy, paths: Sequence[Path]) -> pd.DataFrame:
+    """One row a head, with its model; ``paths``: those of the models handed to the taxonomy."""
+    rows = head_rows(taxonomy)
+    rows.insert(0, "family", [paths[model].parent.name for model in taxonomy.models])
+    rows.insert(1, "model", [paths[model].stem for model in taxonomy.models])
+    rows.insert(2, "stack", taxonomy.stacks)
+    return rows
 
 
 def _class_rows(taxonomy: Taxonomy) -> pd.DataFrame:
@@ -124,14 +149,21 @@ def summary(name: str, classified: Classified) -> str:
     quality = classified.quality
     k = quality.n_clusters
     line = (
-        f"{name}: {k} {'class' if k == 1 else 'classes'}, "
-        f"stability {quality.stability:.2f} ± {quality.standard_error:.2f}, "
-        f"silhouette {_number(quality.silhouette)}; {_lowest(classified.agreement)}"
+        f"{name}: {k} {'class' if k == 1 else 'classes'}, {quality_of(quality)}; "
+        f"{_lowest(classified.agreement)}"
     )
     if classified.choice is None:
         return line
     header = f"{'classes':>9}  {'stability':>15}  silhouette"
     return "\n".join([line, header, *map(_choice_line, classified.choice.table)])
+
+
+def quality_of(quality: ClusterQuality) -> str:
+    """Stability and silhouette in words."""
+    return (
+        f"stability {quality.stability:.2f} ± {quality.standard_error:.2f}, "
+        f"silhouette {_number(quality.silhouette)}"
+    )
 
 
 def _choice_line(quality: ClusterQuality) -> str:
