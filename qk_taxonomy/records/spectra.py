@@ -48,10 +48,12 @@ class ModelSpectra:
 
     @property
     def family(self) -> str:
+        """The family that the model is filed under."""
         return self.metadata["family"]
 
     @property
     def model_id(self) -> str:
+        """The model's id on the hub, or the path that it was read from."""
         return self.metadata["model_id"]
 
     @property
@@ -61,6 +63,7 @@ class ModelSpectra:
 
     @property
     def is_random_twin(self) -> bool:
+        """Whether these are spectra of untrained weights, drawn anew."""
         return self.control.startswith("random")
 
     @property

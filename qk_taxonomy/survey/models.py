@@ -232,7 +232,7 @@ def generate_family_spectra(
     control: "random" or "one-layer" to survey that twin of each model instead of the
     model, the random one drawn with ``seed``. checkpoints: "all", "log" or a number to survey
     instead those of each model's training checkpoints that
-    :func:`~qk_taxonomy.training_steps.choose_checkpoints` takes; a model of which the catalogue
+    ``qk_taxonomy.training_steps.choose_checkpoints`` takes; a model of which the catalogue
     knows none is left out. Raises CatalogError for an unknown family, and where there are no such
     checkpoints; QKTaxonomyError for an unknown control; and PartialFailureError, after all others
     are done, where models failed.
