@@ -28,6 +28,7 @@ _HOMES = {
     "load_contrasts": "catalog",
     "training_checkpoints": "catalog",
     "Contrast": "records",
+    "FigureFiles": "records",
     "get_stats": "statistics.moments",
     "Stats": "statistics.moments",
     "jensen_shannon_divergence": "statistics.densities",
@@ -131,6 +132,7 @@ if TYPE_CHECKING:
     from qk_taxonomy.outputs.taxonomies import save_taxonomy as save_taxonomy
     from qk_taxonomy.predecessor import import_predecessor as import_predecessor
     from qk_taxonomy.records import Contrast as Contrast
+    from qk_taxonomy.records import FigureFiles as FigureFiles
     from qk_taxonomy.records import LayerSpectra as LayerSpectra
     from qk_taxonomy.records import ModelSpectra as ModelSpectra
     from qk_taxonomy.statistics.densities import (

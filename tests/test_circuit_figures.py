@@ -375,7 +375,8 @@ class TestFilesOfOneModel:
         model, table = trained("1x1"), heads("1x1")
         figures = write_circuit_figures(model, table, "root", control=untrained("1x1"))
         first = next(figures)
-        assert [path.name for path in first.parent.iterdir()] == [first.name]
+        caption = first.name.replace(".png", ".md")
+        assert {path.name for path in first.parent.iterdir()} == {first.name, caption}
         assert [first.name, *(path.name for path in figures)] == [
             f"up-33m.folded_{kind}.png"
             for kind in ("eigenvalues", "densities", "maps", "unusual", "symmetry")

@@ -284,7 +284,8 @@ class TestOutputs:
                 "taxonomy.safetensors",
             )
         }
-        assert sorted(Path("ESDs/joint").iterdir()) == sorted(written)
+        caption = Path("ESDs/joint/mine+yours.md")
+        assert sorted(Path("ESDs/joint").iterdir()) == sorted([*written, caption])
         table = rows(Path("ESDs/joint/mine+yours.csv"))
         assert list(table[0]) == [
             *("family", "model", "stack", "layer", "head", "class", "umap_x", "umap_y"),

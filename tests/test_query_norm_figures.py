@@ -190,7 +190,7 @@ def test_scaling(n: int) -> None:
     np.testing.assert_allclose(tangent.get_ydata(), expected)
     n_slopes = sum(len(points.get_xdata()) for points in right.lines[1:])
     assert n_slopes == scaling.slope.size
-    assert right.get_title() == f"{n_slopes} slopes, largest relative deviation 0.01"
+    assert right.get_title() == f"{n_slopes} slopes, largest relative deviation\n0.01"
     told = [text.get_text() for text in fig.legends[0].get_texts()]
     assert len(told) == (n + 1 if n <= 8 else 1)
 

@@ -34,7 +34,7 @@ from qk_taxonomy.figures.superposition.parts import sparsity_label
 from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_figure
 from qk_taxonomy.figures.superposition.singular import singular_figure
 from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure
-from qk_taxonomy.outputs import superposition as outputs
+from qk_taxonomy.outputs import drawing
 from qk_taxonomy.outputs.superposition import (
     write_answer,
     write_phase_diagram,
@@ -189,10 +189,10 @@ class TestWhatIsDrawn:
 def test_all_that_is_written_of_a_run(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables that are true, and figures that can be read, whatever the size."""
 
-    def readable_bytes(fig: Figure) -> bytes:
+    def readable_bytes(fig: Figure, *_: object) -> bytes:
         return str(assert_readable(lambda: fig).get_suptitle()).encode()
 
-    monkeypatch.setattr(outputs, "png_bytes", readable_bytes)
+    monkeypatch.setattr(drawing, "figure_bytes", readable_bytes)
     run = run_of(shape)
     config, last = run.config, run.snapshots[-1]
     names = [path.name for path in write_superposition(MeasuredRun(run), "root")]
@@ -206,7 +206,8 @@ def test_all_that_is_written_of_a_run(shape: str, monkeypatch: pytest.MonkeyPatc
         *(["decomposition.png"] if config.d_head > 1 else []),
     ]  # fmt: skip
     folder = Path("root/plots/superposition/planted")
-    assert sorted(names) == sorted(path.name for path in folder.iterdir())
+    captions = [name.replace(".png", ".md") for name in names if name.endswith(".png")]
+    assert sorted([*names, *captions]) == sorted(path.name for path in folder.iterdir())
     title = (folder / "norms.png").read_text().replace("\n", " ").replace("\u00a0", " ")
     assert title == (
         f"planted: norms of features, n = {config.n_features}, m = {config.d_hidden}, "
@@ -476,11 +477,11 @@ class TestWhatIsMissing:
         courses = MeasuredRun(run).targets
         assert np.isnan(courses.lesser[:, 1]).all()
 
-        def headings_bytes(fig: Figure) -> bytes:
+        def headings_bytes(fig: Figure, *_: object) -> bytes:
             drawn = assert_readable(lambda: fig)
             return "; ".join(ax.get_title() for ax in drawn.axes if ax.get_title()).encode()
 
-        monkeypatch.setattr(outputs, "png_bytes", headings_bytes)
+        monkeypatch.setattr(drawing, "figure_bytes", headings_bytes)
         written = {
             path.name: path.read_text() for path in write_superposition(MeasuredRun(run), "root")
         }
@@ -507,7 +508,7 @@ class TestFiles:
         other = superposition_run((0.1,), n=12, m=6, r=4, name="other")
         with pytest.raises(StudyError, match=r"found 2 kinds of them in planted, planted, other\."):
             write_phase_diagram([MeasuredRun(run) for run in (*runs, other)], "heads", "root")
-        path = write_phase_diagram([MeasuredRun(run) for run in runs], "heads", "root")
+        (path,) = write_phase_diagram([MeasuredRun(run) for run in runs], "heads", "root")
         assert path == Path("root/plots/superposition/heads/phases.png")
         with Image.open(path) as image:
             image.verify()

@@ -12,11 +12,12 @@ from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
     family_option,
+    figure_options,
     one_circuit_options,
 )
 
 if TYPE_CHECKING:
-    from qk_taxonomy.records import Circuit, Convention
+    from qk_taxonomy.records import Circuit, Convention, FigureFiles
     from qk_taxonomy.statistics.trends import Smoothing
 
 
@@ -42,6 +43,7 @@ def make_boxplots(families: tuple[str, ...], **options: Any) -> None:
     "qk-spectral-analysis drew it.",
 )
 @one_circuit_options
+@figure_options
 @debug_option
 def boxplots(
     families: tuple[str, ...],
@@ -50,6 +52,7 @@ def boxplots(
     smoothing: Smoothing,
     circuit: Circuit,
     convention: Convention,
+    figures: FigureFiles,
 ) -> None:
     """Plot every statistic by layer and test its trend with depth.
 
@@ -62,4 +65,5 @@ def boxplots(
         smoothing=smoothing,
         circuit=circuit,
         convention=convention,
+        figures=figures,
     )

@@ -15,10 +15,11 @@ from qk_taxonomy.cli.options import (
     console,
     conventions_option,
     debug_option,
+    figure_options,
     output_root_option,
 )
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
-from qk_taxonomy.records import CONTROL_KINDS, Convention
+from qk_taxonomy.records import CONTROL_KINDS, Convention, FigureFiles
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import ModelRef
@@ -92,6 +93,7 @@ _LONGEST_TOKEN = 16
 @click.option("--force", is_flag=True, help="Compute what is there already again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
 @catalog_option
+@figure_options
 @debug_option
 def circuits(
     refs: tuple[str, ...],
@@ -106,6 +108,7 @@ def circuits(
     as_json: bool,
     catalog: Path | None,
     conventions: tuple[Convention, ...],
+    figures: FigureFiles,
     **options: Any,
 ) -> None:
     """What heads look for and what they write: their circuits over the whole vocabulary.
@@ -155,10 +158,11 @@ def circuits(
         studies.append(study)
         if not as_json:
             _print_study(study, tokens=top_tokens is not None)
-        files = write_circuit_study(study, output_root)
+        files = write_circuit_study(study, output_root, figures=figures)
         write_files(f"figures of {ref.name}", files, told=not as_json)
     if len(studies) > 1:
-        write_files("comparison", compare_circuits(studies, output_root), told=not as_json)
+        compared = compare_circuits(studies, output_root, figures=figures)
+        write_files("comparison", compared, told=not as_json)
     if as_json:
         click.echo(json.dumps([_as_json(study) for study in studies], indent=2))
     if failures:

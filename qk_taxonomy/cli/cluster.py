@@ -12,6 +12,7 @@ from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
     family_option,
+    figure_options,
     one_circuit_options,
     pool_imported_option,
     taxonomy_options,
@@ -54,6 +55,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
 )
 @pool_imported_option
 @one_circuit_options
+@figure_options
 @debug_option
 def cluster(
     families: tuple[str, ...],

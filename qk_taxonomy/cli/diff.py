@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,9 +11,13 @@ from qk_taxonomy.cli.making import write_files
 from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
+    figure_options,
     one_circuit_options,
     seed_option,
 )
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy diff rxnfp/bert_pretrained rxnfp/bert_ft")
@@ -35,8 +39,9 @@ from qk_taxonomy.cli.options import (
     help="Compare imported spectra, of the predecessor's formula, with true ones.",
 )
 @one_circuit_options
+@figure_options
 @debug_option
-def diff(first: str, second: str, data_root: Path, **options: Any) -> None:
+def diff(first: str, second: str, data_root: Path, figures: FigureFiles, **options: Any) -> None:
     """What moved from model A to model B: the scale, shape and rank of each head's spectrum.
 
     A and B are spectra files, or names of surveyed models (FAMILY/NAME, NAME or id): a base and a
@@ -52,7 +57,7 @@ def diff(first: str, second: str, data_root: Path, **options: Any) -> None:
     difference = diff_models(first, second, data_root, **options)
     for line in summary(difference):
         click.echo(line)
-    write_files("difference", write_difference(difference, data_root), told=True)
+    write_files("difference", write_difference(difference, data_root, figures=figures), told=True)
     notes = (*difference.notes, *(note for one in difference.stacks for note in one.notes))
     for note in dict.fromkeys(notes):
         click.echo(f"Note: {note}.", err=True)

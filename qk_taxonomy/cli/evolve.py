@@ -13,6 +13,7 @@ from qk_taxonomy.cli.options import (
     console,
     data_root_option,
     debug_option,
+    figure_options,
     one_circuit_options,
     seed_option,
 )
@@ -20,7 +21,7 @@ from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.records import N_CLUSTERS
 
 if TYPE_CHECKING:
-    from qk_taxonomy.records import Circuit, Convention
+    from qk_taxonomy.records import Circuit, Convention, FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy evolve pythia-14m --family pythia")
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @seed_option("Of classes, and of the paths that others are measured against.")
 @one_circuit_options
 @catalog_option
+@figure_options
 @debug_option
 def evolve(
     model: str,
@@ -46,6 +48,7 @@ def evolve(
     circuit: str,
     convention: str,
     catalog: Path | None,
+    figures: FigureFiles,
     **options: Any,
 ) -> None:
     """Follow a model's heads through training, and rank them by how unusual their path is.
@@ -79,6 +82,7 @@ def evolve(
             out.print(line)
         for note in found.notes:
             click.echo(f"Note: {note}.", err=True)
-        write_files(f"figures of {found.name}", write_evolution(found, data_root), told=True)
+        files = write_evolution(found, data_root, figures=figures)
+        write_files(f"figures of {found.name}", files, told=True)
     if loaded.failures:
         raise PartialFailureError(loaded.failures)

@@ -17,9 +17,15 @@ from qk_taxonomy.records import (
     DEFAULT_JOBS,
     DEFAULT_MEMORY,
     DISTANCES,
+    FIGURE_FORMATS,
+    FIGURE_SIZES,
     N_BINS,
     N_CLUSTERS,
+    SCREEN_PNG,
     Circuit,
+    FigureFiles,
+    FigureFormat,
+    FigureSize,
 )
 
 if TYPE_CHECKING:
@@ -126,6 +132,34 @@ def seed_option(of: str) -> Callable[[Command], Command]:
     return click.option(
         "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help=of
     )
+
+
+def figure_options(command: Command) -> Command:
+    """``--format`` and ``--size``, handed on as ``figures``: what figures are written to."""
+
+    @functools.wraps(command)
+    def collected(
+        *arguments: Any, formats: tuple[FigureFormat, ...], size: FigureSize, **options: Any
+    ) -> Any:
+        return command(*arguments, figures=FigureFiles(formats, size), **options)
+
+    with_size = click.option(
+        "--size",
+        type=click.Choice(FIGURE_SIZES),
+        default=SCREEN_PNG.size,
+        show_default=True,
+        help="Of figures. one-column, two-column: of a paper, 3.5 and 7.2 inches wide with letters "
+        "of 6 to 8 points; the size is in the files' names.",
+    )(collected)
+    return click.option(  # type: ignore[return-value]
+        "--format",
+        "formats",
+        type=click.Choice(FIGURE_FORMATS),
+        multiple=True,
+        default=SCREEN_PNG.formats,
+        show_default=True,
+        help="Of figures (repeatable); a caption is beside each, as Markdown.",
+    )(with_size)
 
 
 class _NumberOfClasses(click.IntRange):

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qk_taxonomy.cli.making import bar
-from qk_taxonomy.cli.options import catalog_option, console, debug_option, output_root_option
+from qk_taxonomy.cli.options import (
+    catalog_option,
+    console,
+    debug_option,
+    figure_options,
+    output_root_option,
+)
 
 if TYPE_CHECKING:
-    from qk_taxonomy.records import ModelRef
+    from qk_taxonomy.records import FigureFiles, ModelRef
     from qk_taxonomy.studies.query_norm.study import QueryNormStudy
 
 _HEAD = re.compile(r"(\d+)\.(\d+)")
@@ -108,6 +114,7 @@ def _heads(
 @click.option("--force", is_flag=True, help="Capture and survey again what is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @catalog_option
+@figure_options
 @debug_option
 def query_norm(
     ref: str,
@@ -120,6 +127,7 @@ def query_norm(
     as_json: bool,
     scaled: tuple[tuple[int, int], ...],
     scaled_keys: tuple[tuple[int, int], ...],
+    figures: FigureFiles,
     **options: Any,
 ) -> None:
     """Does the norm of a query predict how sharply its head attends?
@@ -160,7 +168,9 @@ def query_norm(
     for note in _notes(study):
         click.echo(f"Note: {note}", err=True)
     with bar(f"report of {study.ref_name}") as advance:
-        for number, path in enumerate(write_query_norm(study, output_root), start=1):
+        for number, path in enumerate(
+            write_query_norm(study, output_root, figures=figures), start=1
+        ):
             advance(number, number + 1, path)
     if as_json:
         click.echo(json.dumps({**_as_json(study), "report": str(path)}, indent=2))

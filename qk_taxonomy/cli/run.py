@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qk_taxonomy.cli.boxplots import make_boxplots
 from qk_taxonomy.cli.cluster import make_class_figures
 from qk_taxonomy.cli.download import print_results, survey_with_bars
-from qk_taxonomy.cli.options import family_option, survey_options
+from qk_taxonomy.cli.options import family_option, figure_options, survey_options
 from qk_taxonomy.cli.report import make_report
 from qk_taxonomy.cli.test import run_tests
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
 
-# What is made of the spectra, in order.
-_MAKERS: dict[str, Callable[..., None]] = {
+# What is drawn of the spectra, in order.
+_DRAWING: dict[str, Callable[..., None]] = {
     "classes": make_class_figures,
     "box plots": make_boxplots,
     "tests": run_tests,
-    "report": make_report,
 }
+
+if TYPE_CHECKING:
+    from qk_taxonomy.records import FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy run")
 @family_option("Run this family (repeatable); default: the embedded one, without the network.")
+@figure_options
 @survey_options
 def run(
     families: tuple[str, ...],
@@ -34,6 +38,7 @@ def run(
     catalog: Path | None,
     circuits: tuple[str, ...],
     conventions: tuple[str, ...],
+    figures: FigureFiles,
     **options: Any,
 ) -> None:
     """Survey, classify, plot, test and report: `download` to `report` in one.
@@ -59,9 +64,14 @@ def run(
         if any(model.id == r.model for model in family.models for r in results if r not in failed)
     )
     problems: dict[str, Exception] = {}
-    for what, make in _MAKERS.items() if done else ():
+    which: dict[str, Any] = {"circuit": circuits[0], "convention": conventions[0]}
+    makers: dict[str, Callable[..., None]] = {
+        **{what: partial(make, figures=figures) for what, make in _DRAWING.items()},
+        "report": make_report,
+    }
+    for what, make in makers.items() if done else ():
         try:
-            make(done, data_root=output_root, circuit=circuits[0], convention=conventions[0])
+            make(done, data_root=output_root, **which)
         except PartialFailureError as err:
             problems |= err.failures
         except QKTaxonomyError as err:

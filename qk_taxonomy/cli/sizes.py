@@ -15,9 +15,10 @@ from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
     family_option,
+    figure_options,
 )
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
-from qk_taxonomy.records import CIRCUITS
+from qk_taxonomy.records import CIRCUITS, FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy sizes --family pythia")
@@ -31,8 +32,9 @@ from qk_taxonomy.records import CIRCUITS
     help="Models at this revision, such as step1000; otherwise at their newest.",
 )
 @catalog_option
+@figure_options
 @debug_option
-def sizes(families: tuple[str, ...], data_root: Path, **options: Any) -> None:
+def sizes(families: tuple[str, ...], data_root: Path, figures: FigureFiles, **options: Any) -> None:
     """How statistics change with depth and with parameters over the sizes of a family.
 
     Of three or more surveyed models, each of which counts once: the mean over models of each
@@ -58,7 +60,8 @@ def sizes(families: tuple[str, ...], data_root: Path, **options: Any) -> None:
         failures |= found.failures
         for line in summary(found):
             click.echo(line)
-        write_files(f"sizes of {family}", write_sizes(found, data_root), told=True)
+        files = write_sizes(found, data_root, figures=figures)
+        write_files(f"sizes of {family}", files, told=True)
         for note in found.notes:
             click.echo(f"Note: {note}.", err=True)
     if failures:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import click
 
 from qk_taxonomy.cli.making import write_files
-from qk_taxonomy.cli.options import debug_option, output_root_option
+from qk_taxonomy.cli.options import debug_option, figure_options, output_root_option
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
 from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
+    from qk_taxonomy.records import FigureFiles
     from qk_taxonomy.studies.superposition.answers import Answer
     from qk_taxonomy.studies.superposition.config import SuperpositionConfig
     from qk_taxonomy.studies.superposition.measured import MeasuredRun
@@ -58,6 +59,7 @@ def _list_presets(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @output_root_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answers as JSON.")
+@figure_options
 @debug_option
 def superposition(
     names: tuple[str, ...],
@@ -66,6 +68,7 @@ def superposition(
     show_seed: int,
     output_root: Path,
     as_json: bool,
+    figures: FigureFiles,
 ) -> None:
     """Train toy models with a pseudo-attention head, and see what its singular vectors are.
 
@@ -98,7 +101,7 @@ def superposition(
     failures: dict[str, Exception] = {}
     for table, group in groups.items():
         try:
-            answer = _made(group, output_root, show_seed, told=not as_json)
+            answer = _made(group, output_root, show_seed, figures, told=not as_json)
         except QKTaxonomyError as err:
             if len(groups) == 1:
                 raise
@@ -126,7 +129,9 @@ class _Group:
     question: Callable[[Sequence[MeasuredRun]], Answer] | None
 
 
-def _made(group: _Group, root: Path, show_seed: int, *, told: bool) -> Answer | None:
+def _made(
+    group: _Group, root: Path, show_seed: int, figures: FigureFiles, *, told: bool
+) -> Answer | None:
     """Train a group and write its files; the answer, if the group asks one of the questions."""
     from qk_taxonomy.outputs.superposition import (
         write_answer,
@@ -141,12 +146,12 @@ def _made(group: _Group, root: Path, show_seed: int, *, told: bool) -> Answer | 
 
     def files() -> Iterator[Path]:
         for one in runs:
-            yield from write_superposition(one, root, seed=show_seed)
+            yield from write_superposition(one, root, seed=show_seed, figures=figures)
         # A phase diagram has one row a size of head.
         if len({one.run.config.d_head for one in runs}) == len(runs) > 1:
-            yield write_phase_diagram(runs, group.name, root)
+            yield from write_phase_diagram(runs, group.name, root, figures=figures)
         if answer is not None:
-            yield from write_answer(answer, group.name, root)
+            yield from write_answer(answer, group.name, root, figures=figures)
 
     write_files(f"figures of {group.name}", files(), told=told)
     return answer

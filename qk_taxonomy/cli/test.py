@@ -14,10 +14,12 @@ from qk_taxonomy.cli.options import (
     data_root_option,
     debug_option,
     family_option,
+    figure_options,
     one_circuit_options,
     seed_option,
 )
 from qk_taxonomy.errors import PartialFailureError
+from qk_taxonomy.records import SCREEN_PNG, FigureFiles
 
 _HYPOTHESES = ("rank", "contrast", "family", "trend")
 
@@ -28,6 +30,7 @@ def run_tests(
     data_root: Path,
     circuit: str,
     convention: str,
+    figures: FigureFiles = SCREEN_PNG,
     treatments: tuple[str, ...] = (),
     controls: tuple[str, ...] = (),
     **options: Any,
@@ -61,7 +64,9 @@ def run_tests(
             bars.update(task, total=None, description=path.stem)
 
         try:
-            generate_hypothesis_tests(data_root, outcome, file_progress=written, **which)
+            generate_hypothesis_tests(
+                data_root, outcome, file_progress=written, figures=figures, **which
+            )
         except PartialFailureError as err:
             failures |= err.failures
     for line in summary(outcome):
@@ -127,6 +132,7 @@ def _name_files(files: list[Path]) -> None:
 )
 @catalog_option
 @one_circuit_options
+@figure_options
 @debug_option
 def test(
     families: tuple[str, ...],

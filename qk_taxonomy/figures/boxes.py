@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from qk_taxonomy.figures.parts import counted, legend_under, put_title
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.statistics.trends import DepthTrend
 
 Array = NDArray[np.float64]
@@ -16,6 +18,12 @@ Array = NDArray[np.float64]
 _NARROWEST, _WIDEST = 6.0, 16.0
 # Of a title in the house style, centred over axes that are a little narrower than the figure.
 _CHARACTERS_PER_INCH = 13
+
+# Boxes of more layers than these are too thin in one column of a paper.
+_MOST_NARROW = 48
+
+# Numbers of layers that an axis has room for: in all, and an inch.
+_MOST_NUMBERS, _NUMBERS_PER_INCH = 40, 3.2
 
 
 def _p_value(p: float) -> str:
@@ -63,6 +71,7 @@ def box_figure(
     values: Sequence[Array],
     spline: tuple[Array, Array] | None,
     trend: DepthTrend,
+    page: Page = SCREEN,
     *,
     title: str,
     ylabel: str,
@@ -73,8 +82,10 @@ def box_figure(
     of the dashed line through the means.
     """
     n = len(layers)
-    width = float(np.clip(0.32 * n + 1.5, _NARROWEST, _WIDEST))
+    page = page if n <= _MOST_NARROW else page.wide
+    width = page.width(float(np.clip(0.32 * n + 1.5, _NARROWEST, _WIDEST)))
     fig = Figure(figsize=(width, 4.2), layout="constrained")
+    put_title(fig, title)
     ax = fig.subplots()
     boxes = ax.boxplot(
         [v[np.isfinite(v)] for v in values],
@@ -91,10 +102,53 @@ def box_figure(
     boxes["means"][0].set_label("mean")
     if spline is not None:
         ax.plot(*spline, ls="--", lw=1.2, color="#0072b2", label="means, smoothed")
-    ax.legend(frameon=False, loc="best")
-    step = math.ceil(n / 40)
+    handles, _ = ax.get_legend_handles_labels()
+    legend_under(fig, handles)
+    step = math.ceil(n / min(_MOST_NUMBERS, int(_NUMBERS_PER_INCH * width)))
     ax.set_xticks(range(0, n, step), [str(layer) for layer in layers[::step]])
-    ax.set(xlabel=f"layer (each box: {len(values[0])} heads, outliers not drawn)", ylabel=ylabel)
+    n_heads = counted(len(values[0]))
+    ax.set(xlabel=f"layer (each box: {n_heads}, outliers not drawn)", ylabel=ylabel)
     ax.margins(x=0.02)
-    ax.set_title("\n".join([title, _lines(_tests(trend), int(_CHARACTERS_PER_INCH * width))]))
+    fits = int(_CHARACTERS_PER_INCH * (width - 0.5))
+    ax.set_title(_lines(_tests(trend), fits))
     return fig
+
+
+def box_caption(
+    layers: Sequence[int],
+    values: Sequence[Array],
+    trend: DepthTrend,
+    label: str,
+    *,
+    smoothed: bool,
+) -> str:
+    """What a box plot shows of a statistic called ``label``, and what its tests are."""
+    what = f"{label}, of {counted(len(values[0]))} in each of {counted(len(layers), 'layer')}"
+    parts = [
+        f"{what[0].upper()}{what[1:]}: a box a layer, from the first quartile over heads to the "
+        "third, a line at the median and a triangle at the mean; whiskers reach to the farthest "
+        "head within 1.5 interquartile ranges, and heads beyond are not drawn. λ are the squared "
+        "singular values of a head's circuit, a product of two matrices of weights: hence their "
+        "unit, weights⁴."
+    ]
+    if layers and layers[0] > 0:
+        parts.append(f"Layers before {layers[0]} are left out.")
+    if smoothed:
+        parts.append("Dashed: a smoothing spline of degree one through the means.")
+    tests = []
+    if math.isfinite(trend.mann_kendall_p_value):
+        tests.append(
+            "Mann–Kendall's τ of the layers' medians with depth, its p-value corrected for their "
+            "autocorrelation"
+        )
+    if math.isfinite(trend.theil_sen_slope):
+        tests.append("Theil and Sen's slope, with its 95 % interval in brackets")
+    if math.isfinite(trend.bds):
+        tests.append(
+            "the BDS test of the medians against independence, its p-value by permutation of layers"
+        )
+    if math.isfinite(trend.spearman):
+        tests.append("Spearman's ρ of the layers' means with depth")
+    if tests:
+        parts.append(f"Above: {'; '.join(tests)}. p-values here are of this statistic alone.")
+    return " ".join(parts)

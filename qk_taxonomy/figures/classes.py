@@ -11,7 +11,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.style import RGB, class_colours, layer_head_grid
+from qk_taxonomy.figures.parts import counted, put_title, wrapped
+from qk_taxonomy.figures.style import RGB, SCREEN, Page, class_colours, layer_head_grid
 from qk_taxonomy.statistics.densities import gamma_density
 from qk_taxonomy.taxonomy import HeadClass, Taxonomy
 
@@ -33,9 +34,9 @@ def draw_map(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
             points[:, 0], points[:, 1], s=size, color=colour, label=str(number),
             edgecolor="white", linewidth=0.3,
         )  # fmt: skip
-    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    ax.set(xticks=[], yticks=[], xlabel="UMAP 1 (no unit)", ylabel="UMAP 2 (no unit)")
     title = f"Map of {len(taxonomy.labels)} heads by eigenvalue histogram"
-    by = ", Jensen–Shannon distance" if taxonomy.saved.distance == "jensen-shannon" else ""
+    by = ",\nJensen–Shannon distance" if taxonomy.saved.distance == "jensen-shannon" else ""
     ax.set_title(title + by)
     legend = ax.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     for handle in legend.legend_handles:
@@ -49,7 +50,9 @@ def _draw_grid(ax: Axes, taxonomy: Taxonomy, colours: list[RGB]) -> None:
         ax, layers, heads, taxonomy.labels,
         cmap=ListedColormap(colours), vmin=-0.5, vmax=len(colours) - 0.5,
     )  # fmt: skip
-    ax.set(xlabel="layer", ylabel="head", title="Where the classes live")
+    n_layers, n_heads = len(np.unique(layers)), len(layers)
+    where = f"{counted(n_layers, 'layer')}, {counted(n_heads)}"
+    ax.set(xlabel="layer", ylabel="head", title=f"Where the classes live: {where}")
 
 
 def _draw_class(ax: Axes, group: HeadClass, edges: np.ndarray, colour: RGB, share: float) -> None:
@@ -67,30 +70,81 @@ def _draw_class(ax: Axes, group: HeadClass, edges: np.ndarray, colour: RGB, shar
         text = "no gamma fit"
     text += f"\n{group.beyond:.0%} of Σλ beyond"
     ax.text(0.97, 0.95, text, transform=ax.transAxes, ha="right", va="top")
-    heads = "head" if group.n_heads == 1 else "heads"
-    ax.set_title(f"Class {group.number}: {group.n_heads} {heads} ({share:.0%})")
+    ax.set_title(f"Class {group.number}: {counted(group.n_heads)} ({share:.0%})")
     ax.set_xlim(0.0, float(edges[-1]))
     ax.set_ylim(0.0, 1.12 * float((group.mean + group.std).max()) or 1.0)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
 
 
-def class_figure(taxonomy: Taxonomy, title: str) -> Figure:
+def class_figure(taxonomy: Taxonomy, title: str, page: Page = SCREEN) -> Figure:
     """The class figure of one model: UMAP map, layer × head grid, and each class's mean ± std
     histogram with its gamma density, α, θ, Jensen–Shannon divergence (nats) and head count.
     """
     colours = class_colours(len(taxonomy.classes))
-    rows = math.ceil(len(taxonomy.classes) / _PANEL_COLUMNS)
-    fig = Figure(figsize=(13.0, 1.2 + 2.1 * max(3, rows)), layout="constrained")
-    fig.suptitle(title)
-    left, right = fig.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]
-    map_ax, grid_ax = left.subplots(2, 1, height_ratios=[1.35, 1.0])
+    height = panels_height(len(taxonomy.classes))
+    if page.narrow:
+        fig = Figure(figsize=(page.width(13.0), 6.0 + height), layout="constrained")
+        parts = fig.subfigures(2, 1, height_ratios=[5.4, height], squeeze=False)[:, 0]
+    else:
+        fig = Figure(figsize=(page.width(13.0), 1.2 + height), layout="constrained")
+        parts = fig.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]
+    put_title(fig, title)
+    maps, panels = parts
+    map_ax, grid_ax = maps.subplots(2, 1, height_ratios=[1.35, 1.0])
     draw_map(map_ax, taxonomy, colours)
     _draw_grid(grid_ax, taxonomy, colours)
-    draw_panels(right, taxonomy, colours)
+    draw_panels(panels, taxonomy, colours, page)
     return fig
 
 
-def draw_panels(figure: SubFigure, taxonomy: Taxonomy, colours: list[RGB]) -> None:
+def class_caption(taxonomy: Taxonomy) -> str:
+    """What the class figure shows, and how it was made."""
+    saved = taxonomy.saved
+    return (
+        f"Classes of {counted(len(taxonomy.labels))} in "
+        f"{counted(len(np.unique(taxonomy.layers)), 'layer')} by the histogram of their λ, the "
+        f"squared singular values of a head's circuit. Above: {MAP} in the colour of its class, "
+        f"and each head's class by layer and place in the layer. {panels_caption(taxonomy)} "
+        f"{how(taxonomy)} Seed {saved.seed}."
+    )
+
+
+#: What a map of heads is, for captions.
+MAP = "a UMAP map (its axes have no unit, and distances on it no scale) with a point a head"
+
+
+def how(taxonomy: Taxonomy) -> str:
+    """How heads come to their classes, for captions."""
+    saved = taxonomy.saved
+    method = (
+        "k-medoids of square-root Jensen–Shannon divergences"
+        if saved.distance == "jensen-shannon"
+        else "k-means of histograms"
+    )
+    return f"Classes: {method}, {len(taxonomy.classes)} of them, numbered in a canonical order."
+
+
+def panels_caption(taxonomy: Taxonomy) -> str:
+    """What the panels of classes are, for captions."""
+    n_bins = len(taxonomy.edges) - 1
+    return (
+        f"Panels: a class each, with its number of heads; bars: the mean density of λ over its "
+        f"heads, λ in units of the head's mean λ, in {n_bins} bins from 0 to "
+        f"{taxonomy.edges[-1]:.2f}, the 0.96 quantile of all λ; error bars: one standard "
+        "deviation over heads; dashed: a gamma density with shape α and scale θ fitted by least "
+        "squares to the bars; JSD: the Jensen–Shannon divergence of bars and density, in nats; "
+        "beyond: the share of Σλ in λ right of the last bin."
+    )
+
+
+def panels_height(n_classes: int) -> float:
+    """Inches of the panels of so many classes."""
+    return 2.1 * max(3, math.ceil(n_classes / _PANEL_COLUMNS))
+
+
+def draw_panels(
+    figure: SubFigure, taxonomy: Taxonomy, colours: list[RGB], page: Page = SCREEN
+) -> None:
     """One panel a class: its mean ± std histogram and gamma density."""
     rows = math.ceil(len(taxonomy.classes) / _PANEL_COLUMNS)
     panels = figure.subplots(rows, _PANEL_COLUMNS, squeeze=False, sharex=True).ravel()
@@ -100,8 +154,7 @@ def draw_panels(figure: SubFigure, taxonomy: Taxonomy, colours: list[RGB]) -> No
         ax.tick_params(labelbottom=True)
     for ax, group, colour in zip(panels, taxonomy.classes, colours, strict=False):
         _draw_class(ax, group, taxonomy.edges, colour, group.n_heads / len(taxonomy.labels))
-    figure.supxlabel(
-        f"λ / mean λ of the head, up to the 0.96 quantile of all λ ({taxonomy.edges[-1]:.2f})",
-        fontsize=9,
-    )
-    figure.supylabel("density (mean ± std over heads)", fontsize=9)
+    across = f"λ / mean λ of the head, up to the 0.96 quantile of all λ ({taxonomy.edges[-1]:.2f})"
+    width = page.width(13.0)
+    figure.supxlabel(wrapped(across, width if page.narrow else width / 2), fontsize=9)
+    figure.supylabel("density, per unit of λ / mean λ (mean ± std over heads)", fontsize=9)

@@ -7,7 +7,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.style import KEPT, REJECTED, UNTESTED, layer_head_grid, statistic_label
+from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.style import (
+    KEPT,
+    REJECTED,
+    SCREEN,
+    UNTESTED,
+    Page,
+    layer_head_grid,
+    statistic_label,
+)
 from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, ContrastResult
 from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
 from qk_taxonomy.statistics.findings import LEVEL
@@ -15,8 +24,9 @@ from qk_taxonomy.statistics.shifts import FLIP_LAYERS
 
 _NAMED = 6
 
-# Width and height of a head's name, as shares of the panel.
-_NAME_SIZE = (0.08, 0.04)
+# Inches of a panel, and of a head's name in it.
+_PANEL = (4.0, 3.4)
+_NAME_SIZE = (0.42, 0.15)
 
 
 def draw_forest(ax: Axes, shifts: pd.DataFrame, title: str) -> None:
@@ -29,14 +39,17 @@ def draw_forest(ax: Axes, shifts: pd.DataFrame, title: str) -> None:
     ax.hlines(y, ordered["low"], ordered["high"], color=colours, lw=1.4)
     ax.scatter(ordered["effect"], y, color=colours, s=22, zorder=3)
     ax.set_yticks(y, [statistic_label(name) for name in ordered["statistic"]])
-    unit = "layers" if (shifts["method"] == FLIP_LAYERS).all() else "key-value groups"
     ax.set_xlim(-1.08, 1.08)
     ax.set_xlabel(
-        "rank-biserial correlation, mean over layers, 95 % interval\n"
-        f"n = {int(ordered['n'].max())} {unit}; orange: q ≤ {LEVEL}"
+        "rank-biserial correlation, mean over\nlayers, 95 % interval; "
+        f"n = {int(ordered['n'].max())} {_unit(shifts)}\norange: q ≤ {LEVEL}"
         f"{'; grey: not tested' if ordered['q_value'].isna().any() else ''}"
     )
     ax.set_title(title)
+
+
+def _unit(shifts: pd.DataFrame) -> str:
+    return "layers" if (shifts["method"] == FLIP_LAYERS).all() else "key-value groups"
 
 
 def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
@@ -65,39 +78,66 @@ def _draw_volcano(ax: Axes, result: ContrastResult) -> None:
     if (heads["wasserstein"] > 0).any():
         ax.set_yscale("log")
     _name_heads(ax, heads.head(_NAMED))
-    ax.set_title("Each head's spectrum (the most changed as layer.head)")
-    ax.set_xlabel("shift of the effective rank of λ, treatment less control")
-    ax.set_ylabel("Wasserstein distance of λ / mean λ")
+    ax.set_title(f"Spectra of {counted(len(heads))}\n(the most changed as layer.head)")
+    ax.set_xlabel("shift of the effective rank of λ, dimensions,\ntreatment less control")
+    ax.set_ylabel("Wasserstein distance of λ / mean λ (no unit)")
     title = f"changed more (q ≤ {LEVEL}) than"
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, title=title)
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.18), title=title)
 
 
 def _name_heads(ax: Axes, heads: pd.DataFrame) -> None:
     """Names beside the points of some heads, but for those that would cover an earlier name."""
     to_axes = ax.transData + ax.transAxes.inverted()
+    size = _NAME_SIZE[0] / _PANEL[0], _NAME_SIZE[1] / _PANEL[1]
     named: list[tuple[float, float]] = []
     for row in heads.to_dict("records"):
         x, y = to_axes.transform((row[RANK_SHIFT], row["wasserstein"]))
-        if any(abs(x - a) < _NAME_SIZE[0] and abs(y - b) < _NAME_SIZE[1] for a, b in named):
+        if any(abs(x - a) < size[0] and abs(y - b) < size[1] for a, b in named):
             continue
         named.append((x, y))
         ax.annotate(
             f"{row['layer']}.{row['head']}", (row[RANK_SHIFT], row["wasserstein"]),
-            xytext=(4, 2), textcoords="offset points", fontsize=7,
+            xytext=(4, 2), textcoords="offset points", fontsize=8,
         )  # fmt: skip
 
 
-def contrast_figure(result: ContrastResult, title: str) -> Figure:
+def contrast_figure(result: ContrastResult, title: str, page: Page = SCREEN) -> Figure:
     """Forest plot of shifts, volcano plot of heads, and layer × head map of the distances."""
-    fig = Figure(figsize=(15.0, 5.4), layout="constrained")
-    fig.suptitle(title)
-    forest, volcano, grid = fig.subplots(1, 3, width_ratios=[1.0, 1.0, 1.0])
-    draw_forest(forest, result.overall, "Shift of each statistic, treatment less control")
+    n_columns = page.columns(3, _PANEL[0])
+    n_rows = -(-3 // n_columns)
+    size = page.width(15.0), 5.4 if n_rows == 1 else 4.1 * n_rows
+    fig = Figure(figsize=size, layout="constrained")
+    put_title(fig, title)
+    grid = fig.add_gridspec(n_rows, n_columns)
+    places = [grid[number // n_columns, number % n_columns] for number in range(3)]
+    if n_columns == 2:
+        places[2] = grid[1, :]
+    forest, volcano, where = (fig.add_subplot(place) for place in places)
+    draw_forest(forest, result.overall, "Shift of each statistic,\ntreatment less control")
     _draw_volcano(volcano, result)
     table = result.heads
     image = layer_head_grid(
-        grid, table["layer"], table["head"], table["wasserstein"], cmap="magma_r", vmin=0.0
+        where, table["layer"], table["head"], table["wasserstein"], cmap="magma_r", vmin=0.0
     )
-    grid.set(xlabel="layer", ylabel="head", title="Where spectra changed")
-    fig.colorbar(image, ax=grid, label="Wasserstein distance of λ / mean λ")
+    where.set(xlabel="layer", ylabel="head")
+    where.set_title(f"Where spectra changed: {counted(table['layer'].nunique(), 'layer')}")
+    fig.colorbar(image, ax=where, label="Wasserstein distance of λ / mean λ (no unit)")
     return fig
+
+
+def contrast_caption(result: ContrastResult) -> str:
+    """What the contrast figure shows, and what its tests are."""
+    shifts = result.overall
+    layers = (shifts["method"] == FLIP_LAYERS).all()
+    return (
+        f"{result.treatment.name} (treatment) against {result.control.name} (control), "
+        f"{counted(len(result.heads))} matched by their place. Shifts: the rank-biserial "
+        "correlation of each statistic's differences, treatment less control, in [−1, 1], a mean "
+        f"over layers, with its 95 % interval; n = {int(shifts['n'].max())} {_unit(shifts)}; "
+        f"p-values by sign flips of whole {'layers' if layers else 'groups'}, q: corrected over "
+        "all statistics and layers (Benjamini–Hochberg). Spectra: each head's Wasserstein-1 "
+        "distance of λ over the head's mean λ, over the shift of its effective rank; lines: the "
+        "distance that one pair in twenty exceeds, of untrained heads of this shape and of "
+        "different heads of the control; q: corrected over heads. Map: the same distance of every "
+        "head, layers across and heads upwards."
+    )

@@ -11,51 +11,93 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from qk_taxonomy.figures.contrasts import draw_forest
-from qk_taxonomy.figures.parts import signed
-from qk_taxonomy.figures.style import layer_head_grid, model_colours
+from qk_taxonomy.figures.parts import counted, put_title, signed, wrapped
+from qk_taxonomy.figures.style import SCREEN, Page, layer_head_grid, model_colours
 from qk_taxonomy.statistics.moves import MOVES
 from qk_taxonomy.studies.differences.records import StackDifference
 
 _TITLES = {"shape": "Shape", "scale": "Scale", "rank": "Rank"}
 _LABELS = {
     "shape": "Wasserstein distance of λ / mean λ",
-    "scale": "log of Σλ, second over first",
+    "scale": "log of Σλ, second over first, nats",
     "rank": "effective rank of λ, second less first",
 }
 
 # Heads whose spectra are shown.
 _SHOWN = 4
 
+# Inches of a map's title on paper.
+_TITLE = 2.4
+
 # Units at which colours end where no head moved as far: a move that is far less stays pale.
 _LEAST_LIMIT = 0.1
 
 
-def difference_figure(difference: StackDifference, title: str) -> Figure:
+def difference_figure(difference: StackDifference, title: str, page: Page = SCREEN) -> Figure:
     """Maps of the moves over the first model's heads; by layer, what moved; shifts of all heads
     together; the heads that moved most, in both models.
 
     Of heads matched by their spectra, the depths of both heads of each pair instead of the moves by
     layer and the shifts.
     """
-    fig = Figure(figsize=(16.5, 8.6), layout="constrained")
-    fig.suptitle(f"{title}\nunit: what one in twenty pairs of the first model's heads exceeds")
-    fig.set_layout_engine("constrained", w_pad=0.08)
-    upper, lower = fig.subfigures(2, 1, height_ratios=[1.15, 1.0], squeeze=False)[:, 0]
-    for name, ax in zip(MOVES, upper.subplots(1, len(MOVES)), strict=True):
-        _draw_map(upper, ax, difference, name)
-    left, right = lower.subfigures(1, 2, width_ratios=[1.25, 1.0], squeeze=False)[0]
-    if difference.depth is None:
-        layers, shifts = left.subplots(1, 2)
+    paired = difference.depth is None
+    if page.room is None:
+        fig = Figure(figsize=(16.5, 8.6))
+        fig.set_layout_engine("constrained", w_pad=0.08)
+        upper, lower = fig.subfigures(2, 1, height_ratios=[1.15, 1.0], squeeze=False)[:, 0]
+        left, right = lower.subfigures(1, 2, width_ratios=[1.25, 1.0], squeeze=False)[0]
+    else:
+        # Maps, what moved, and heads stand one below the other.
+        heights = [8.4 if page.narrow else 3.3, 7.4 if page.narrow and paired else 4.2, 5.4]
+        fig = Figure(figsize=(page.width(16.5), sum(heights)), layout="constrained")
+        parts = fig.subfigures(3, 1, height_ratios=heights, squeeze=False)
+        upper, left, right = parts[:, 0]
+    unit = "unit: what one in twenty pairs of the first model's heads exceeds"
+    put_title(fig, title, f"{counted(len(difference.heads))}; {unit}")
+    shape = (len(MOVES), 1) if page.narrow else (1, len(MOVES))
+    for name, ax in zip(MOVES, upper.subplots(*shape), strict=True):
+        _draw_map(upper, ax, difference, name, page)
+    if paired:
+        layers, shifts = left.subplots(*((2, 1) if page.narrow else (1, 2)))
         _draw_layers(layers, difference.heads)
-        draw_forest(shifts, difference.shifts, "All heads together: shift, second less first")
+        draw_forest(shifts, difference.shifts, "All heads together:\nshift, second less first")
         shifts.set_xticks((-1.0, -0.5, 0.0, 0.5, 1.0))
     else:
         _draw_depths(left, difference)
-    _draw_heads(right, difference)
+    _draw_heads(right, difference, page)
     return fig
 
 
-def _draw_map(fig: SubFigure, ax: Axes, difference: StackDifference, name: str) -> None:
+def difference_caption(difference: StackDifference) -> str:
+    """What the figure of two models shows."""
+    matched = "by their place" if difference.depth is None else "by their spectra"
+    parts = [
+        f"{counted(len(difference.heads))} of {difference.first.name} (first) and of "
+        f"{difference.second.name} (second), matched {matched}. Maps, over layer and head of the "
+        "first model: how far each head moved in shape (Wasserstein-1 distance of λ over the "
+        "head's mean λ, without unit), in scale (the logarithm of Σλ, in nats) and in rank "
+        "(effective rank of λ, in dimensions). The unit of sizes is what one in twenty pairs of "
+        "the first model's own heads exceeds."
+    ]
+    if difference.depth is None:
+        parts.append(
+            "Then the median move of a layer's heads, in units; and, of all heads together, the "
+            "shift of each statistic, second less first: the rank-biserial correlation, a mean "
+            "over layers, with its 95 % interval."
+        )
+    else:
+        parts.append(
+            "Then the layers of both heads of each pair, coloured by their Jensen–Shannon "
+            "divergence in nats, and the correlation r of these layers."
+        )
+    parts.append(
+        f"Last: the densities of λ over the head's mean λ, of up to {_SHOWN} heads that moved "
+        "most, in both models."
+    )
+    return " ".join(parts)
+
+
+def _draw_map(fig: SubFigure, ax: Axes, difference: StackDifference, name: str, page: Page) -> None:
     """One move of every head of the first model; colours go as far as the farthest head, and to a
     tenth of a unit at least.
     """
@@ -74,7 +116,10 @@ def _draw_map(fig: SubFigure, ax: Axes, difference: StackDifference, name: str) 
         told = f"{np.median(sizes) / usual:.2g} units in the median, {farthest / usual:.2g} at most"
         if farthest < top:
             told += f"\n(colours end at {_LEAST_LIMIT:g})"
-    ax.set_title(f"{_TITLES[name]}: {told}")
+    text = f"{_TITLES[name]}: {told}"
+    ax.set_title(
+        text if page.room is None else "\n".join(wrapped(one, _TITLE) for one in text.split("\n"))
+    )
     fig.colorbar(image, ax=ax, label=_LABELS[name])
 
 
@@ -112,7 +157,7 @@ def _draw_depths(fig: SubFigure, difference: StackDifference) -> None:
     ax.set_title(f"Depths of matched heads: r = {signed(round(found.effect, 2))}{p}")
 
 
-def _draw_heads(fig: SubFigure, difference: StackDifference) -> None:
+def _draw_heads(fig: SubFigure, difference: StackDifference, page: Page) -> None:
     """Densities of the heads that moved most, in both models."""
     colours = model_colours(2)
     axes = fig.subplots(2, 2, squeeze=False).ravel()
@@ -125,11 +170,14 @@ def _draw_heads(fig: SubFigure, difference: StackDifference) -> None:
         for density, colour, label in zip(densities, colours, names, strict=True):
             ax.stairs(density, difference.edges, color=colour, lw=1.3, label=label)
         sizes = ", ".join(f"{move} {row[f'{move}_units']:.2g}" for move in MOVES)
-        ax.set_title(f"{row['layer']}.{row['head']}: {sizes}")
+        of = f"{row['layer']}.{row['head']}"
+        ax.set_title(f"{of}:\n{sizes}" if page.narrow else f"{of}: {sizes}")
         ax.set_xlim(0.0, difference.edges[-1])
         ax.legend(frameon=False)
     for ax in axes[len(rows) :]:
         ax.set_axis_off()
-    fig.suptitle(
-        "The heads that moved most (layer.head, units): densities of λ / mean λ", fontsize=9
-    )
+    text = "The heads that moved most (layer.head, units): densities of λ / mean λ"
+    width = page.width(16.5)
+    fig.suptitle(wrapped(text, width if page.room else width / 2), fontsize=9)
+    fig.supxlabel("λ / mean λ of the head", fontsize=9)
+    fig.supylabel("density, per unit of λ / mean λ", fontsize=9)

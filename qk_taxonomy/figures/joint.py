@@ -4,7 +4,6 @@ is made of.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +13,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from qk_taxonomy.figures.classes import draw_map, draw_panels, point_size
-from qk_taxonomy.figures.style import RGB, class_colours, model_colours
+from qk_taxonomy.figures.classes import (
+    MAP,
+    draw_map,
+    draw_panels,
+    how,
+    panels_caption,
+    panels_height,
+    point_size,
+)
+from qk_taxonomy.figures.parts import counted, put_title, shortened
+from qk_taxonomy.figures.style import RGB, SCREEN, Page, class_colours, model_colours
 from qk_taxonomy.taxonomy import Taxonomy
 
 # Groups that the second map tells apart; where there are more, the smallest are "others".
@@ -23,7 +31,9 @@ _MOST_COLOURS = 8
 # Bars that can be read on a page: more models than these are shown by family.
 _MOST_BARS = 40
 
+# Letters of names in the legend and beside bars; in one column there is room for fewer.
 _LEGEND_LETTERS, _BAR_LETTERS = 26, 44
+_NARROW_LETTERS = 20
 _OTHERS: RGB = (0.75, 0.75, 0.75)
 
 #: A group of heads: its name, and which of the pool's heads (n,) are in it.
@@ -31,7 +41,11 @@ Group = tuple[str, NDArray[np.bool_]]
 
 
 def joint_figure(
-    taxonomy: Taxonomy, names: Sequence[str], families: Sequence[str], title: str
+    taxonomy: Taxonomy,
+    names: Sequence[str],
+    families: Sequence[str],
+    title: str,
+    page: Page = SCREEN,
 ) -> Figure:
     """The figure of a joint taxonomy: two UMAP maps, by class and by model (by family where there
     are many models); each class's mean ± std histogram with its gamma density; and a bar a model
@@ -42,22 +56,42 @@ def joint_figure(
     colours = class_colours(len(taxonomy.classes))
     n_models = len(np.unique(taxonomy.models))
     bars = _groups(taxonomy, names, families, _MOST_BARS)
-    top = 2.1 * max(3, math.ceil(len(taxonomy.classes) / 2))
-    bottom = 0.8 + 0.23 * len(bars)
-    fig = Figure(figsize=(13.0, 0.6 + top + bottom), layout="constrained")
-    fig.suptitle(title)
+    height = panels_height(len(taxonomy.classes))
+    maps_height = 6.4 if page.narrow else 0.0
+    top, bottom = height + maps_height, 0.8 + 0.23 * len(bars)
+    fig = Figure(figsize=(page.width(13.0), 0.6 + top + bottom), layout="constrained")
+    put_title(fig, title)
     upper, lower = fig.subfigures(2, 1, height_ratios=[top, bottom], squeeze=False)[:, 0]
-    left, right = upper.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]
+    if page.narrow:
+        ratios = [maps_height, height]
+        left, right = upper.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
+    else:
+        left, right = upper.subfigures(1, 2, width_ratios=[1.0, 1.15], squeeze=False)[0]
     map_ax, model_ax = left.subplots(2, 1)
     draw_map(map_ax, taxonomy, colours)
     groups = _groups(taxonomy, names, families, _MOST_COLOURS)
     by = "model" if n_models <= _MOST_COLOURS else "family"
-    _draw_groups(model_ax, taxonomy, _largest(groups), f"The same map by {by}")
-    draw_panels(right, taxonomy, colours)
+    letters = _NARROW_LETTERS if page.narrow else _LEGEND_LETTERS
+    _draw_groups(model_ax, taxonomy, _largest(groups), f"The same map by {by}", letters)
+    draw_panels(right, taxonomy, colours, page)
     ax = lower.subplots()
-    _draw_composition(ax, taxonomy, bars, colours)
+    letters = _NARROW_LETTERS if page.narrow else _BAR_LETTERS
+    _draw_composition(ax, taxonomy, bars, colours, letters)
     ax.set_title(f"What {'models' if n_models <= _MOST_BARS else 'families'} are made of")
     return fig
+
+
+def joint_caption(taxonomy: Taxonomy) -> str:
+    """What the figure of a joint taxonomy shows, and how it was made."""
+    n_models = len(np.unique(taxonomy.models))
+    by = "model" if n_models <= _MOST_COLOURS else "family"
+    bar = "model" if n_models <= _MOST_BARS else "family"
+    return (
+        f"One taxonomy of {counted(len(taxonomy.labels))} of {counted(n_models, 'model')}, by the "
+        f"histogram of their λ on common bins. Above: {MAP}, coloured by class, and the same map "
+        f"coloured by {by}. {panels_caption(taxonomy)} Below: a bar a {bar}, the shares of its "
+        f"heads in each class, with their number. {how(taxonomy)} Seed {taxonomy.saved.seed}."
+    )
 
 
 def _groups(
@@ -80,7 +114,9 @@ def _largest(groups: list[Group]) -> list[Group]:
     return [*kept, (f"{len(groups) - len(kept)} others", others)]
 
 
-def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group], title: str) -> None:
+def _draw_groups(
+    ax: Axes, taxonomy: Taxonomy, groups: list[Group], title: str, letters: int
+) -> None:
     colours = model_colours(len(groups))
     if groups[-1][0].endswith(" others"):
         colours[-1] = _OTHERS
@@ -95,25 +131,15 @@ def _draw_groups(ax: Axes, taxonomy: Taxonomy, groups: list[Group], title: str) 
         edgecolor="white", linewidth=0.3,
     )  # fmt: skip
     handles = [
-        Line2D(
-            [], [], ls="", marker="o", ms=6, color=colour, label=_shortened(name, _LEGEND_LETTERS)
-        )
+        Line2D([], [], ls="", marker="o", ms=6, color=colour, label=shortened(name, letters))
         for colour, (name, _) in zip(colours, groups, strict=True)
     ]
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
-
-
-def _shortened(name: str, letters: int) -> str:
-    """A name of at most so many letters: long ones often differ at their end, so both are kept."""
-    if len(name) <= letters:
-        return name
-    tail = (letters - 1) // 2
-    return f"{name[: letters - 1 - tail]}…{name[-tail:]}"
+    ax.set(xticks=[], yticks=[], xlabel="UMAP 1 (no unit)", ylabel="UMAP 2 (no unit)", title=title)
 
 
 def _draw_composition(
-    ax: Axes, taxonomy: Taxonomy, groups: list[Group], colours: list[RGB]
+    ax: Axes, taxonomy: Taxonomy, groups: list[Group], colours: list[RGB], letters: int
 ) -> None:
     """A bar a group, the first on top: shares of its heads in each class, and their number."""
     left = np.zeros(len(groups))
@@ -124,7 +150,7 @@ def _draw_composition(
         left += share
     for row, (_, members) in enumerate(groups):
         ax.text(1.008, row, f"{members.sum()} heads", va="center", fontsize=8)
-    ax.set_yticks(rows, [_shortened(name, _BAR_LETTERS) for name, _ in groups])
+    ax.set_yticks(rows, [shortened(name, letters) for name, _ in groups])
     ax.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5))
     ax.set(xlabel="share of the heads in each class (colours as above)")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))

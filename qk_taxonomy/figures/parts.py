@@ -20,15 +20,23 @@ Array = NDArray[np.float64]
 #: What has no value.
 MISSING = "0.85"
 
-# Panels side by side.
-_MOST_COLUMNS = 4
+#: Panels side by side.
+MOST_COLUMNS = 4
 
 # Inches of a character of a title and of a legend, about.
-_CHARACTER, _SMALL_CHARACTER = 0.087, 0.066
+_CHARACTER, _SMALL_CHARACTER = 0.085, 0.07
 
 
 def signed(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
+
+
+def shortened(name: str, letters: int) -> str:
+    """A name of at most so many letters: long ones often differ at their end, so both are kept."""
+    if len(name) <= letters:
+        return name
+    tail = (letters - 1) // 2
+    return f"{name[: letters - 1 - tail]}…{name[-tail:]}"
 
 
 def quartiles(values: ArrayLike) -> Array:
@@ -50,7 +58,7 @@ def band(ax: Axes, x: ArrayLike, values: ArrayLike, colour: Any, **line: Any) ->
 
 
 def panel_grid(
-    fig: Figure, n: int, *, most_columns: int = _MOST_COLUMNS, **subplots: Any
+    fig: Figure, n: int, *, most_columns: int = MOST_COLUMNS, **subplots: Any
 ) -> list[Axes]:
     """``n`` panels in rows of about equal length."""
     n_rows, n_columns = grid_shape(n, most_columns)
@@ -61,11 +69,17 @@ def panel_grid(
 
 
 def put_title(fig: Figure, title: str, *lines: str) -> None:
-    """A title, in as many lines as the width of the figure makes of it, and further lines."""
-    fig.suptitle("\n".join([*wrap(title, int(fig.get_figwidth() / _CHARACTER)), *lines]))
+    """A title and further lines, each in as many as the width of the figure makes of it."""
+    width = fig.get_figwidth()
+    fig.suptitle("\n".join(wrapped(one, width, _CHARACTER) for one in (title, *lines)))
 
 
-def grid_shape(n: int, most_columns: int = _MOST_COLUMNS) -> tuple[int, int]:
+def wrapped(text: str, width: float, character: float = _SMALL_CHARACTER) -> str:
+    """Text in as many lines as a width in inches makes of it; of a label's letters, or larger."""
+    return "\n".join(wrap(text, max(12, int(width / character)), break_on_hyphens=False))
+
+
+def grid_shape(n: int, most_columns: int = MOST_COLUMNS) -> tuple[int, int]:
     """Rows and columns of ``n`` panels."""
     n_rows = -(-n // most_columns)
     return n_rows, -(-n // n_rows)

@@ -13,7 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from qk_taxonomy.figures.style import KEPT, REJECTED, RGB, statistic_label
+from qk_taxonomy.figures.parts import legend_under, put_title, wrapped
+from qk_taxonomy.figures.style import (
+    KEPT,
+    REJECTED,
+    RGB,
+    SCREEN,
+    Page,
+    statistic_axis,
+    statistic_label,
+)
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.statistics.slopes import LEAST_SQUARES
@@ -22,16 +31,19 @@ from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends
 _COLUMNS = 4
 _PANEL = (3.5, 2.6)
 
+# Inches that a panel has at least, of the name of an axis, and of a title.
+_NARROWEST, _NAME, _TITLE = 3.1, 2.2, 2.6
 
-def depth_figure(trends: SizeTrends, title: str) -> Figure:
+
+def depth_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
     """A panel a statistic: medians over heads by depth, a line a model, coloured by size."""
-    fig, panels = _panels(trends, title)
+    fig, panels = _panels(trends, title, page)
     colours = _colours(len(trends.models))
     for name, ax in panels:
         for (_, layers), colour in zip(trends.layers.groupby("model"), colours, strict=True):
             ax.plot(layers["depth"], layers[name], color=colour, lw=1.2)
-        ax.set(xlabel="depth", ylabel=_label(name))
-        ax.set_title(_said(_row(trends.rows, name, BY_DEPTH)))
+        ax.set(xlabel="depth (0: first layer, 1: last)", ylabel=_label(name))
+        ax.set_title(wrapped(_said(_row(trends.rows, name, BY_DEPTH)), _TITLE))
     handles = [
         Line2D(
             [],
@@ -41,15 +53,26 @@ def depth_figure(trends: SizeTrends, title: str) -> Figure:
         )
         for heads, n, colour in zip(trends.models, trends.parameters, colours, strict=True)
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    legend_under(fig, handles, per_row=3)
     return fig
 
 
-def size_figure(trends: SizeTrends, title: str) -> Figure:
+def depth_caption(trends: SizeTrends) -> str:
+    """What the figure of depth shows."""
+    return (
+        f"Statistics of λ by depth, a panel each of {len(trends.statistics)} and a line each of "
+        f"n = {len(trends.models)} models, pale for the smallest and dark for the largest: the "
+        "median over the heads of a layer. Titles: the mean over models of the slope from first "
+        "layer to last, in the unit of the axis, with its 95 % interval over models; q: corrected "
+        "over statistics (Benjamini–Hochberg)."
+    )
+
+
+def size_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
     """A panel a statistic: each model's median over layers by its parameters, and the line of least
     squares, orange where it holds after correction.
     """
-    fig, panels = _panels(trends, title)
+    fig, panels = _panels(trends, title, page)
     x = trends.parameters
     for name, ax in panels:
         row = _row(trends.rows, name, BY_SIZE)
@@ -66,8 +89,20 @@ def size_figure(trends: SizeTrends, title: str) -> Figure:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: _size(n)))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set(xlabel="parameters", ylabel=_label(name))
-        ax.set_title(_said(row))
+        ax.set_title(wrapped(_said(row), _TITLE))
     return fig
+
+
+def size_caption(trends: SizeTrends) -> str:
+    """What the figure of parameters shows."""
+    known = int(np.isfinite(trends.parameters).sum())
+    return (
+        f"Statistics of λ by the number of parameters, a panel each of {len(trends.statistics)} "
+        f"and a point each of n = {known} models: the median over layers of the median over heads. "
+        "Lines: least squares in the logarithm of the parameters, orange where q ≤ "
+        f"{LEVEL}. Titles: the slope per factor of ten, in the unit of the axis, with its 95 % "
+        "interval; q: corrected over statistics (Benjamini–Hochberg)."
+    )
 
 
 def size_label(model: str, parameters: float) -> str:
@@ -75,14 +110,17 @@ def size_label(model: str, parameters: float) -> str:
     return f"{model}, {_size(parameters)}" if math.isfinite(parameters) else model
 
 
-def _panels(trends: SizeTrends, title: str) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
+def _panels(
+    trends: SizeTrends, title: str, page: Page
+) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
     """A figure with a panel a statistic, empty ones hidden."""
     names = trends.statistics
-    rows = math.ceil(len(names) / _COLUMNS)
-    size = (_PANEL[0] * _COLUMNS, _PANEL[1] * rows + 0.8)
+    columns = page.columns(_COLUMNS, _NARROWEST)
+    rows = math.ceil(len(names) / columns)
+    size = page.width(_PANEL[0] * _COLUMNS), _PANEL[1] * rows + 0.8
     fig = Figure(figsize=size, layout="constrained")
-    fig.suptitle(title)
-    axes = fig.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    put_title(fig, title, f"n = {len(trends.models)} models")
+    axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(names) :]:
         ax.set_axis_off()
     return fig, zip(names, axes, strict=False)
@@ -114,7 +152,8 @@ def _signed(value: float) -> str:
 
 
 def _label(name: str) -> str:
-    return f"ln {statistic_label(name)}" if name in LOG_STATISTICS else statistic_label(name)
+    name = f"ln {statistic_label(name)}" if name in LOG_STATISTICS else statistic_axis(name)
+    return wrapped(name, _NAME)
 
 
 def _size(n: float) -> str:

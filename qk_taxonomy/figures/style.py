@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -16,7 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from qk_taxonomy.labels import CLASS_COLOURS, MODEL_COLOURS
+from qk_taxonomy.labels import statistic_axis as statistic_axis
 from qk_taxonomy.labels import statistic_label as statistic_label
+from qk_taxonomy.records import FigureSize
 
 RGB = tuple[float, float, float]
 
@@ -29,8 +32,12 @@ UNTRAINED_LINE: Any = {"color": "black", "ls": "--", "lw": 1.0}
 # What has no value.
 _EMPTY: RGB = (0.93, 0.93, 0.93)
 
-#: Dots per inch of PNG files.
-DPI = 150
+#: Dots per inch of PNG files for a screen, and of paper.
+DPI, PAPER_DPI = 150, 300
+
+# Figures for paper are drawn as for a screen, on a page that is wider by this, and made smaller by
+# it in their file: letters of 8 to 10 points, and all lines and marks with them, become 6 to 7.5.
+_REDUCTION = 0.75
 
 _STYLE: Any = {
     "font.size": 9.0,
@@ -39,12 +46,59 @@ _STYLE: Any = {
     "xtick.labelsize": 8.0,
     "ytick.labelsize": 8.0,
     "legend.fontsize": 8.0,
-    "figure.titlesize": 11.0,
+    "figure.titlesize": 10.5,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "savefig.dpi": DPI,
+    # Letters stay text in PDF, in a font that is embedded; in SVG they are shapes, since a page
+    # cannot count on the reader's fonts. What is drawn twice is the same bytes.
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "qk-taxonomy",
 }
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a figure is drawn for: a screen, or one or two columns of a paper.
+
+    room: inches that a figure fills, in letters of the size they have on a screen; None: as many as
+    it likes. reduction: how much smaller it is in its file than it is drawn.
+    """
+
+    name: FigureSize
+    room: float | None = None
+    reduction: float = 1.0
+
+    @property
+    def narrow(self) -> bool:
+        """Whether panels stand one below the other rather than side by side."""
+        return self.name == "one-column"
+
+    @property
+    def wide(self) -> Page:
+        """Two columns for one, for what cannot be read in one."""
+        return TWO_COLUMN if self.narrow else self
+
+    @property
+    def dpi(self) -> float:
+        """Dots per inch of the file."""
+        return DPI if self.room is None else PAPER_DPI
+
+    def width(self, wanted: float) -> float:
+        """Inches of a figure that would like so many."""
+        return wanted if self.room is None else self.room
+
+    def columns(self, most: int, width: float) -> int:
+        """How many panels of a width in inches stand side by side, of ``most``."""
+        return most if self.room is None else max(1, min(most, int(self.room / width)))
+
+
+SCREEN = Page("screen")
+ONE_COLUMN = Page("one-column", 3.5 / _REDUCTION, _REDUCTION)
+TWO_COLUMN = Page("two-column", 7.2 / _REDUCTION, _REDUCTION)
+
+PAGES: dict[FigureSize, Page] = {page.name: page for page in (SCREEN, ONE_COLUMN, TWO_COLUMN)}
 
 
 @contextmanager
@@ -55,7 +109,7 @@ def house_style() -> Iterator[None]:
 
 
 def class_colours(n: int) -> list[RGB]:
-    """``n`` distinct colours: colour-blind-safe ones as far as they go."""
+    """``n`` distinct colours, of which up to ten are told apart by the colour-blind."""
     if n > len(CLASS_COLOURS):
         return list(sns.husl_palette(n))
     return [to_rgb(colour) for colour in CLASS_COLOURS[:n]]
@@ -81,7 +135,7 @@ def layer_head_grid(
         np.ma.masked_invalid(grid), aspect="auto", interpolation="nearest", origin="lower", **image
     )
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+        axis.set_major_locator(MaxNLocator(integer=True, nbins="auto", min_n_ticks=1))
     for spine in ax.spines.values():
         spine.set_visible(False)
     return drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,22 @@ import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.errors import CatalogError
-from qk_taxonomy.figures.boxes import box_figure
-from qk_taxonomy.figures.style import house_style, statistic_label
+from qk_taxonomy.figures.boxes import box_caption, box_figure
+from qk_taxonomy.figures.style import statistic_axis, statistic_label
+from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     PLOT_FOLDER,
     FigureProgress,
     for_each_file,
     load_stacks,
-    png_bytes,
+    source_of,
     stem_of,
     title_of,
 )
-from qk_taxonomy.records import Circuit, Convention, ModelSpectra
+from qk_taxonomy.records import SCREEN_PNG, Circuit, Convention, FigureFiles, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
 from qk_taxonomy.statistics.trends import (
     Array,
-    DepthTrend,
     Smoothing,
     depth_trend,
     first_layer,
@@ -43,6 +44,7 @@ def generate_stat_boxplots(
     convention: Convention = "raw",
     smoothing: Smoothing = "relative",
     progress: FigureProgress | None = None,
+    figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """Box plots by layer of every statistic of λ, with their tests; paths of the figures.
 
@@ -50,7 +52,8 @@ def generate_stat_boxplots(
     and every other statistic of the file, less those of ``skip``, and
     ``<data_root>/plots/<family>/boxplots.csv`` with one row a model and statistic: its
     ``qk_taxonomy.statistics.trends.DepthTrend``. ``smoothing``: how much of the means' course
-    the dashed line keeps, as ``qk_taxonomy.statistics.trends.mean_spline`` says. Raises
+    the dashed line keeps, as ``qk_taxonomy.statistics.trends.mean_spline`` says. ``figures``:
+    their formats and size, as :class:`FigureFiles` says. Raises
     SpectraFileError where there are no spectra, CatalogError for an unknown statistic, and
     PartialFailureError, after all others are done, where models failed.
     """
@@ -78,10 +81,19 @@ def generate_stat_boxplots(
             trend = depth_trend(values)
             title = title_of(spectra, path, circuit, convention)
             numbers = [layer.layer for layer in layers]
-            fig = _statistic_figure(name, numbers, values, trend, title, smoothing)
+            spline = _spline(values, smoothing)
+            label = statistic_label(name)
+            about = box_caption(numbers, values, trend, label, smoothed=spline is not None)
             stem = stem_of(path.stem, circuit, convention, spectra.stacks[0])
-            file = f"{stem}_{name}_box.png"
-            yield write_file(folder / name / file, fig)
+            draw = partial(
+                box_figure, numbers, values, spline, trend, title=title, ylabel=statistic_axis(name)
+            )
+            yield from write_figure(
+                folder / name / f"{stem}_{name}_box",
+                draw,
+                Caption(f"{title}: {label}", f"{about} {source_of([spectra])}"),
+                figures,
+            )
             rows.setdefault(folder, []).append(
                 {
                     "family": path.parent.name,
@@ -114,25 +126,10 @@ def generate_stat_boxplots(
             write_file(folder / f"{label}.csv", csv_bytes(pd.DataFrame(table)))
 
 
-def _statistic_figure(
-    name: str,
-    layers: list[int],
-    values: list[Array],
-    trend: DepthTrend,
-    title: str,
-    smoothing: Smoothing,
-) -> bytes:
-    """The PNG of one statistic's box plot, with smoothed means where there are any to smooth."""
+def _spline(values: list[Array], smoothing: Smoothing) -> tuple[Array, Array] | None:
+    """Smoothed means, where there are any to smooth."""
     means = np.array([v.mean() for v in values])
+    if len(means) < 3 or not np.isfinite(means).all() or np.ptp(means) == 0:
+        return None
     x = np.linspace(0, len(means) - 1, 500)
-    smooth = len(means) > 2 and bool(np.isfinite(means).all()) and bool(np.ptp(means) > 0)
-    with house_style():
-        fig = box_figure(
-            layers,
-            values,
-            (x, mean_spline(means, x, smoothing)) if smooth else None,
-            trend,
-            title=title,
-            ylabel=statistic_label(name),
-        )
-        return png_bytes(fig)
+    return x, mean_spline(means, x, smoothing)

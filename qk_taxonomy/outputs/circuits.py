@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from qk_taxonomy.cache import write_file
-from qk_taxonomy.figures.circuits.densities import density_figure
-from qk_taxonomy.figures.circuits.eigenvalues import eigenvalue_figure
-from qk_taxonomy.figures.circuits.maps import map_figure
+from qk_taxonomy.figures.circuits.densities import density_caption, density_figure
+from qk_taxonomy.figures.circuits.eigenvalues import eigenvalue_caption, eigenvalue_figure
+from qk_taxonomy.figures.circuits.maps import map_caption, map_figure
 from qk_taxonomy.figures.circuits.parts import circuits_of
-from qk_taxonomy.figures.circuits.scaling import scaling_figure
-from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_figure
-from qk_taxonomy.figures.circuits.tokens import token_figure
-from qk_taxonomy.figures.circuits.unusual import unusual_figure
-from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
-from qk_taxonomy.records import CONVENTIONS, Convention
+from qk_taxonomy.figures.circuits.scaling import scaling_caption, scaling_figure
+from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_caption, symmetry_figure
+from qk_taxonomy.figures.circuits.tokens import token_caption, token_figure
+from qk_taxonomy.figures.circuits.unusual import unusual_caption, unusual_figure
+from qk_taxonomy.outputs.drawing import Caption, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER
+from qk_taxonomy.records import CONVENTIONS, SCREEN_PNG, Convention, FigureFiles
 from qk_taxonomy.studies.circuits.chosen import ChosenHeads, Head, chosen_heads
 from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
 from qk_taxonomy.studies.circuits.scaling import WordStudy
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 CIRCUIT_FOLDER = "circuits"
 
 
-def write_circuit_study(study: CircuitStudy, data_root: str | Path = ".") -> Iterator[Path]:
+def write_circuit_study(
+    study: CircuitStudy, data_root: str | Path = ".", *, figures: FigureFiles = SCREEN_PNG
+) -> Iterator[Path]:
     """Write the tables and figures of a study, and yield the path of each when it is there.
 
     In ``<data_root>/plots/circuits/<family>/``: ``<model>.csv``, one row a head and convention;
@@ -57,6 +59,7 @@ def write_circuit_study(study: CircuitStudy, data_root: str | Path = ".") -> Ite
         heads=study.heads,
         tokens=study.ends,
         words=study.words,
+        figures=figures,
     )
 
 
@@ -87,7 +90,10 @@ def token_table(ends: Sequence[TokenEnds]) -> pd.DataFrame:
 
 
 def compare_circuits(
-    studies: Sequence[CircuitStudy], data_root: str | Path = "."
+    studies: Sequence[CircuitStudy],
+    data_root: str | Path = ".",
+    *,
+    figures: FigureFiles = SCREEN_PNG,
 ) -> Iterator[Path]:
     """Write the figures that compare several models, encoders beside decoders, and yield each.
 
@@ -97,6 +103,7 @@ def compare_circuits(
         [study.table for study in studies],
         data_root,
         kinds=[study.model.metadata["kind"] for study in studies],
+        figures=figures,
     )
 
 
@@ -109,6 +116,7 @@ def write_circuit_figures(
     heads: Sequence[Head] = (),
     tokens: Sequence[TokenEnds] = (),
     words: WordStudy | None = None,
+    figures: FigureFiles = SCREEN_PNG,
 ) -> Iterator[Path]:
     """Write the figures of one model's full circuits, and yield the path of each when it is there.
 
@@ -131,19 +139,24 @@ def write_circuit_figures(
         if beside is not None and not beside.layers:
             beside = None
         chosen = _shown(rows, stack, heads)
-        for kind, draw in _drawings(spectra, rows, beside, chosen, convention):
-            yield _write(folder / f"{stem}_{kind}.png", partial(draw, title))
+        for kind, draw, text in _drawings(spectra, rows, beside, chosen, convention):
+            caption = Caption(title, f"{text} {about.source}")
+            yield from write_figure(
+                folder / f"{stem}_{kind}", partial(draw, title), caption, figures
+            )
     for ends in _by_circuit(tokens):
         one = ends[0]
         head = Head(one.stack, one.layer, one.head)
         stem = _stem(name, one.stack, one.convention)
-        path = folder / f"{stem}_tokens_{one.layer}.{one.head}_{one.circuit}.png"
+        base = folder / f"{stem}_tokens_{one.layer}.{one.head}_{one.circuit}"
         title = f"{about.name}, head {head}, {one.circuit.upper()}, {one.convention} weights"
-        yield _write(path, partial(token_figure, ends, title))
+        caption = Caption(title, f"{token_caption(ends)} {about.source}")
+        yield from write_figure(base, partial(token_figure, ends, title), caption, figures)
     if words is not None and len(words.table):
         title = f"{about.name}: word series by full circuits"
-        path = folder / f"{name}_scaling.png"
-        yield _write(path, partial(scaling_figure, words.table, title, words.summary))
+        caption = Caption(title, f"{scaling_caption(words.table)} {about.source}")
+        draw = partial(scaling_figure, words.table, title, words.summary)
+        yield from write_figure(folder / f"{name}_scaling", draw, caption, figures)
 
 
 def write_circuit_comparison(
@@ -152,6 +165,7 @@ def write_circuit_comparison(
     *,
     kinds: Sequence[str] | None = None,
     name: str = "comparison",
+    figures: FigureFiles = SCREEN_PNG,
 ) -> Iterator[Path]:
     """Write the figures that compare several models, and yield the path of each when it is there.
 
@@ -170,8 +184,9 @@ def write_circuit_comparison(
     folder = Path(data_root) / PLOT_FOLDER / CIRCUIT_FOLDER
     for convention, found in courses.items():
         title = f"Symmetry of full QK circuits by depth, {convention} weights"
-        path = folder / f"{_stem(name, '', convention)}_symmetry.png"
-        yield _write(path, partial(symmetry_figure, found, title))
+        base = folder / f"{_stem(name, '', convention)}_symmetry"
+        caption = Caption(title, symmetry_caption(found))
+        yield from write_figure(base, partial(symmetry_figure, found, title), caption, figures)
 
 
 @dataclass(frozen=True)
@@ -180,6 +195,13 @@ class _About:
 
     name: str
     metadata: Mapping[str, str]
+
+    @property
+    def source(self) -> str:
+        """What the figures are computed from, for captions."""
+        told = self.metadata
+        revision = f" at revision {told['revision']}" if told.get("revision") else ""
+        return f"Circuits of {told['model_id']}{revision}." if "model_id" in told else ""
 
     def title(self, stack: str, convention: Convention) -> str:
         n_tokens = self.metadata.get("n_tokens")
@@ -225,21 +247,23 @@ def _drawings(
     control: ModelCircuits | None,
     chosen: Sequence[ChosenHeads],
     convention: Convention,
-) -> Iterator[tuple[str, Callable[[str], Figure]]]:
-    """The figures of one stack and convention: what each is called, and how to draw it."""
+) -> Iterator[tuple[str, Callable[..., Figure], str]]:
+    """The figures of one stack and convention: what each is called, how to draw it, its caption."""
     circuits = circuits_of(rows)
     if any(layer.convention == convention for layer in model.layers):
         if chosen:
             eigenvalues = partial(eigenvalue_figure, model, chosen)
-            yield "eigenvalues", partial(eigenvalues, convention=convention, control=control)
+            text = eigenvalue_caption(model, chosen, convention=convention, control=control)
+            yield "eigenvalues", partial(eigenvalues, convention=convention, control=control), text
         densities = partial(density_figure, model)
-        yield "densities", partial(densities, convention=convention, control=control)
+        text = density_caption(model, convention=convention, control=control)
+        yield "densities", partial(densities, convention=convention, control=control), text
     if circuits:
-        yield "maps", partial(map_figure, rows)
-        yield "unusual", partial(unusual_figure, rows)
+        yield "maps", partial(map_figure, rows), map_caption(rows)
+        yield "unusual", partial(unusual_figure, rows), unusual_caption(rows)
     if "qk" in circuits:
         course = SymmetryCourse(str(rows["model"].iloc[0]), "", rows)
-        yield "symmetry", partial(symmetry_figure, [course])
+        yield "symmetry", partial(symmetry_figure, [course]), symmetry_caption([course])
 
 
 def _by_circuit(tokens: Sequence[TokenEnds]) -> list[list[TokenEnds]]:
@@ -249,8 +273,3 @@ def _by_circuit(tokens: Sequence[TokenEnds]) -> list[list[TokenEnds]]:
         key = (one.convention, one.stack, one.layer, one.head, one.circuit)
         groups.setdefault(key, []).append(one)
     return list(groups.values())
-
-
-def _write(path: Path, draw: Callable[[], Figure]) -> Path:
-    with house_style():
-        return write_file(path, png_bytes(draw()))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from qk_taxonomy.cache import find_spectra, write_file
-from qk_taxonomy.figures.classes import class_figure
-from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.figures.classes import class_caption, class_figure
+from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
     FigureProgress,
     for_each_file,
     load_stacks,
-    png_bytes,
+    source_of,
     stem_of,
     title_of,
 )
@@ -25,7 +26,15 @@ from qk_taxonomy.outputs.taxonomies import (
     summary,
     write_tables,
 )
-from qk_taxonomy.records import N_BINS, N_CLUSTERS, Circuit, Convention, Distance
+from qk_taxonomy.records import (
+    N_BINS,
+    N_CLUSTERS,
+    SCREEN_PNG,
+    Circuit,
+    Convention,
+    Distance,
+    FigureFiles,
+)
 
 
 def generate_cluster_figures(
@@ -40,6 +49,7 @@ def generate_cluster_figures(
     seed: int = 0,
     distance: Distance = "euclidean",
     report: Report | None = None,
+    figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """Class figures of a family's models (None: of all), with their tables; paths of the figures.
 
@@ -48,7 +58,8 @@ def generate_cluster_figures(
     share_beyond), ``.agreement.csv`` (varied, value, ari: the classes against those of other
     seeds, bins and distance) and ``.taxonomy.safetensors`` (for :func:`generate_assignments`). The
     stem is extended by the stack where a model has several, and by circuit and convention where
-    they are not ``qk`` and ``raw``.
+    they are not ``qk`` and ``raw``. figures: formats and size of the figures, as
+    :class:`FigureFiles` says; captions are beside them.
 
     n_clusters: "auto" takes the number that :func:`choose_n_clusters` says, and writes its table,
     ``.choice.csv`` (clusters, stability, standard_error, silhouette, chosen). report: called with
@@ -71,11 +82,13 @@ def generate_cluster_figures(
             taxonomy = classified.taxonomy
             stem = stem_of(path.stem, circuit, convention, spectra.stacks[0])
             write_tables(folder / stem, classified, head_rows(taxonomy))
-            with house_style():
-                fig = class_figure(taxonomy, title_of(spectra, path, circuit, convention))
-                figure = write_file(folder / f"{stem}.png", png_bytes(fig))
+            title = title_of(spectra, path, circuit, convention)
+            caption = Caption(title, f"{class_caption(taxonomy)} {source_of([spectra])}")
+            drawn = write_figure(
+                folder / stem, partial(class_figure, taxonomy, title), caption, figures
+            )
             if report is not None:
                 report(summary(f"{path.parent.name}/{stem}", classified))
-            yield figure
+            yield from drawn
 
     return for_each_file(find_spectra(data_root, family), make, progress)

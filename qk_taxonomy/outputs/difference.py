@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from qk_taxonomy.cache import write_file
-from qk_taxonomy.figures.difference import difference_figure
-from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
+from qk_taxonomy.figures.difference import difference_caption, difference_figure
+from qk_taxonomy.outputs.drawing import Caption, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
+from qk_taxonomy.records import SCREEN_PNG, FigureFiles
 from qk_taxonomy.studies.differences.records import ModelDifference
 from qk_taxonomy.tables import csv_bytes
 
 DIFFERENCE_FOLDER = "differences"
 
 
-def write_difference(difference: ModelDifference, data_root: str | Path = ".") -> Iterator[Path]:
+def write_difference(
+    difference: ModelDifference,
+    data_root: str | Path = ".",
+    *,
+    figures: FigureFiles = SCREEN_PNG,
+) -> Iterator[Path]:
     """Write the table and the figures of a comparison; each path when the file is there.
 
     In ``<data_root>/plots/differences/<family of the first>/``: ``<first>-to-<second>.csv``, a row
@@ -37,6 +44,10 @@ def write_difference(difference: ModelDifference, data_root: str | Path = ".") -
         sides = stack.first, stack.second
         numbers = numbers_of([heads.spectra for heads in sides], *kind)
         title = f"{sides[0].name} (first) to {sides[1].name} (second), {numbers}"
-        with house_style():
-            image = png_bytes(difference_figure(stack, title))
-        yield write_file(folder / f"{stem_of(name, *kind, stack.first.stack)}.png", image)
+        text = f"{difference_caption(stack)} {source_of([heads.spectra for heads in sides])}"
+        yield from write_figure(
+            folder / stem_of(name, *kind, stack.first.stack),
+            partial(difference_figure, stack, title),
+            Caption(title, text),
+            figures,
+        )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qk_taxonomy.cache import write_file
-from qk_taxonomy.figures.evolution.densities import density_figure
-from qk_taxonomy.figures.evolution.maps import map_figure
+from qk_taxonomy.figures.evolution.densities import density_caption, density_figure
+from qk_taxonomy.figures.evolution.maps import map_caption, map_figure
 from qk_taxonomy.figures.evolution.parts import chosen_steps
-from qk_taxonomy.figures.evolution.paths import path_figure
-from qk_taxonomy.figures.evolution.river import river_figure
+from qk_taxonomy.figures.evolution.paths import path_caption, path_figure
+from qk_taxonomy.figures.evolution.river import river_caption, river_figure
 from qk_taxonomy.figures.moving import Frame, moving_densities
-from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
+from qk_taxonomy.figures.style import Page, house_style
+from qk_taxonomy.outputs.drawing import Caption, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
+from qk_taxonomy.records import SCREEN_PNG, FigureFiles
 from qk_taxonomy.studies.evolution import Evolution, heads_table, path_table
 from qk_taxonomy.tables import csv_bytes
 
@@ -27,16 +30,18 @@ EVOLUTION_FOLDER = "evolution"
 # Frames of what moves: each costs a fraction of a second, and some 4 kB of the page.
 _MOST_FRAMES = 48
 
-#: The figures of the study, by the end of their file's name.
-FIGURES: dict[str, Callable[[Evolution, str], Figure]] = {
-    "river": river_figure,
-    "maps": map_figure,
-    "densities": density_figure,
-    "paths": path_figure,
+#: The figures of the study and their captions, by the end of their file's name.
+FIGURES: dict[str, tuple[Callable[[Evolution, str, Page], Figure], Callable[[Evolution], str]]] = {
+    "river": (river_figure, river_caption),
+    "maps": (map_figure, map_caption),
+    "densities": (density_figure, density_caption),
+    "paths": (path_figure, path_caption),
 }
 
 
-def write_evolution(evolution: Evolution, data_root: str | Path = ".") -> Iterator[Path]:
+def write_evolution(
+    evolution: Evolution, data_root: str | Path = ".", *, figures: FigureFiles = SCREEN_PNG
+) -> Iterator[Path]:
     """Write the tables and figures of a model's evolution, and yield each when it is there.
 
     In ``<data_root>/plots/evolution/<family>/``: ``<model>.csv``, one row a step and head;
@@ -52,9 +57,11 @@ def write_evolution(evolution: Evolution, data_root: str | Path = ".") -> Iterat
     yield write_file(folder / f"{stem}.csv", csv_bytes(path_table(evolution)))
     yield write_file(folder / f"{stem}_heads.csv", csv_bytes(heads_table(evolution)))
     title = _title(evolution)
-    for name, draw in FIGURES.items():
-        with house_style():
-            yield write_file(folder / f"{stem}_{name}.png", png_bytes(draw(evolution, title)))
+    source = source_of([evolution.model.spectra])
+    for name, (draw, caption) in FIGURES.items():
+        about = Caption(title, f"{caption(evolution)} {source}")
+        base = folder / f"{stem}_{name}"
+        yield from write_figure(base, partial(draw, evolution, title), about, figures)
     with house_style():
         moving = moving_densities(_frames(evolution), evolution.edges, title)
     yield write_file(folder / f"{stem}_moving.gif", moving.gif)

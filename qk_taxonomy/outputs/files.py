@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qk_taxonomy.cache import load_spectra
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError, SpectraFileError
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, ModelSpectra
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 CLASS_FOLDER = "ESDs"
 PLOT_FOLDER = "plots"
+
+# Models that a caption names one by one.
+_NAMED_MODELS = 6
 
 #: Called after each figure with the model's number (from 1), the number of models, and the path.
 FigureProgress = Callable[[int, int, Path], None]
@@ -42,10 +40,18 @@ def numbers_of(models: Iterable[ModelSpectra], circuit: Circuit, convention: Con
     return f"{circuit.upper()} circuit, {convention} weights{formula}"
 
 
-def png_bytes(fig: Figure) -> bytes:
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png")
-    return buffer.getvalue()
+def source_of(models: Iterable[ModelSpectra]) -> str:
+    """A sentence on what the spectra of a figure are of, for its caption."""
+    named = []
+    for spectra in models:
+        told = spectra.metadata
+        revision = f" at revision {told['revision']}" if told.get("revision") else ""
+        untrained = " (untrained)" if "control" in told else ""
+        named.append(f"{told['model_id']}{revision}{untrained}")
+    distinct = list(dict.fromkeys(named))
+    if len(distinct) > _NAMED_MODELS:
+        return f"Spectra of {len(distinct)} models."
+    return f"Spectra of {'; '.join(distinct)}."
 
 
 def load_stacks(path: Path, circuit: Circuit, convention: Convention) -> list[ModelSpectra]:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from qk_taxonomy.cache import write_file
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError
-from qk_taxonomy.figures.contrasts import contrast_figure
-from qk_taxonomy.figures.families import family_figure
-from qk_taxonomy.figures.ranks import rank_figure
-from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.figures.contrasts import contrast_caption, contrast_figure
+from qk_taxonomy.figures.families import family_caption, family_figure
+from qk_taxonomy.figures.ranks import rank_caption, rank_figure
 from qk_taxonomy.hypotheses.contrast import CHANGE, ContrastResult
 from qk_taxonomy.hypotheses.heads import HeadSet
 from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
 from qk_taxonomy.hypotheses.table import subject
-from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
-from qk_taxonomy.records import Circuit, Convention
+from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
+from qk_taxonomy.records import SCREEN_PNG, Circuit, Convention, FigureFiles
 from qk_taxonomy.tables import csv_bytes
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Where files of contrasts are, below the folder of plots.
 CONTRAST_FOLDER = Path("tests", "contrasts")
@@ -48,6 +44,7 @@ def generate_hypothesis_tests(
     circuit: Circuit = "qk",
     convention: Convention = "raw",
     file_progress: FileProgress | None = None,
+    figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """Write a table of tests and its figures; the paths, the table's first.
 
@@ -56,11 +53,12 @@ def generate_hypothesis_tests(
     ``<data_root>/plots/tests.csv`` (columns of ``qk_taxonomy.hypotheses.table.COLUMNS``; the tests
     of this outcome alone) and, in ``plots/tests/``, ``<family>/<model>_rank.png``,
     ``contrasts/<family>/<name>.png`` and ``.csv`` (heads in order of change, of
-    :func:`ranked_heads`) and ``families.png``.
-    The table of a named comparison is ``contrasts/<family>/<name>.tests.csv`` instead. Names are
-    extended by the stack where a model has several, and by circuit and convention where they are
-    not ``qk`` and ``raw``. Raises as ``run_hypotheses`` does; SpectraFileError where the table
-    cannot be written; and, when all others are, PartialFailureError where figures cannot.
+    :func:`ranked_heads`) and ``families.png``. The table of a named comparison is
+    ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack where a model
+    has several, and by circuit and convention where they are not ``qk`` and ``raw``. ``figures``:
+    their formats and size, as :class:`FigureFiles` says. Raises as ``run_hypotheses`` does;
+    SpectraFileError where the table cannot be written; and, when all others are,
+    PartialFailureError where figures cannot.
     """
     if outcome is None:
         outcome = run_hypotheses(data_root, circuit=circuit, convention=convention)
@@ -68,17 +66,22 @@ def generate_hypothesis_tests(
     table = place.table(outcome.comparison)
     written: list[Path] = []
     failures: dict[str, Exception] = {}
-    files = [(table, partial(csv_bytes, outcome.table)), *_files(outcome, place)]
-    for path, content in files:
+    files: dict[Path, Callable[[], list[Path]]] = {
+        table: partial(_table, table, outcome.table),
+        **dict(_files(outcome, place, figures)),
+    }
+    for path, write in files.items():
         try:
-            written.append(write_file(path, content()))
+            done = write()
         except SpectraFileError as err:
             if path == table:
                 raise
             failures[str(path)] = err
             continue
+        written += done
         if file_progress is not None:
-            file_progress(path)
+            for one in done:
+                file_progress(one)
     if failures:
         raise PartialFailureError(failures)
     return written
@@ -105,39 +108,58 @@ class _Place:
             return self._contrasts / family / f"{self.stem(name)}{TABLE_OF_ONE}"
         return self.plots / f"{self.stem('tests')}.csv"
 
+    # Figures, without an ending.
+
     def rank(self, rank: RankResult) -> Path:
         heads = rank.heads
         stem = self.stem(heads.model, heads.stack)
-        return self.plots / "tests" / heads.family / f"{stem}_rank.png"
+        return self.plots / "tests" / heads.family / f"{stem}_rank"
 
-    def contrast(self, contrast: ContrastResult, ending: str) -> Path:
+    def contrast(self, contrast: ContrastResult) -> Path:
         stem = self.stem(contrast.name, contrast.treatment.stack)
-        return self._contrasts / contrast.treatment.family / f"{stem}{ending}"
+        return self._contrasts / contrast.treatment.family / stem
 
     def families(self, stack: str) -> Path:
-        return self.plots / "tests" / f"{self.stem('families', stack)}.png"
+        return self.plots / "tests" / self.stem("families", stack)
 
 
-def _files(outcome: Outcome, place: _Place) -> Iterator[tuple[Path, partial[bytes]]]:
-    """The files beside the table, and how to make each."""
+def _files(
+    outcome: Outcome, place: _Place, figures: FigureFiles
+) -> Iterator[tuple[Path, Callable[[], list[Path]]]]:
+    """The files beside the table, figures by their path less its ending, and how to write them."""
 
     def what(*heads: HeadSet) -> str:
         models = [one.spectra for one in heads]
         return f"({numbers_of(models, place.circuit, place.convention)})"
 
+    def figure(
+        base: Path, draw: Draw, title: str, text: str, heads: Sequence[HeadSet]
+    ) -> tuple[Path, Callable[[], list[Path]]]:
+        caption = Caption(title, f"{text} {source_of([one.spectra for one in heads])}")
+        return base, partial(write_figure, base, draw, caption, figures)
+
     for rank in outcome.ranks:
         if rank.test is not None:
             title = f"{rank.heads.name}: lower-rank than an untrained head? {what(rank.heads)}"
-            yield place.rank(rank), partial(_drawn, rank_figure, rank, title)
+            draw = partial(rank_figure, rank, title)
+            yield figure(place.rank(rank), draw, title, rank_caption(rank), [rank.heads])
     for contrast in outcome.contrasts:
-        yield place.contrast(contrast, ".csv"), partial(csv_bytes, ranked_heads(contrast))
+        base = place.contrast(contrast)
+        table = base.with_name(f"{base.name}.csv")
+        yield table, partial(_table, table, ranked_heads(contrast))
         sides = contrast.treatment, contrast.control
         title = f"{sides[0].name} against {sides[1].name} {what(*sides)}"
-        yield place.contrast(contrast, ".png"), partial(_drawn, contrast_figure, contrast, title)
+        draw = partial(contrast_figure, contrast, title)
+        yield figure(base, draw, title, contrast_caption(contrast), sides)
     for family in outcome.families:
         stack = family.models[0].stack
         title = f"Families compared{', ' if stack else ''}{stack} {what(*family.models)}"
-        yield place.families(stack), partial(_drawn, family_figure, family, title)
+        draw = partial(family_figure, family, title)
+        yield figure(place.families(stack), draw, title, family_caption(family), family.models)
+
+
+def _table(path: Path, table: pd.DataFrame) -> list[Path]:
+    return [write_file(path, csv_bytes(table))]
 
 
 def ranked_heads(contrast: ContrastResult) -> pd.DataFrame:
@@ -153,8 +175,3 @@ def ranked_heads(contrast: ContrastResult) -> pd.DataFrame:
         ],
         axis=1,
     )
-
-
-def _drawn(draw: Callable[[Any, str], Figure], result: object, title: str) -> bytes:
-    with house_style():
-        return png_bytes(draw(result, title))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ import pandas as pd
 from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.catalog import check_file_name
 from qk_taxonomy.errors import PartialFailureError
-from qk_taxonomy.figures.joint import joint_figure
-from qk_taxonomy.figures.style import house_style
+from qk_taxonomy.figures.joint import joint_caption, joint_figure
+from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
     FigureProgress,
     load_models,
     numbers_of,
-    png_bytes,
+    source_of,
     stem_of,
 )
 from qk_taxonomy.outputs.taxonomies import (
@@ -29,7 +30,15 @@ from qk_taxonomy.outputs.taxonomies import (
     summary,
     write_tables,
 )
-from qk_taxonomy.records import N_BINS, N_CLUSTERS, Circuit, Convention, Distance
+from qk_taxonomy.records import (
+    N_BINS,
+    N_CLUSTERS,
+    SCREEN_PNG,
+    Circuit,
+    Convention,
+    Distance,
+    FigureFiles,
+)
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import Taxonomy, chosen_models
 
@@ -53,6 +62,7 @@ def generate_joint_taxonomy(
     include_imported: bool = False,
     report: Report | None = None,
     progress: FigureProgress | None = None,
+    figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """One taxonomy of all models of some families (None: of all); paths of what was written.
 
@@ -63,7 +73,8 @@ def generate_joint_taxonomy(
     default that of the families, joined by "+", up to three of them, else "all"; it is extended by
     circuit and convention where they are not ``qk`` and ``raw``.
 
-    progress: called with the figure, also where some models fail. Controls are left out; imported
+    progress: called with the figure, also where some models fail. figures: its formats and size, as
+    :class:`FigureFiles` says. Controls are left out; imported
     spectra too, where there are exact ones and not ``include_imported``. Raises SpectraFileError
     where there are no spectra, CatalogError for a name that cannot name a file, TaxonomyError, and,
     when the rest is done, PartialFailureError where models could not be read or have no such
@@ -92,17 +103,22 @@ def generate_joint_taxonomy(
     shares = _composition(taxonomy, [paths[i] for i in pooled], pooled)
     written = write_tables(base, classified, joint_rows(taxonomy, paths))
     written.append(write_file(base.with_name(f"{stem}.composition.csv"), csv_bytes(shares)))
-    with house_style():
-        fig = joint_figure(
-            taxonomy,
-            [path.stem for path in paths],
-            [path.parent.name for path in paths],
-            f"{title}: {len(pooled)} {'model' if len(pooled) == 1 else 'models'}, "
-            + numbers_of([models[i] for i in pooled], circuit, convention),
-        )
-        written.insert(0, write_file(base.with_name(f"{stem}.png"), png_bytes(fig)))
+    chosen = [models[i] for i in pooled]
+    heading = (
+        f"{title}: {len(pooled)} {'model' if len(pooled) == 1 else 'models'}, "
+        f"{numbers_of(chosen, circuit, convention)}"
+    )
+    names, of = [path.stem for path in paths], [path.parent.name for path in paths]
+    drawn = write_figure(
+        base,
+        partial(joint_figure, taxonomy, names, of, heading),
+        Caption(heading, f"{joint_caption(taxonomy)} {source_of(chosen)}"),
+        figures,
+    )
     if progress is not None:
-        progress(1, 1, written[0])
+        for path in drawn:
+            progress(1, 1, path)
+    written = [*drawn, *written]
     if report is not None:
         report(summary(f"{JOINT_FOLDER}/{stem}", classified))
         left_out = len(models) - len(pooled)

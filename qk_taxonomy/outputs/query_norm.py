@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from qk_taxonomy.cache import write_file
-from qk_taxonomy.figures.query_norm.associations import association_figure
-from qk_taxonomy.figures.query_norm.classes import behaviour_figure
-from qk_taxonomy.figures.query_norm.histograms import histogram_figure
-from qk_taxonomy.figures.query_norm.layers import layer_figure
-from qk_taxonomy.figures.query_norm.maps import correlation_map
-from qk_taxonomy.figures.query_norm.prediction import prediction_figure
-from qk_taxonomy.figures.query_norm.scaling import scaling_figure
-from qk_taxonomy.figures.query_norm.scatter import extreme_heads, scatter_figure
-from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
+from qk_taxonomy.figures.query_norm.associations import association_caption, association_figure
+from qk_taxonomy.figures.query_norm.classes import behaviour_caption, behaviour_figure
+from qk_taxonomy.figures.query_norm.histograms import histogram_caption, histogram_figure
+from qk_taxonomy.figures.query_norm.layers import layer_caption, layer_figure
+from qk_taxonomy.figures.query_norm.maps import correlation_caption, correlation_map
+from qk_taxonomy.figures.query_norm.prediction import prediction_caption, prediction_figure
+from qk_taxonomy.figures.query_norm.scaling import scaling_caption, scaling_figure
+from qk_taxonomy.figures.query_norm.scatter import extreme_heads, scatter_caption, scatter_figure
+from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER
 from qk_taxonomy.outputs.query_norm_report import report
+from qk_taxonomy.records import FIGURE_FORMATS, FIGURE_SIZES, SCREEN_PNG, FigureFiles
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Where reports of the study are, below the folder of plots.
 QUERY_NORM_FOLDER = "query-norm"
@@ -40,7 +37,9 @@ FIGURES = (
 )
 
 
-def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iterator[Path]:
+def write_query_norm(
+    study: QueryNormStudy, data_root: str | Path = ".", *, figures: FigureFiles = SCREEN_PNG
+) -> Iterator[Path]:
     """Write the tables, figures and report of a study, and yield the path of each when it is there.
 
     In :func:`query_norm_folder`: ``heads.csv``, a row a head; ``samples.csv``, a row a window and
@@ -51,17 +50,18 @@ def write_query_norm(study: QueryNormStudy, data_root: str | Path = ".") -> Iter
     """
     folder = query_norm_folder(study, data_root)
     tables, drawings = list(_tables(study)), list(_drawings(study))
-    figures = {_figure_name(name, stack) for name, stack, _ in drawings}
-    _delete_others(folder, {f"{name}.csv" for name, _ in tables} | figures)
+    bases = {_figure_name(name, stack) for name, stack, *_ in drawings}
+    _delete_others(folder, {name for name, _ in tables}, bases)
     for name, table in tables:
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         yield write_file(folder / f"{name}.csv", text.encode())
     drawn: dict[str, list[str]] = {}
-    for name, stack, draw in drawings:
-        path = folder / _figure_name(name, stack)
-        with house_style():
-            yield write_file(path, png_bytes(draw()))
-        drawn.setdefault(name, []).append(path.name)
+    for name, stack, draw, caption in drawings:
+        written = write_figure(folder / _figure_name(name, stack), draw, caption, figures)
+        yield from written
+        # A page can show all but PDF.
+        shown = [path.name for path in written if path.suffix != ".pdf"] or [written[0].name]
+        drawn.setdefault(name, []).append(shown[0])
     yield write_file(folder / "report.md", report(study, drawn).encode())
 
 
@@ -75,15 +75,21 @@ def query_norm_folder(study: QueryNormStudy, data_root: str | Path = ".") -> Pat
 
 
 def _figure_name(name: str, stack: str) -> str:
-    return f"{'_'.join(filter(None, (stack, name)))}.png"
+    return "_".join(filter(None, (stack, name)))
 
 
-def _delete_others(folder: Path, written: Set[str]) -> None:
-    """Delete tables and figures of the study that are not ``written``; other files stay."""
-    known = re.compile(rf"(?:{'|'.join(TABLES)})\.csv|(?:.+_)?(?:{'|'.join(FIGURES)})\.png")
+def _delete_others(folder: Path, tables: Set[str], figures: Set[str]) -> None:
+    """Delete tables and figures of the study, of any format and size, that are not among those of
+    these names; other files stay.
+    """
+    table = re.compile(rf"({'|'.join(TABLES)})\.csv")
+    sizes, formats = "|".join(FIGURE_SIZES), "|".join((*FIGURE_FORMATS, "md"))
+    figure = re.compile(rf"((?:.+_)?(?:{'|'.join(FIGURES)}))(?:\.(?:{sizes}))?\.(?:{formats})")
     for path in folder.glob("*"):
-        if known.fullmatch(path.name) and path.name not in written:
-            path.unlink(missing_ok=True)
+        for known, kept in ((table, tables), (figure, figures)):
+            found = known.fullmatch(path.name)
+            if found and found[1] not in kept:
+                path.unlink(missing_ok=True)
 
 
 def scaling_table(scaling: ScalingResult) -> pd.DataFrame:
@@ -111,32 +117,50 @@ def _tables(study: QueryNormStudy) -> Iterator[tuple[str, pd.DataFrame]]:
         yield "scaling", scaling_table(study.scaling)
 
 
-def _drawings(study: QueryNormStudy) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
-    """The figures: what each is called, of which stack it is, and how to draw it."""
+def _drawings(study: QueryNormStudy) -> Iterator[tuple[str, str, Draw, Caption]]:
+    """The figures: what each is called, of which stack it is, how to draw it, and its caption."""
     name = f"{study.ref_name} ({study.family}), {study.context} tokens"
     heads, criteria = study.correlations.heads, study.criteria
+    source = f"Shown to the model: {study.description['windows']}."
+
+    def about(title: str, text: str) -> Caption:
+        return Caption(title, f"{text} {source}")
+
     for stack, rows in heads.groupby("stack", sort=False):
-        title = f"{name}, {stack} stack" if stack else name
+        of = f"{name}, {stack} stack" if stack else name
         behaviour = study.behaviour[study.behaviour["stack"] == stack]
-        maps = partial(correlation_map, rows, f"{title}: query norm and attention entropy")
-        yield "correlation_map", stack, partial(maps, consistent=criteria.consistent)
-        histograms = partial(histogram_figure, rows, behaviour, f"{title}: heads by correlation")
-        yield "histograms", stack, partial(histograms, correlation=criteria.correlation)
-        yield "layers", stack, partial(layer_figure, rows, behaviour, f"{title}: heads by depth")
+        title = f"{of}: query norm and attention entropy"
+        draw: Draw = partial(correlation_map, rows, title, consistent=criteria.consistent)
+        text = correlation_caption(rows, consistent=criteria.consistent)
+        yield "correlation_map", stack, draw, about(title, text)
+        title = f"{of}: heads by correlation"
+        level = criteria.correlation
+        draw = partial(histogram_figure, rows, behaviour, title, correlation=level)
+        text = histogram_caption(rows, correlation=level)
+        yield "histograms", stack, draw, about(title, text)
+        title = f"{of}: heads by depth"
+        draw = partial(layer_figure, rows, behaviour, title)
+        yield "layers", stack, draw, about(title, layer_caption(rows))
         chosen = extreme_heads(rows)
         if chosen:
-            title = f"{title}: heads of extreme correlation"
-            yield "scatter", stack, partial(scatter_figure, study.samples, chosen, title)
+            title = f"{of}: heads of extreme correlation"
+            draw = partial(scatter_figure, study.samples, chosen, title)
+            yield "scatter", stack, draw, about(title, scatter_caption(study.samples, chosen))
     if study.scaling is not None:
         title = f"{name}: heads that are scaled"
-        yield "scaling", "", partial(scaling_figure, study.scaling, title)
+        draw = partial(scaling_figure, study.scaling, title)
+        yield "scaling", "", draw, about(title, scaling_caption(study.scaling))
     bridge = study.bridge
     if bridge is None:
         return
     title = f"{name}: behaviour of heads by their spectra"
     if bridge.prediction["r2_within"].notna().any():
-        yield "prediction", "", partial(prediction_figure, bridge.prediction, title)
-    yield "associations", "", partial(association_figure, bridge.associations, title)
+        draw = partial(prediction_figure, bridge.prediction, title)
+        yield "prediction", "", draw, about(title, prediction_caption(bridge.prediction))
+    draw = partial(association_figure, bridge.associations, title)
+    yield "associations", "", draw, about(title, association_caption(bridge.associations))
     if len(bridge.classes):
         title = f"{name}: behaviour of heads by class"
-        yield "classes", "", partial(behaviour_figure, bridge.heads, bridge.classes, title)
+        draw = partial(behaviour_figure, bridge.heads, bridge.classes, title)
+        text = behaviour_caption(bridge.heads, bridge.classes)
+        yield "classes", "", draw, about(title, text)

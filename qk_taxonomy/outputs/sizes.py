@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -12,21 +12,28 @@ import pandas as pd
 
 from qk_taxonomy.cache import write_file
 from qk_taxonomy.figures.moving import Frame, Moving, moving_densities
-from qk_taxonomy.figures.sizes import depth_figure, size_figure, size_label
+from qk_taxonomy.figures.sizes import (
+    depth_caption,
+    depth_figure,
+    size_caption,
+    size_figure,
+    size_label,
+)
 from qk_taxonomy.figures.style import house_style, statistic_label
-from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, png_bytes, stem_of
+from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
 from qk_taxonomy.outputs.markdown import markdown_table, number
+from qk_taxonomy.records import SCREEN_PNG, FigureFiles
 from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.studies.sizes import BY_DEPTH, FamilySizes, SizeTrends, densities_of
 from qk_taxonomy.tables import csv_bytes
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SIZES_FOLDER = "sizes"
 
 
-def write_sizes(sizes: FamilySizes, data_root: str | Path = ".") -> Iterator[Path]:
+def write_sizes(
+    sizes: FamilySizes, data_root: str | Path = ".", *, figures: FigureFiles = SCREEN_PNG
+) -> Iterator[Path]:
     """Write the tables, figures and page of a family; each path when the file is there.
 
     In ``<data_root>/plots/sizes/<family>/``: ``<family>.csv``, a row a test;
@@ -52,30 +59,35 @@ def write_sizes(sizes: FamilySizes, data_root: str | Path = ".") -> Iterator[Pat
         title = numbers_of([m.spectra for m in one.models], *kind)
         title += f", {heads.stack} stack" if heads.stack else ""
         sections.append(f"## {title[0].upper()}{title[1:]}")
-        for what, figure in _figures(one, f"{name} by", title):
-            path = folder / f"{stem}_{what}.png"
-            yield write_file(path, png_bytes(figure))
-            sections.append(f"![by {what}]({_link(path)})")
+        for what, draw, caption in _figures(one, f"{name} by", title):
+            written = write_figure(folder / f"{stem}_{what}", draw, caption, figures)
+            yield from written
+            # A page can show all but PDF.
+            shown = [path for path in written if path.suffix != ".pdf"]
+            link = f"by {what}]({_link((shown or written)[0])})"
+            sections.append(f"![{link}" if shown else f"[{link}")
         # Heads of several widths have no one spectrum.
         if all(len(model.widths) == 1 for model in one.models):
             moving = _moving(one, f"{name}, {title}")
-            shown, page = folder / f"{stem}_moving.gif", folder / f"{stem}_moving.html"
-            yield write_file(shown, moving.gif)
+            gif, page = folder / f"{stem}_moving.gif", folder / f"{stem}_moving.html"
+            yield write_file(gif, moving.gif)
             yield write_file(page, moving.page)
-            sections.append(f"[![from size to size]({_link(shown)})]({_link(page)})")
+            sections.append(f"[![from size to size]({_link(gif)})]({_link(page)})")
         sections.append(_trend_table(one))
     yield write_file(folder / f"{name}.md", _page(sizes, name, sections).encode())
 
 
-def _figures(one: SizeTrends, beginning: str, title: str) -> Iterator[tuple[str, Figure]]:
-    """The figures that there is something to draw in, by name."""
-    with house_style():
-        about = "depth, mean slopes of models from first layer to last"
-        yield "depth", depth_figure(one, f"{beginning} {about}: {title}")
+def _figures(one: SizeTrends, beginning: str, title: str) -> Iterator[tuple[str, Draw, Caption]]:
+    """The figures that there is something to draw in: what each is called, and its caption."""
+    source = source_of([model.spectra for model in one.models])
+    about = "depth, mean slopes of models from first layer to last"
+    heading = f"{beginning} {about}: {title}"
+    caption = Caption(heading, f"{depth_caption(one)} {source}")
+    yield "depth", partial(depth_figure, one, heading), caption
     if one.by_size:
-        with house_style():
-            about = "parameters, slopes per factor of ten"
-            yield "parameters", size_figure(one, f"{beginning} {about}: {title}")
+        heading = f"{beginning} parameters, slopes per factor of ten: {title}"
+        caption = Caption(heading, f"{size_caption(one)} {source}")
+        yield "parameters", partial(size_figure, one, heading), caption
 
 
 def _moving(one: SizeTrends, title: str) -> Moving:

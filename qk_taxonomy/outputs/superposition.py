@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,20 +13,32 @@ from numpy.typing import NDArray
 from qk_taxonomy.cache import write_file
 from qk_taxonomy.errors import StudyError
 from qk_taxonomy.figures.parts import Array
-from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.figures.superposition.alignment import TrainingCourse, alignment_figure
-from qk_taxonomy.figures.superposition.answers import answer_figure
-from qk_taxonomy.figures.superposition.arrows import Plane, arrow_figure
-from qk_taxonomy.figures.superposition.decomposition import DecomposedLogits, decomposition_figure
-from qk_taxonomy.figures.superposition.dimensionality import dimensionality_figure
-from qk_taxonomy.figures.superposition.gram import gram_figure
-from qk_taxonomy.figures.superposition.losses import loss_figure
-from qk_taxonomy.figures.superposition.norms import norm_figure
+from qk_taxonomy.figures.superposition.alignment import (
+    TrainingCourse,
+    alignment_caption,
+    alignment_figure,
+)
+from qk_taxonomy.figures.superposition.answers import answer_caption, answer_figure
+from qk_taxonomy.figures.superposition.arrows import Plane, arrow_caption, arrow_figure
+from qk_taxonomy.figures.superposition.decomposition import (
+    DecomposedLogits,
+    decomposition_caption,
+    decomposition_figure,
+)
+from qk_taxonomy.figures.superposition.dimensionality import (
+    dimensionality_caption,
+    dimensionality_figure,
+)
+from qk_taxonomy.figures.superposition.gram import gram_caption, gram_figure
+from qk_taxonomy.figures.superposition.losses import loss_caption, loss_figure
+from qk_taxonomy.figures.superposition.norms import norm_caption, norm_figure
 from qk_taxonomy.figures.superposition.parts import seeds_text, sparsity_label
-from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_figure
-from qk_taxonomy.figures.superposition.singular import singular_figure
-from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_figure
-from qk_taxonomy.outputs.files import PLOT_FOLDER, png_bytes
+from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_caption, phase_figure
+from qk_taxonomy.figures.superposition.singular import singular_caption, singular_figure
+from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_caption, tegum_figure
+from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
+from qk_taxonomy.outputs.files import PLOT_FOLDER
+from qk_taxonomy.records import SCREEN_PNG, FigureFiles
 from qk_taxonomy.statistics.decomposition import SingularVectors
 from qk_taxonomy.studies.superposition.alignment import ALIGNED
 from qk_taxonomy.studies.superposition.answers import Answer
@@ -47,9 +58,6 @@ from qk_taxonomy.studies.superposition.records import SuperpositionRun
 from qk_taxonomy.studies.superposition.sharing import factor_spread
 from qk_taxonomy.studies.superposition.tables import tables
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 #: Where the study's tables and figures are, below the folder of plots.
 SUPERPOSITION_FOLDER = "superposition"
 
@@ -65,6 +73,7 @@ def write_superposition(
     data_root: str | Path = ".",
     *,
     seed: int = 0,
+    figures: FigureFiles = SCREEN_PNG,
 ) -> Iterator[Path]:
     """Write the tables and figures of a run, and yield the path of each when it is there.
 
@@ -82,8 +91,8 @@ def write_superposition(
     for name, table in tables(measured).items():
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         yield write_file(folder / f"{name}.csv", text.encode())
-    for name, draw in _drawings(measured, shown):
-        yield _write(folder / f"{name}.png", draw)
+    for name, draw, caption in _drawings(measured, shown):
+        yield from write_figure(folder / name, draw, caption, figures)
     groups = [
         DecomposedLogits(sparsity_label(p), found)
         for p, found in decomposed_logits(measured).items()
@@ -91,13 +100,18 @@ def write_superposition(
     if groups and run.config.d_head > 1:
         title = _title(run, "sparse attention decomposition")
         draw = partial(decomposition_figure, groups, title, share=SHARE)
-        yield _write(folder / "decomposition.png", draw)
+        caption = Caption(title, decomposition_caption(groups, share=SHARE))
+        yield from write_figure(folder / "decomposition", draw, caption, figures)
 
 
 def write_phase_diagram(
-    measured: Sequence[MeasuredRun], name: str, data_root: str | Path = "."
-) -> Path:
-    """Write the phase diagram of runs that differ in d_head, ``<name>/phases.png``.
+    measured: Sequence[MeasuredRun],
+    name: str,
+    data_root: str | Path = ".",
+    *,
+    figures: FigureFiles = SCREEN_PNG,
+) -> list[Path]:
+    """Write the phase diagram of runs that differ in d_head, ``<name>/phases.png``; its files.
 
     A target without a singular vector of its own counts as not aligned at all. Raises StudyError
     for runs of other probabilities or seeds than the first, and SpectraFileError.
@@ -134,10 +148,13 @@ def write_phase_diagram(
     ]
     title, n_seeds = f"{name}: phase diagram", runs[0].config.n_seeds
     draw = partial(phase_figure, ratios, probabilities, maps, title, n_seeds=n_seeds)
-    return _write(superposition_folder(name, data_root) / "phases.png", draw)
+    caption = Caption(title, phase_caption(ratios, probabilities, n_seeds=n_seeds))
+    return write_figure(superposition_folder(name, data_root) / "phases", draw, caption, figures)
 
 
-def write_answer(answer: Answer, name: str, data_root: str | Path = ".") -> Iterator[Path]:
+def write_answer(
+    answer: Answer, name: str, data_root: str | Path = ".", *, figures: FigureFiles = SCREEN_PNG
+) -> Iterator[Path]:
     """Write what is found of a question, and yield the path of each file when it is there.
 
     ``<name>/answer.csv`` and ``answer.png``; name: of the preset that the question is asked of, as
@@ -146,7 +163,9 @@ def write_answer(answer: Answer, name: str, data_root: str | Path = ".") -> Iter
     folder = superposition_folder(name, data_root)
     text = _answer_table(answer).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     yield write_file(folder / "answer.csv", text.encode())
-    yield _write(folder / "answer.png", partial(answer_figure, answer, name))
+    draw = partial(answer_figure, answer, name)
+    caption = Caption(name, answer_caption(answer))
+    yield from write_figure(folder / "answer", draw, caption, figures)
 
 
 def _answer_table(answer: Answer) -> pd.DataFrame:
@@ -171,52 +190,53 @@ def superposition_folder(name: str, data_root: str | Path = ".") -> Path:
 
 def _drawings(
     measured: MeasuredRun, shown: NDArray[np.intp]
-) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """The figures of a run: what each is called, and how to draw it."""
+) -> Iterator[tuple[str, Draw, Caption]]:
+    """The figures of a run: what each is called, how to draw it, and its caption."""
     run, last = measured.run, measured.last
     w = last.w.astype(np.float64)
     targets = [run.targets[number] for number in shown]
     headings = [_heading(run, number) for number in shown]
     u, sigma, v = (one[-1] for one in measured.vectors)
     seed = f"seed {run.instances.seed[shown[0]]} of {run.config.n_seeds}"
-    title = partial(_title, run)
-    yield "losses", partial(loss_figure, run, title("losses"))
-    yield "norms", partial(
-        norm_figure, headings, feature_norms(w)[shown], interference(w)[shown], targets,
-        title("norms of features", seed),
-    )  # fmt: skip
-    yield "gram", partial(
-        gram_figure, headings, gram(w)[shown], last.bias[shown], targets,
-        title("products of features", seed),
-    )  # fmt: skip
-    yield "singular", partial(
-        singular_figure, headings, (w.mT @ u)[shown], (w.mT @ v)[shown], sigma[shown], targets,
-        title("singular vectors by features", seed),
-    )  # fmt: skip
+    title = _title(run, "losses")
+    yield "losses", partial(loss_figure, run, title), Caption(title, loss_caption(run))
+    title, norms = _title(run, "norms of features", seed), feature_norms(w)[shown]
+    draw: Draw = partial(norm_figure, headings, norms, interference(w)[shown], targets, title)
+    yield "norms", draw, Caption(title, norm_caption(norms))
+    title, products = _title(run, "products of features", seed), gram(w)[shown]
+    draw = partial(gram_figure, headings, products, last.bias[shown], targets, title)
+    yield "gram", draw, Caption(title, gram_caption(products))
+    title, left = _title(run, "singular vectors by features", seed), (w.mT @ u)[shown]
+    right = (w.mT @ v)[shown]
+    draw = partial(singular_figure, headings, left, right, sigma[shown], targets, title)
+    yield "singular", draw, Caption(title, singular_caption(left))
     planes = [
         plane
         for number, heading in zip(shown, headings, strict=True)
         for plane in _planes(heading, w[number], u[number], v[number], run.targets[number])
     ]
     if planes:
-        yield "arrows", partial(arrow_figure, planes, title("features and singular vectors", seed))
-    yield "dimensionality", partial(
-        dimensionality_figure, run.instances, feature_dimensionality(w), dimensions_per_feature(w),
-        run.targets, title("dimensionality of features"),
+        title = _title(run, "features and singular vectors", seed)
+        yield "arrows", partial(arrow_figure, planes, title), Caption(title, arrow_caption(planes))
+    title, dimensions = _title(run, "dimensionality of features"), feature_dimensionality(w)
+    draw = partial(
+        dimensionality_figure, run.instances, dimensions, dimensions_per_feature(w), run.targets,
+        title,
     )  # fmt: skip
+    text = dimensionality_caption(run.instances, dimensions)
+    yield "dimensionality", draw, Caption(title, text)
     shares = [
         _factor_shares(heading, w[number], SingularVectors(u[number], sigma[number], v[number]),
                        run.targets[number])
         for number, heading in zip(shown, headings, strict=True)
     ]  # fmt: skip
-    if any(one.factors for one in shares):
-        yield "tegum", partial(
-            tegum_figure, [one for one in shares if one.factors],
-            title("singular vectors in tegum factors", seed),
-        )  # fmt: skip
+    panels = [one for one in shares if one.factors]
+    if panels:
+        title = _title(run, "singular vectors in tegum factors", seed)
+        yield "tegum", partial(tegum_figure, panels, title), Caption(title, tegum_caption(panels))
     start = 0
     for phase, n_steps in run.config.phases:
-        yield from _of_phase(measured, phase, start, start + n_steps)
+        yield _of_phase(measured, phase, start, start + n_steps)
         start += n_steps
 
 
@@ -272,7 +292,7 @@ def _factor_shares(
 
 def _of_phase(
     measured: MeasuredRun, phase: Phase, start: int, end: int
-) -> Iterator[tuple[str, Callable[[], Figure]]]:
+) -> tuple[str, Draw, Caption]:
     """The course of a phase of training: of what is trained in it."""
     run = measured.run
     kept = [place for place, one in enumerate(run.snapshots) if start <= one.step <= end]
@@ -302,7 +322,9 @@ def _of_phase(
     of = f"the targets of {seeds_text(run.config.n_seeds)}"
     headings = [sparsity_label(p) for p in np.unique(run.instances.probability)[::-1]]
     what = "alignment over training" if phase == "joint" else f"training of {phase}"
-    yield name, partial(alignment_figure, headings, steps, courses, _title(run, what), of=of)
+    title = _title(run, what)
+    draw = partial(alignment_figure, headings, steps, courses, title, of=of)
+    return name, draw, Caption(title, alignment_caption(headings, courses, of))
 
 
 def _title(run: SuperpositionRun, what: str, of: str = "") -> str:
@@ -311,8 +333,3 @@ def _title(run: SuperpositionRun, what: str, of: str = "") -> str:
     # Numbers are not to be parted from what they are of.
     parts = [f"{config.name}: {what}", *(one.replace(" ", "\u00a0") for one in (shape, of) if one)]
     return ", ".join(parts)
-
-
-def _write(path: Path, draw: Callable[[], Figure]) -> Path:
-    with house_style():
-        return write_file(path, png_bytes(draw()))

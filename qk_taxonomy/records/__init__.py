@@ -4,6 +4,14 @@ Names follow the design: ``d_model = d``, ``d_head = e``; query head ``h`` reads
 ``g = h // (n_heads / n_kv_heads)``.
 """
 
+from qk_taxonomy.records.drawn import (
+    FIGURE_FORMATS,
+    FIGURE_SIZES,
+    SCREEN_PNG,
+    FigureFiles,
+    FigureFormat,
+    FigureSize,
+)
 from qk_taxonomy.records.families import (
     Checkpoints,
     Contrast,
@@ -65,12 +73,15 @@ __all__ = [
     "DEFAULT_JOBS",
     "DEFAULT_MEMORY",
     "DISTANCES",
+    "FIGURE_FORMATS",
+    "FIGURE_SIZES",
     "FORMULAS",
     "N_BINS",
     "N_BLOCKS",
     "N_CLUSTERS",
     "PACKINGS",
     "PREDECESSOR_FORMULA",
+    "SCREEN_PNG",
     "AttentionLayout",
     "BlockScale",
     "Checkpoints",
@@ -82,6 +93,9 @@ __all__ = [
     "Convention",
     "Distance",
     "Family",
+    "FigureFiles",
+    "FigureFormat",
+    "FigureSize",
     "Formula",
     "HeadGeometry",
     "LayerPart",

@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED
-from qk_taxonomy.figures.parts import counted
+from qk_taxonomy.figures.parts import counted, legend_under, put_title
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.records import CIRCUITS, Circuit, Convention
 from qk_taxonomy.statistics.densities import histogram_densities
 from qk_taxonomy.statistics.moments import near_zero_ratio
@@ -78,6 +79,7 @@ class _Values:
 def density_figure(
     model: ModelCircuits,
     title: str,
+    page: Page = SCREEN,
     *,
     convention: Convention,
     control: ModelCircuits | None = None,
@@ -90,9 +92,14 @@ def density_figure(
     the quartiles over heads.
     """
     circuits = [circuit for circuit in CIRCUITS if model.select(circuit, convention)]
-    fig = Figure(figsize=(15.5, 3.5 * len(circuits) + 0.9), layout="constrained")
-    fig.suptitle(title)
-    axes = fig.subplots(len(circuits), 4, squeeze=False)
+    n_columns = page.columns(4, 3.8)
+    n_rows = len(circuits) * 4 // n_columns
+    fig = Figure(
+        figsize=(page.width(15.5), (3.5 if page.room is None else 2.8) * n_rows + 0.9),
+        layout="constrained",
+    )
+    put_title(fig, title)
+    axes = fig.subplots(n_rows, n_columns, squeeze=False).reshape(len(circuits), 4)
     for row, circuit in zip(axes, circuits, strict=True):
         for pair, quantity in ((row[:2], _SIGMA), (row[2:], _MU)):
             groups = [("trained", TRAINED, _values(model, circuit, convention, quantity))]
@@ -114,8 +121,33 @@ def density_figure(
             label="near zero: squares below 1/1000",
         ),
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    legend_under(fig, handles)
     return fig
+
+
+def density_caption(
+    model: ModelCircuits, *, convention: Convention, control: ModelCircuits | None = None
+) -> str:
+    """What the figure of densities shows."""
+    beside = f" Grey: the {_counts(control, convention)} of the control." if control else ""
+    return (
+        f"Densities of singular values σ and of moduli of eigenvalues |μ| of "
+        f"{_counts(model, convention)}, a row a circuit, each value over the largest of its head; "
+        "over their decimal logarithm (per decade), and again over the values themselves near "
+        "zero (per unit). Lines: all heads pooled, the mean of their densities; dashed: the "
+        "median over heads; bands: quartiles over heads. Dotted: below it squares are less than a "
+        "thousandth of the largest; legends say what share of values is there, of all heads "
+        f"pooled, and the median and quartiles over heads.{beside}"
+    )
+
+
+def _counts(model: ModelCircuits, convention: Convention) -> str:
+    heads = {
+        circuit: sum(len(one.singular_values) for one in model.select(circuit, convention))
+        for circuit in CIRCUITS
+    }
+    found = [f"{circuit.upper()} circuits of {counted(n)}" for circuit, n in heads.items() if n]
+    return " and ".join(found) or "circuits of no head"
 
 
 def _values(
@@ -172,7 +204,7 @@ def _draw(
     top = max(tops)
     if top == 0:
         ax.text(0.5, 0.4, "no values here", transform=ax.transAxes, ha="center", color="0.4")
-    legend = ax.legend(loc="upper right" if zoomed else "upper left", frameon=False, fontsize=7)
+    legend = ax.legend(loc="upper right" if zoomed else "upper left", frameon=False, fontsize=8)
     n_lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
     # Curves and line end below the legend, which may not hide them.
     end = 1.0 - _MARGIN - _LINE * n_lines

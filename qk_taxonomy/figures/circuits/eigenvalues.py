@@ -12,6 +12,8 @@ from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED
+from qk_taxonomy.figures.parts import legend_under, put_title
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.records import CIRCUITS, Circuit, Convention
 from qk_taxonomy.studies.circuits.chosen import N_SHOWN, ChosenHeads, Head
 from qk_taxonomy.studies.circuits.records import ModelCircuits
@@ -21,6 +23,9 @@ _MOST_BEHIND = 1500
 
 _LIMIT = 1.08
 
+# Inches that a panel has at least.
+_PANEL = 1.9
+
 _ROLES: dict[Circuit, str] = {"qk": "where it looks", "ov": "what it writes"}
 
 
@@ -28,6 +33,7 @@ def eigenvalue_figure(
     model: ModelCircuits,
     chosen: Sequence[ChosenHeads],
     title: str,
+    page: Page = SCREEN,
     *,
     convention: Convention,
     control: ModelCircuits | None = None,
@@ -36,15 +42,17 @@ def eigenvalue_figure(
     which the panel states; behind them in grey those of the control's heads, each over its own.
     """
     circuits = [circuit for circuit in CIRCUITS if model.select(circuit, convention)]
+    most = page.columns(N_SHOWN, _PANEL)
     blocks = [
-        (group.reason, group.heads[start : start + N_SHOWN])
+        (group.reason, group.heads[start : start + most])
         for group in chosen
-        for start in range(0, len(group.heads), N_SHOWN)
+        for start in range(0, len(group.heads), most)
     ]
     n_columns = max(len(heads) for _, heads in blocks)
     height = (2.6 * len(circuits) + 0.35) * len(blocks) + 0.9
-    fig = Figure(figsize=(max(2.35 * n_columns + 0.5, 6.0), height), layout="constrained")
-    fig.suptitle(title)
+    width = page.width(max(2.35 * n_columns + 0.5, 6.0))
+    fig = Figure(figsize=(width, height), layout="constrained")
+    put_title(fig, title)
     panels = fig.subfigures(len(blocks), 1, squeeze=False)[:, 0]
     for panel, (reason, heads) in zip(panels, blocks, strict=True):
         panel.suptitle(f"{reason[0].upper()}{reason[1:]}", fontsize=10)
@@ -63,8 +71,30 @@ def eigenvalue_figure(
     if control is not None:
         label = "the control's heads, each over its own max |μ|"
         handles.append(Line2D([], [], ls="", marker="o", ms=3, color=CONTROL, label=label))
-    fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    legend_under(fig, handles)
     return fig
+
+
+def eigenvalue_caption(
+    model: ModelCircuits,
+    chosen: Sequence[ChosenHeads],
+    *,
+    convention: Convention,
+    control: ModelCircuits | None = None,
+) -> str:
+    """What the figure of eigenvalues shows."""
+    heads = "; ".join(f"{one.reason} ({len(one.heads)})" for one in chosen)
+    behind = (
+        " Behind them in grey: eigenvalues of the control's heads, each over its own largest "
+        f"modulus, {_MOST_BEHIND} of them at most." if control is not None else ""
+    )  # fmt: skip
+    n = max((len(one.eigenvalues[0]) for one in model.select("qk", convention)), default=0)
+    n = n or max((len(one.eigenvalues[0]) for one in model.select("ov", convention)), default=0)
+    return (
+        f"Eigenvalues μ of full circuits in the complex plane, of {heads}: a panel a head and "
+        f"circuit, n = {n} eigenvalues at most, over the largest modulus of the head, which the "
+        f"panel states; real part across, imaginary part upwards, both without unit.{behind}"
+    )
 
 
 def _eigenvalues(

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.circuits.parts import circuits_of, column
-from qk_taxonomy.figures.parts import counted, signed
-from qk_taxonomy.figures.style import layer_head_grid
+from qk_taxonomy.figures.parts import counted, put_title, signed
+from qk_taxonomy.figures.style import SCREEN, Page, layer_head_grid
 from qk_taxonomy.records import Circuit
 
 _SIGNED: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -1.0, "vmax": 1.0}
@@ -28,7 +28,7 @@ _FIRST: dict[Circuit, tuple[str, str]] = {
 }
 
 
-def map_figure(table: pd.DataFrame, title: str) -> Figure:
+def map_figure(table: pd.DataFrame, title: str, page: Page = SCREEN) -> Figure:
     """Layer × head maps, a row a circuit: the symmetry of QK or the copying score of OV (both in
     [−1, 1], white at 0), the share of σ² below σ₁² / 1000, and the effective rank over its bound.
 
@@ -41,9 +41,14 @@ def map_figure(table: pd.DataFrame, title: str) -> Figure:
     n_layers = int(layers.max() - layers.min()) + 1
     width = float(np.clip(0.045 * n_layers + 2.8, 4.0, 6.4))
     height = float(np.clip(0.05 * (int(heads.max()) + 1) + 1.5, 2.1, 6.0))
-    fig = Figure(figsize=(3 * width, height * len(circuits) + 0.4), layout="constrained")
-    fig.suptitle(title)
-    axes = fig.subplots(len(circuits), 3, squeeze=False, sharex=True, sharey=True)
+    n_rows = len(circuits) * (3 if page.narrow else 1)
+    size = page.width(3 * width), min(height, 9.0 / n_rows if page.room else height) * n_rows + 0.6
+    fig = Figure(figsize=size, layout="constrained")
+    put_title(fig, title)
+    grid = fig.subplots(
+        n_rows, 3 * len(circuits) // n_rows, squeeze=False, sharex=True, sharey=True
+    )
+    axes = grid.reshape(len(circuits), 3)
     near_zero = {circuit: column(table, f"{circuit}_near_zero") for circuit in circuits}
     # One scale for both circuits, to the next tenth above the largest share.
     largest = float(np.nan_to_num(max(shares.max() for shares in near_zero.values())))
@@ -61,10 +66,33 @@ def map_figure(table: pd.DataFrame, title: str) -> Figure:
         _draw(row[0], table, score, its_score, called, _SIGNED)
         _draw(row[1], table, near_zero[circuit], its_tail, below, tail)
         _draw(row[2], table, rank, its_rank, f"{name} effective rank of σ over its bound", _SHARE)
-        row[0].set_ylabel("head")
-    for ax in axes[-1]:
+    for ax in grid[:, 0]:
+        ax.set_ylabel("head")
+    for ax in grid[-1]:
         ax.set_xlabel("layer")
     return fig
+
+
+def map_caption(table: pd.DataFrame) -> str:
+    """What the maps of circuits show."""
+    circuits = circuits_of(table)
+    parts = [
+        f"{counted(len(table))} in {counted(table['layer'].nunique(), 'layer')}, layers across and "
+        "heads upwards; grey: no value. Titles: the median over the heads that have a value, "
+        "their number, and the mean over the control's heads."
+    ]
+    if "qk" in circuits:
+        parts.append(
+            "Symmetry of QK, in [−1, 1]: squared Frobenius norm of the symmetric part less that of "
+            "the antisymmetric one, over that of the circuit."
+        )
+    if "ov" in circuits:
+        parts.append("Copying score of OV, in [−1, 1]: sum of eigenvalues over sum of moduli.")
+    parts.append(
+        "Then the share of squared singular values below a thousandth of the largest, and the "
+        "effective rank of σ over the most that it can be; neither has a unit."
+    )
+    return " ".join(parts)
 
 
 def _draw(

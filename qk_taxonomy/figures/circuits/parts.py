@@ -30,7 +30,7 @@ _POINT = 18.0
 _BETWEEN = 0.1
 
 # Rows of names beside a panel: their height in inches at the size they are written in.
-_NAME_HEIGHT = 0.135
+_NAME_HEIGHT = 0.145
 
 
 def circuits_of(table: pd.DataFrame) -> tuple[Circuit, ...]:
@@ -91,7 +91,7 @@ def names_beside(ax: Axes, x: ArrayLike, y: ArrayLike, names: Sequence[str], hei
     wanted = [(b - low) / (high - low) for _, b, _ in points]
     for (a, b, name), at in zip(points, _spread(wanted, _NAME_HEIGHT / height), strict=True):
         ax.annotate(
-            name, (a, b), xytext=(1.04, at), textcoords="axes fraction", fontsize=7,
+            name, (a, b), xytext=(1.04, at), textcoords="axes fraction", fontsize=8,
             va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.6, "shrinkA": 1.0,
                         "shrinkB": 2.0, "relpos": (0.0, 0.5)},

@@ -16,8 +16,8 @@ from qk_taxonomy.figures.circuits.parts import (
     names_beside,
     point_style,
 )
-from qk_taxonomy.figures.parts import counted, signed
-from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.figures.parts import counted, put_title, signed
+from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
 from qk_taxonomy.records import CIRCUITS, Circuit
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
@@ -25,8 +25,13 @@ from qk_taxonomy.studies.circuits.chosen import Head
 _NAMED = 8
 _HEIGHT = 3.8
 
+# Inches that a panel, with the names beside it, has at least.
+_WIDTH = 4.4
 
-def scaling_figure(table: pd.DataFrame, title: str, summary: str = "") -> Figure:
+
+def scaling_figure(
+    table: pd.DataFrame, title: str, summary: str = "", page: Page = SCREEN
+) -> Figure:
     """Word series, a row a circuit: each head's effect of the positive against that of the negative
     part of its eigenvalues; all heads in order of their scaling, with intervals; and how many heads
     order the series how well. Dashed: the median over heads.
@@ -36,10 +41,15 @@ def scaling_figure(table: pd.DataFrame, title: str, summary: str = "") -> Figure
     title.
     """
     circuits = [circuit for circuit in CIRCUITS if (table["circuit"] == circuit).any()]
-    fig = Figure(figsize=(15.0, (_HEIGHT + 0.9) * len(circuits) + 0.8), layout="constrained")
+    # On paper a column a circuit, and in one column one panel below the other.
+    n_columns = 3 if page.room is None else page.columns(len(circuits), _WIDTH)
+    n_rows = 3 * len(circuits) // n_columns
+    size = page.width(15.0), (_HEIGHT + 0.9) * n_rows + 0.8
+    fig = Figure(figsize=size, layout="constrained")
     leave_room(fig)
-    fig.suptitle(f"{title}\n{summary}" if summary else title)
-    axes = fig.subplots(len(circuits), 3, squeeze=False)
+    put_title(fig, title, *([summary] if summary else []))
+    grid = fig.subplots(n_rows, n_columns, squeeze=False)
+    axes = grid.T if 1 < n_columns < 3 else grid.reshape(len(circuits), 3)
     for row, circuit in zip(axes, circuits, strict=True):
         heads = table[table["circuit"] == circuit].reset_index(drop=True)
         marked = (column(heads, "q") <= LEVEL).to_numpy()
@@ -47,6 +57,20 @@ def scaling_figure(table: pd.DataFrame, title: str, summary: str = "") -> Figure
         _draw_order(row[1], heads, circuit, marked)
         _draw_ordering(row[2], heads, circuit, marked)
     return fig
+
+
+def scaling_caption(table: pd.DataFrame) -> str:
+    """What the figure of word series shows."""
+    n = table.groupby("circuit")["scaling"].count()
+    heads = ", ".join(f"{counted(int(k))} of {str(circuit).upper()}" for circuit, k in n.items())
+    return (
+        f"Graded series of words, scored by full circuits ({heads}); all effects without unit. "
+        "First: the effect of the part of a head's circuit whose eigenvalues have a positive real "
+        "part, against that of the part where it is negative; the median of all heads is a cross. "
+        "Second: heads in order of their scaling, with 95 % intervals. Third: how many heads order "
+        f"the series how well. Orange: q ≤ {LEVEL}, corrected over heads (Benjamini–Hochberg); "
+        f"dashed: medians over heads; named: up to {_NAMED} heads of smallest q, as layer.head."
+    )
 
 
 def _draw_parts(ax: Axes, heads: pd.DataFrame, circuit: Circuit, marked: NDArray[np.bool_]) -> None:

@@ -11,11 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.circuits.parts import CONTROL, column
-from qk_taxonomy.figures.parts import counted
-from qk_taxonomy.figures.style import class_colours
+from qk_taxonomy.figures.parts import at_the_left, counted, panel_grid, put_title
+from qk_taxonomy.figures.style import SCREEN, Page, class_colours
 
 # Beyond these layers markers run into each other; beyond these models bands do.
 _MOST_MARKERS, _MOST_BANDS = 40, 4
+
+# Inches that a panel has at least.
+_WIDTH = 4.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,23 +34,43 @@ class SymmetryCourse:
     table: pd.DataFrame
 
 
-def symmetry_figure(courses: Sequence[SymmetryCourse], title: str) -> Figure:
+def symmetry_figure(courses: Sequence[SymmetryCourse], title: str, page: Page = SCREEN) -> Figure:
     """The symmetry of QK by depth, a panel a kind: medians over heads, bands to their quartiles;
     dotted, of scores less each query's mean over all keys, which is what a softmax sees; in grey
     the mean of each model's control. 1: symmetric, −1: antisymmetric, 0: as an untrained head.
     """
     kinds = list(dict.fromkeys(course.kind for course in courses))
     most = max(sum(course.kind == kind for course in courses) for kind in kinds)
-    fig = Figure(figsize=(5.6 * len(kinds) + 0.6, 4.0 + 0.17 * most), layout="constrained")
-    fig.suptitle(title)
-    axes = fig.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    n_columns = page.columns(len(kinds), _WIDTH)
+    n_rows = -(-len(kinds) // n_columns)
+    size = page.width(5.6 * len(kinds) + 0.6), (4.0 + 0.17 * most) * n_rows
+    fig = Figure(figsize=size, layout="constrained")
+    put_title(fig, title)
+    axes = panel_grid(fig, len(kinds), most_columns=n_columns, sharey=True)
     for ax, kind in zip(axes, kinds, strict=True):
         _draw(ax, [course for course in courses if course.kind == kind])
         n = sum(int(column(one.table, "qk_symmetry").notna().sum())
                 for one in courses if one.kind == kind)  # fmt: skip
         ax.set_title(f"{kind}: {counted(n)}" if kind else counted(n))
-    axes[0].set_ylabel("symmetry of QK, (‖sym‖² − ‖anti‖²) / ‖F‖²\nmedian and quartiles over heads")
+    for ax in at_the_left(axes):
+        ax.set_ylabel("symmetry of QK, (‖sym‖² − ‖anti‖²) / ‖F‖²\nmedian and quartiles over heads")
     return fig
+
+
+def symmetry_caption(courses: Sequence[SymmetryCourse]) -> str:
+    """What the figure of symmetry by depth shows."""
+    of = "; ".join(
+        f"{one.label}, {counted(int(column(one.table, 'qk_symmetry').notna().sum()))}"
+        for one in courses
+    )
+    return (
+        f"Symmetry of full QK circuits by depth ({of}): squared Frobenius norm of the symmetric "
+        "part less that of the antisymmetric one, over that of the circuit, without unit; 1: "
+        "symmetric, −1: antisymmetric, 0: as an untrained head. Lines: medians over the heads of a "
+        f"layer; bands, of up to {_MOST_BANDS} models: quartiles over heads; dotted: medians of "
+        "what a softmax over keys sees, scores less each query's mean; grey: the mean over the "
+        "heads of each model's control."
+    )
 
 
 def _draw(ax: Axes, courses: Sequence[SymmetryCourse]) -> None:

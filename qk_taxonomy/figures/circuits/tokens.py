@@ -10,27 +10,35 @@ from matplotlib.figure import Figure
 
 from qk_taxonomy.circuits.full import Vectors
 from qk_taxonomy.figures.circuits.glyphs import TOKEN_FONT, token_text
-from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.figures.parts import put_title
+from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
 from qk_taxonomy.studies.circuits.records import SIDES, TokenEnds
 
 _SYMBOLS: dict[Vectors, str] = {"eigenvector": "μ", "singular vector": "σ"}
 
 _LONGEST = 22
+
+# Inches that a panel has at least.
+_WIDTH = 4.4
 # Inches of a row of tokens, and of what stands above and below the rows of a panel.
 _ROW, _AROUND = 0.17, 0.75
 
 
-def token_figure(ends: Sequence[TokenEnds], title: str) -> Figure:
+def token_figure(ends: Sequence[TokenEnds], title: str, page: Page = SCREEN) -> Figure:
     """The tokens of highest and of lowest score, a row a direction and a column a side, for one
     head's circuit: ``ends`` are all of one head, circuit and convention.
     """
     directions = sorted({(one.kind, one.number) for one in ends})
     sides = [side for side in ("rows", "columns") if any(one.side == side for one in ends)]
     tallest = max(len(one.top) + len(one.bottom) for one in ends)
-    height = (_ROW * (tallest + 1) + _AROUND) * len(directions) + 0.5
-    fig = Figure(figsize=(max(5.2 * len(sides), 6.0), height), layout="constrained")
-    fig.suptitle(title)
-    axes = fig.subplots(len(directions), len(sides), squeeze=False)
+    n_columns = page.columns(len(sides), _WIDTH)
+    n_rows = len(directions) * len(sides) // n_columns
+    height = (_ROW * (tallest + 1) + _AROUND) * n_rows + 0.5
+    size = page.width(max(5.2 * len(sides), 6.0)), height
+    fig = Figure(figsize=size, layout="constrained")
+    put_title(fig, title)
+    grid = fig.subplots(n_rows, n_columns, squeeze=False)
+    axes = grid.reshape(len(directions), len(sides))
     for ax in axes.ravel():
         ax.set_visible(False)
     for one in ends:
@@ -38,6 +46,19 @@ def token_figure(ends: Sequence[TokenEnds], title: str) -> Figure:
         ax.set_visible(True)
         _draw(ax, one)
     return fig
+
+
+def token_caption(ends: Sequence[TokenEnds]) -> str:
+    """What the token panels of a head show."""
+    one = ends[0]
+    n_directions = len({(end.kind, end.number) for end in ends})
+    return (
+        f"Head {one.layer}.{one.head}, {one.circuit.upper()} circuit: the tokens of the "
+        f"{len(one.top)} highest and the {len(one.bottom)} lowest scores along each of "
+        f"n = {n_directions} leading directions, a row a direction and a column a side of the "
+        "circuit. Bars: scores, the coordinates of a vector of unit length over the tokens, "
+        "without unit. Titles: the eigenvalue μ or singular value σ of the direction."
+    )
 
 
 def _draw(ax: Axes, one: TokenEnds) -> None:
@@ -55,7 +76,7 @@ def _draw(ax: Axes, one: TokenEnds) -> None:
     for row, (token, _), score in zip(rows, shown, drawn, strict=True):
         ax.text(
             -0.03 * reach if score >= 0 else 0.03 * reach, row, token_text(token, _LONGEST),
-            ha="right" if score >= 0 else "left", va="center", fontsize=7.5,
+            ha="right" if score >= 0 else "left", va="center", fontsize=8,
             fontfamily=TOKEN_FONT, parse_math=False,
         )  # fmt: skip
     ax.axvline(0.0, color="0.6", lw=0.8)

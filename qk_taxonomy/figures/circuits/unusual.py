@@ -14,8 +14,8 @@ from qk_taxonomy.figures.circuits.parts import (
     names_beside,
     point_style,
 )
-from qk_taxonomy.figures.parts import counted
-from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
 from qk_taxonomy.records import Circuit
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
@@ -23,20 +23,45 @@ from qk_taxonomy.studies.circuits.chosen import Head
 _NAMED = 12
 _HEIGHT = 4.6
 
+# Inches that a panel, with the names beside it, has at least.
+_WIDTH = 4.4
 
-def unusual_figure(table: pd.DataFrame, title: str) -> Figure:
+
+def unusual_figure(table: pd.DataFrame, title: str, page: Page = SCREEN) -> Figure:
     """Each head's distance from the control against its distance from its peers, a panel a
     circuit; the most unusual are named. Without a control: peers alone, by rank.
 
     ``table``: the heads of one stack and convention, with values of one circuit at least.
     """
     circuits = circuits_of(table)
-    fig = Figure(figsize=(6.6 * len(circuits), _HEIGHT + 0.9), layout="constrained")
+    n_columns = page.columns(len(circuits), _WIDTH)
+    n_rows = len(circuits) // n_columns
+    size = page.width(6.6 * len(circuits)), (_HEIGHT + 0.9) * n_rows
+    fig = Figure(figsize=size, layout="constrained")
     leave_room(fig)
-    fig.suptitle(title)
-    for ax, circuit in zip(fig.subplots(1, len(circuits), squeeze=False)[0], circuits, strict=True):
+    put_title(fig, title)
+    axes = fig.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for ax, circuit in zip(axes, circuits, strict=True):
         _draw(ax, table, circuit)
     return fig
+
+
+def unusual_caption(table: pd.DataFrame) -> str:
+    """What the figure of unusual heads shows."""
+    names = " and ".join(circuit.upper() for circuit in circuits_of(table))
+    controlled = any(
+        column(table, f"{circuit}_distance").notna().any() for circuit in circuits_of(table)
+    )
+    against = (
+        "its distance from the control's heads; orange: it differs from them, q ≤ "
+        f"{LEVEL}, corrected over heads (Benjamini–Hochberg)" if controlled
+        else "its rank by peers; there is no control"
+    )  # fmt: skip
+    return (
+        f"Full {names} circuits of {counted(len(table))}, a point a head: its distance from the "
+        f"other heads of its model, a robust z, against {against}. Ringed and named, as "
+        f"rank: layer.head: up to {_NAMED} most unusual heads. Distances have no unit."
+    )
 
 
 def _draw(ax: Axes, table: pd.DataFrame, circuit: Circuit) -> None:

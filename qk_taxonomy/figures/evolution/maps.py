@@ -12,12 +12,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.evolution.parts import spread, step_label
+from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import Evolution
 
 Array = NDArray[np.float64]
 
 _COLUMNS = 3
+
+# Inches that a panel has at least.
+_WIDTH = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,28 +40,42 @@ class _Map:
     around: float | None = None
 
 
-def map_figure(evolution: Evolution, title: str) -> Figure:
+def map_figure(evolution: Evolution, title: str, page: Page = SCREEN) -> Figure:
     """Means over each layer's heads at each step: effective rank, largest λ, share of λ beyond the
     untrained edge, share of heads unlike untrained ones, distance from the first step and since the
     step before. Steps are evenly spaced; nothing is drawn of what has no null.
     """
     maps = _maps(evolution)
     layers = np.unique(evolution.heads["layer"])
-    rows = -(-len(maps) // _COLUMNS)
+    columns = page.columns(_COLUMNS, _WIDTH)
+    rows = -(-len(maps) // columns)
     height = float(np.clip(0.11 * len(layers) + 1.3, 2.0, 5.0)) * rows + 0.5
-    fig = Figure(figsize=(13.0, height), layout="constrained")
-    fig.suptitle(title)
-    panels = fig.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()
+    fig = Figure(figsize=(page.width(13.0), height), layout="constrained")
+    put_title(fig, title)
+    panels = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in panels[len(maps) :]:
         ax.set_visible(False)
     for ax, one in zip(panels, maps, strict=False):
         _draw_map(ax, evolution, one)
-    for ax in panels[: len(maps)][-_COLUMNS:]:
+    for ax in panels[: len(maps)][-columns:]:
         ax.tick_params(labelbottom=True)
         ax.set_xlabel("training step")
-    for ax in panels[::_COLUMNS]:
+    for ax in panels[::columns]:
         ax.set_ylabel("layer")
     return fig
+
+
+def map_caption(evolution: Evolution) -> str:
+    """What the maps show."""
+    s, h = evolution.labels.shape
+    n_layers = evolution.heads["layer"].nunique()
+    return (
+        f"Means over the heads of each layer at each of {counted(s, 'step')}, steps across and "
+        f"evenly spaced, layers upwards: {counted(h)} in {counted(n_layers, 'layer')}. Panels: "
+        f"{'; '.join(one.title for one in _maps(evolution))}. Divergences are Jensen and "
+        "Shannon's, of histograms of λ over the head's mean; shares and ratios have no unit. "
+        "Grey: no value."
+    )
 
 
 def _maps(evolution: Evolution) -> list[_Map]:

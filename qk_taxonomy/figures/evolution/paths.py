@@ -7,12 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.evolution.parts import GREY, draw_step_axis
-from qk_taxonomy.figures.style import class_colours
+from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.style import SCREEN, Page, class_colours
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import PATH_FEATURES, Evolution
 
 # Heads that have a colour and a name.
 _NAMED = 6
+
+# Inches that a panel has at least.
+_WIDTH = 4.0
 
 _FEATURE_LABELS = {
     "travel": "whole distance",
@@ -23,17 +27,39 @@ _FEATURE_LABELS = {
 }
 
 
-def path_figure(evolution: Evolution, title: str) -> Figure:
+def path_figure(evolution: Evolution, title: str, page: Page = SCREEN) -> Figure:
     """Every head's divergence from its first step, its way through effective rank and largest λ,
     and what is unusual in it; the most unusual have colours, solid where q ≤ 0.05.
     """
-    fig = Figure(figsize=(13.0, 4.6), layout="constrained")
-    fig.suptitle(title)
-    distance, ways, features = fig.subplots(1, 3, width_ratios=[1.0, 1.0, 1.25])
+    columns = page.columns(3, _WIDTH)
+    rows = -(-3 // columns)
+    fig = Figure(figsize=(page.width(13.0), 0.6 + 4.0 * rows), layout="constrained")
+    put_title(fig, title)
+    if columns == 3:
+        distance, ways, features = fig.subplots(1, 3, width_ratios=[1.0, 1.0, 1.25])
+    else:
+        grid = fig.add_gridspec(rows, columns)
+        places = [grid[0, 0], grid[1 // columns, 1 % columns], grid[-1, :]]
+        distance, ways, features = (fig.add_subplot(place) for place in places)
     _draw_distance(distance, evolution)
     _draw_ways(ways, evolution)
     _draw_features(features, evolution)
     return fig
+
+
+def path_caption(evolution: Evolution) -> str:
+    """What the paths show."""
+    s, h = evolution.labels.shape
+    known = evolution.null.n > 0
+    unit = "that of two untrained heads is the unit" if known else "in nats"
+    return (
+        f"Paths of {counted(h)} over {counted(s, 'step')} of training, grey, and in colours up to "
+        f"{_NAMED} whose path is most unusual, solid where q ≤ {LEVEL} (corrected over heads, for "
+        "tails of Student's t), else dotted. First: the Jensen–Shannon divergence of a head's "
+        f"histogram from that of its first step, {unit}, on an axis of log(step + 1). Second: ways "
+        "through effective rank and largest λ, open at the first step and full at the last. Third: "
+        "what is unusual of a path, each feature as a robust z among the heads, without unit."
+    )
 
 
 def _named(evolution: Evolution) -> list[int]:
@@ -65,7 +91,7 @@ def _draw_distance(ax: Axes, evolution: Evolution) -> None:
         ax.axhspan(0.0, evolution.null.usual / unit, color="0.9", zorder=0)
         ax.text(
             0.02, evolution.null.usual / unit, "95 % of pairs of untrained heads",
-            transform=ax.get_yaxis_transform(), va="bottom", fontsize=7, color="0.35",
+            transform=ax.get_yaxis_transform(), va="bottom", fontsize=8, color="0.35",
         )  # fmt: skip
     draw_step_axis(ax, evolution)
     said = "of two untrained heads = 1" if known else "in nats"
@@ -85,10 +111,10 @@ def _draw_ways(ax: Axes, evolution: Evolution) -> None:
         )  # fmt: skip
         ax.scatter(rank[-1, head], largest[-1, head], s=26, color=[colour], zorder=3)
     ax.set_yscale("log")
-    ax.set(xlabel="effective rank of λ", ylabel="largest λ")
+    ax.set(xlabel="effective rank of λ (dimensions)", ylabel="largest λ (weights⁴)")
     ax.set_title("Ways of heads (open: first step, full: last)")
     if _named(evolution):
-        ax.legend(title="layer.head", frameon=False, fontsize=7, loc="best")
+        ax.legend(title="layer.head", frameon=False, fontsize=8, loc="best")
 
 
 def _draw_features(ax: Axes, evolution: Evolution) -> None:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from qk_taxonomy.figures.evolution.parts import draw_step_axis
-from qk_taxonomy.figures.style import RGB, UNTRAINED_LINE, class_colours
+from qk_taxonomy.figures.parts import counted, put_title, wrapped
+from qk_taxonomy.figures.style import RGB, SCREEN, UNTRAINED_LINE, Page, class_colours
 from qk_taxonomy.studies.evolution.records import Evolution
 from qk_taxonomy.taxonomy import HeadClass
 
@@ -18,28 +19,49 @@ from qk_taxonomy.taxonomy import HeadClass
 _COLUMNS = 3
 
 
-def river_figure(evolution: Evolution, title: str) -> Figure:
+def river_figure(evolution: Evolution, title: str, page: Page = SCREEN) -> Figure:
     """Shares of the heads in each class over training, a bend a step; how many heads left their
     first class for good; and the mean histogram of each class beside that of untrained heads.
     """
     colours = class_colours(len(evolution.classes))
-    rows = math.ceil(len(evolution.classes) / _COLUMNS)
-    fig = Figure(figsize=(13.0, max(5.2, 1.2 + 2.0 * rows)), layout="constrained")
-    fig.suptitle(title)
-    left, right = fig.subfigures(1, 2, width_ratios=[1.0, 1.1], squeeze=False)[0]
+    columns = _COLUMNS if page.room is None else 2
+    rows = math.ceil(len(evolution.classes) / columns)
+    if page.narrow:
+        heights = [5.2, 1.6 * rows + 0.5]
+        fig = Figure(figsize=(page.width(13.0), sum(heights) + 0.5), layout="constrained")
+        left, right = fig.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
+    else:
+        size = page.width(13.0), max(5.2, 1.2 + 2.0 * rows)
+        fig = Figure(figsize=size, layout="constrained")
+        left, right = fig.subfigures(1, 2, width_ratios=[1.0, 1.1], squeeze=False)[0]
+    put_title(fig, title)
     upper, lower = left.subplots(2, 1, height_ratios=[2.2, 1.0], sharex=True)
     _draw_river(upper, evolution, colours)
     _draw_leaving(lower, evolution)
-    panels = right.subplots(rows, _COLUMNS, squeeze=False, sharex=True).ravel()
+    panels = right.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for ax in panels[len(evolution.classes) :]:
         ax.set_visible(False)
     for ax, group, colour in zip(panels, evolution.classes, colours, strict=False):
         _draw_class(ax, evolution, group, colour)
-    for ax in panels[: len(evolution.classes)][-_COLUMNS:]:
+    for ax in panels[: len(evolution.classes)][-columns:]:
         ax.tick_params(labelbottom=True)
     right.supxlabel("λ / mean λ of the head", fontsize=9)
-    right.supylabel("density (mean over heads and steps; dashed: untrained heads)", fontsize=9)
+    label = "density (mean over heads and steps; dashed: untrained heads)"
+    right.supylabel(wrapped(label, 3.6), fontsize=9)
     return fig
+
+
+def river_caption(evolution: Evolution) -> str:
+    """What the river shows."""
+    s, h = evolution.labels.shape
+    return (
+        f"Shares of {counted(h)} in each of {len(evolution.classes)} classes of one taxonomy of "
+        f"all steps, at {counted(s, 'step')} of training on an axis of log(step + 1); below, what "
+        "share of heads has left its first class for good, and has λ beyond the edge of untrained "
+        "heads. Panels: the mean histogram of each class over heads and steps, λ in units of the "
+        "head's mean λ, with the class's share at the first step and at the last; dashed: "
+        "untrained heads."
+    )
 
 
 def _draw_river(ax: Axes, evolution: Evolution, colours: list[RGB]) -> None:

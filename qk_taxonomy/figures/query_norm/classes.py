@@ -9,16 +9,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.parts import at_the_bottom, counted, grid_shape, panel_grid, put_title
+from qk_taxonomy.figures.parts import (
+    MOST_COLUMNS,
+    at_the_bottom,
+    counted,
+    grid_shape,
+    panel_grid,
+    put_title,
+)
 from qk_taxonomy.figures.query_norm.parts import measure_label, nothing, numbers
-from qk_taxonomy.figures.style import RGB, class_colours
+from qk_taxonomy.figures.style import RGB, SCREEN, Page, class_colours
 from qk_taxonomy.statistics.findings import LEVEL
 
 # Half the width over which the points of a class are spread.
 _SPREAD = 0.27
 
+# Inches that a panel has at least.
+_WIDTH = 2.9
 
-def behaviour_figure(heads: pd.DataFrame, tests: pd.DataFrame, title: str) -> Figure:
+
+def behaviour_figure(
+    heads: pd.DataFrame, tests: pd.DataFrame, title: str, page: Page = SCREEN
+) -> Figure:
     """A panel a behaviour: a box a class (median, quartiles, whiskers to 1.5 IQR) over the points
     of its heads.
 
@@ -30,11 +42,13 @@ def behaviour_figure(heads: pd.DataFrame, tests: pd.DataFrame, title: str) -> Fi
     labels = sorted(heads["class"].unique())
     colours = class_colours(len(labels))
     width = float(np.clip(0.42 * len(labels) + 1.6, 3.2, 6.0))
-    n_rows, n_columns = grid_shape(len(behaviours))
-    fig = Figure(figsize=(width * n_columns, 2.9 * n_rows + 0.9), layout="constrained")
+    most = page.columns(MOST_COLUMNS, _WIDTH)
+    n_rows, n_columns = grid_shape(len(behaviours), most)
+    size = page.width(width * n_columns), 2.9 * n_rows + 0.9
+    fig = Figure(figsize=size, layout="constrained")
     what = "η²: share of the variance within layers that classes explain; p: permuted in layers"
     put_title(fig, title, f"{counted(len(heads))}; {what}")
-    axes = panel_grid(fig, len(behaviours))
+    axes = panel_grid(fig, len(behaviours), most_columns=most)
     for ax, test in zip(axes, tests.to_dict("records"), strict=True):
         values = numbers(heads, test["behaviour"])
         of = heads["class"].to_numpy()
@@ -45,6 +59,18 @@ def behaviour_figure(heads: pd.DataFrame, tests: pd.DataFrame, title: str) -> Fi
     for ax in at_the_bottom(axes):
         ax.set_xlabel("class")
     return fig
+
+
+def behaviour_caption(heads: pd.DataFrame, tests: pd.DataFrame) -> str:
+    """What the figure of behaviour by class shows."""
+    known = heads[heads["class"].notna()]
+    return (
+        f"Behaviour of {counted(len(known))} by class of the taxonomy, a panel each of "
+        f"{len(tests)} behaviours, means over tokens and windows. Boxes: median and quartiles over "
+        "the heads of a class, whiskers to 1.5 interquartile ranges; points: heads. η²: the share "
+        "of the variance within layers that classes explain; p by permutation of heads within "
+        f"layers, q corrected over behaviours (Benjamini–Hochberg), starred where q ≤ {LEVEL}."
+    )
 
 
 def _said(test: dict[str, float]) -> str:

@@ -18,12 +18,21 @@ from qk_taxonomy.figures.query_norm.parts import (
     numbers,
     rounded,
 )
+from qk_taxonomy.figures.style import SCREEN, Page
+
+# Inches that a panel has at least.
+_WIDTH = 3.1
 
 _BEHAVIOUR = ("query_norm", "entropy", "normalised_entropy")
 
 
 def histogram_figure(
-    heads: pd.DataFrame, behaviour: pd.DataFrame, title: str, *, correlation: float
+    heads: pd.DataFrame,
+    behaviour: pd.DataFrame,
+    title: str,
+    page: Page = SCREEN,
+    *,
+    correlation: float,
 ) -> Figure:
     """Above, heads by Pearson r, a mean over windows: as measured, given position, and of entropies
     shuffled once in each window; below, heads by their mean query norm and entropy. Dotted:
@@ -33,9 +42,12 @@ def histogram_figure(
     mean r of entropies that are shuffled once. behaviour: a row a head, means over tokens and
     windows.
     """
-    fig = Figure(figsize=(11.4, 5.8), layout="constrained")
+    n_columns = page.columns(3, _WIDTH)
+    n_rows = 6 // n_columns
+    fig = Figure(figsize=(page.width(11.4), 2.6 * n_rows + 0.6), layout="constrained")
     put_title(fig, title, counted(len(heads)))
-    above, below = fig.subplots(2, 3)
+    grid = fig.subplots(n_rows, n_columns, squeeze=False)
+    above, below = grid.reshape(2, 3)
     bins = np.linspace(-1.0, 1.0, 41)
     for ax, column, colour, name in (
         (above[0], "pearson", RAW, "as measured"),
@@ -58,9 +70,21 @@ def histogram_figure(
         median = f"\nmedian {float(np.median(found)):.3g} (dashed)" if len(found) else ""
         ax.set_title(f"mean {measure_label(measure)}{median}")
         ax.set(xlabel=measure_label(measure))
-    for ax in (above[0], below[0]):
+    for ax in grid[:, 0]:
         ax.set_ylabel("heads")
     return fig
+
+
+def histogram_caption(heads: pd.DataFrame, *, correlation: float) -> str:
+    """What the histograms of heads show."""
+    return (
+        f"Numbers of heads, of {counted(len(heads))}, by Pearson's r of query norm and attention "
+        "entropy, a mean over windows and without unit: as measured; given the logarithm of "
+        "position; and of entropies shuffled once in each window, which is the control. Dotted: "
+        f"|r| = {correlation:g}, what counts as passing; dashed: medians. Then by what heads do, "
+        "means over tokens and windows: query norm ‖q‖ (in the unit of activations), entropy in "
+        "nats, and entropy over the logarithm of the number of keys allowed."
+    )
 
 
 def _draw(ax: Axes, values: Array, edges: Array, colour: str) -> Array:

@@ -16,23 +16,32 @@ from qk_taxonomy.figures.query_norm.parts import (
     measure_label,
     numbers,
 )
+from qk_taxonomy.figures.style import SCREEN, Page
+
+# Inches that a panel has at least.
+_WIDTH = 3.0
 
 # Behaviour that is drawn by layer, a panel each.
 _BEHAVIOUR = ("query_norm", "normalised_entropy", "gain", "distance")
 
 
-def layer_figure(heads: pd.DataFrame, behaviour: pd.DataFrame, title: str) -> Figure:
+def layer_figure(
+    heads: pd.DataFrame, behaviour: pd.DataFrame, title: str, page: Page = SCREEN
+) -> Figure:
     """By layer: Pearson's and Spearman's r, as measured and given position, and what heads do;
     lines are medians over the heads of a layer, bands reach to the quartiles.
 
     heads: as of :func:`~qk_taxonomy.figures.query_norm.maps.correlation_map`. behaviour: of the
     same stack, a row a head, means over tokens and windows by name of the measure.
     """
-    fig = Figure(figsize=(12.6, 6.6), layout="constrained")
+    n_columns = page.columns(3, _WIDTH)
+    n_rows = 6 // n_columns
+    fig = Figure(figsize=(page.width(12.6), 2.9 * n_rows + 0.8), layout="constrained")
     most = int(heads.groupby("layer").size().max())
     spread = "" if most == 1 else "median and quartiles over "
     put_title(fig, title, f"{spread}{counted(most)} a layer")
-    axes = fig.subplots(2, 3)
+    grid = fig.subplots(n_rows, n_columns, squeeze=False)
+    axes = grid if n_columns == 3 else grid.reshape(3, 2).T
     for ax, kind in zip(axes[:, 0], ("pearson", "spearman"), strict=True):
         for column, colour in ((kind, RAW), (f"partial_{kind}", PARTIAL)):
             _draw(ax, heads, column, colour)
@@ -49,6 +58,19 @@ def layer_figure(heads: pd.DataFrame, behaviour: pd.DataFrame, title: str) -> Fi
         ],
     )
     return fig
+
+
+def layer_caption(heads: pd.DataFrame) -> str:
+    """What the figure of layers shows."""
+    most = int(heads.groupby("layer").size().max())
+    return (
+        f"{counted(len(heads))} in {counted(heads['layer'].nunique(), 'layer')}, up to {most} a "
+        "layer. Lines: medians over the heads of a layer; bands: quartiles over heads. Pearson's "
+        "and Spearman's r of query norm and attention entropy, means over windows, as measured "
+        "and given position (of Pearson's its logarithm, of Spearman's its rank); then what heads "
+        "do, means over tokens and windows, in the units that the axes name; ‖q‖ is in the unit "
+        "of activations."
+    )
 
 
 def _draw(ax: Axes, table: pd.DataFrame, column: str, colour: str) -> None:

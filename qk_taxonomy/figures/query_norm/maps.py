@@ -10,13 +10,18 @@ from matplotlib.image import AxesImage
 
 from qk_taxonomy.figures.parts import counted, put_title
 from qk_taxonomy.figures.query_norm.parts import numbers, rounded
-from qk_taxonomy.figures.style import layer_head_grid
+from qk_taxonomy.figures.style import SCREEN, Page, layer_head_grid
+
+# Inches that a map has at least, and at most in height on paper.
+_WIDTH, _HIGHEST = 3.4, 3.0
 
 # Of a dot in a cell: a share of the cell's lesser side, at most so many points.
 _DOT_SHARE, _LARGEST_DOT = 0.35, 5.0
 
 
-def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Figure:
+def correlation_map(
+    heads: pd.DataFrame, title: str, page: Page = SCREEN, *, consistent: float
+) -> Figure:
     """Maps of r over heads, layers across and heads upwards, blue where entropy falls as the norm
     grows; left as measured, right given position (of Pearson's its logarithm, of Spearman's its
     rank); Pearson above Spearman.
@@ -30,11 +35,17 @@ def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Fi
     n_heads = int(heads["head"].max()) + 1
     width = float(np.clip(0.05 * n_layers + 2.4, 3.6, 7.4))
     height = float(np.clip(0.05 * n_heads + 1.3, 1.9, 5.6))
-    fig = Figure(figsize=(2 * width + 0.9, 2 * height + 1.1), layout="constrained")
+    n_columns = page.columns(2, _WIDTH)
+    n_rows = 4 // n_columns
+    if page.room is not None:
+        width, height = page.width(width) / n_columns - 0.5, min(height, _HIGHEST)
+    size = page.width(2 * width + 0.9), n_rows * height + 1.1
+    fig = Figure(figsize=size, layout="constrained")
     n_samples = int(heads["n_samples"].max())
     dots = f"dots: consistent in {consistent:.0%} of the windows or more, with one sign"
     put_title(fig, title, f"means over {counted(n_samples, 'window')}; {dots}")
-    axes = fig.subplots(2, 2, sharex=True, sharey=True)
+    grid = fig.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
+    axes = grid.reshape(2, 2)
     cell = 72 * min((width - 0.8) / n_layers, (height - 0.7) / n_heads)
     dot = min(_DOT_SHARE * cell, _LARGEST_DOT)
     held = {"pearson": "log position", "spearman": "rank of position"}
@@ -52,12 +63,26 @@ def correlation_map(heads: pd.DataFrame, title: str, *, consistent: float) -> Fi
                 f"{kind.capitalize()} r {name}\n"
                 f"{median}{counted(len(found))}, {int(marked.sum())} consistent"
             )
-    for ax in axes[:, 0]:
+    for ax in grid[:, 0]:
         ax.set_ylabel("head")
-    for ax in axes[1]:
+    for ax in grid[-1]:
         ax.set_xlabel("layer")
-    fig.colorbar(image, ax=axes, label="r of query norm and entropy")
+    where = "bottom" if page.narrow else "right"
+    fig.colorbar(image, ax=grid, label="r of query norm and entropy", location=where)
     return fig
+
+
+def correlation_caption(heads: pd.DataFrame, *, consistent: float) -> str:
+    """What the maps of correlations show."""
+    n_samples = int(heads["n_samples"].max())
+    return (
+        f"Correlation r of query norm and attention entropy in {counted(len(heads))} of "
+        f"{counted(heads['layer'].nunique(), 'layer')}, layers across and heads upwards, means "
+        f"over n = {counted(n_samples, 'window')}; without unit, blue where entropy falls as the "
+        "norm grows, grey where there is none. Pearson's above, given the logarithm of position "
+        "beside it; Spearman's below, given the rank of position. Dots: the criterion of "
+        f"consistency, of one sign and significant in {consistent:.0%} of the windows or more."
+    )
 
 
 def _draw(

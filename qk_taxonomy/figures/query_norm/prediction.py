@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from qk_taxonomy.figures.parts import legend_under, put_title
 from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
-from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
 from qk_taxonomy.studies.query_norm.bridge import predicted
 
 # Where predictions are far worse than the mean, how much worse is no matter: drawn at the end.
@@ -28,7 +28,7 @@ _MARKS: tuple[tuple[str, dict[str, Any], str], ...] = (
 )
 
 
-def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
+def prediction_figure(prediction: pd.DataFrame, title: str, page: Page = SCREEN) -> Figure:
     """A row a behaviour: R² of its normal scores by ridge regression in layers held out, on
     spectra within layers, which is what is tested; and, of scores as they are, on spectra, on depth
     alone and on both. Grey, the 95 % of within layers for heads that were permuted there.
@@ -39,7 +39,9 @@ def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
     good as the mean of the other layers or, within layers, as a layer's own.
     """
     n = len(prediction)
-    fig = Figure(figsize=(9.4, 0.36 * n + 2.4), layout="constrained")
+    # Names at the left and numbers at the right leave no room for a panel in one column.
+    page = page.wide
+    fig = Figure(figsize=(page.width(9.4), 0.36 * n + 2.4), layout="constrained")
     put_title(fig, title, "cross-validated by layer; 1: perfect, 0: no better than the mean")
     ax = fig.subplots()
     ax.axvline(0.0, color="black", ls=":", lw=0.9)
@@ -63,6 +65,20 @@ def prediction_figure(prediction: pd.DataFrame, title: str) -> Figure:
         fig, [*handles, Patch(color="0.87", label="within layers, of permuted heads, 95 %")]
     )
     return fig
+
+
+def prediction_caption(prediction: pd.DataFrame) -> str:
+    """What the figure of predictions shows."""
+    return (
+        f"How well spectra predict each of n = {len(prediction)} behaviours of heads, in layers "
+        "that were held out: R² of ridge regression of its normal scores, without unit; 1: "
+        "perfect, 0: no better than the mean. Circles: spectra within layers, which is what is "
+        "tested; triangles, squares and diamonds: scores as they are, by spectra, by depth alone "
+        "and by both. Grey: the central 95 % of within layers for heads that were permuted there. "
+        "q: corrected over behaviours (Benjamini–Hochberg), starred where the prediction holds. "
+        f"Values below {_WORST:g} are drawn at the left end".replace("-", "−")
+        + "."
+    )
 
 
 def _draw(ax: Axes, values: np.ndarray, style: dict[str, Any]) -> None:

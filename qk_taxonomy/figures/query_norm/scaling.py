@@ -12,11 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from qk_taxonomy.figures.parts import Array, counted, legend_under, put_title
-from qk_taxonomy.figures.style import KEPT, class_colours
+from qk_taxonomy.figures.style import KEPT, SCREEN, Page, class_colours
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 
 # Heads beyond these have one colour, and no name.
 _MOST_NAMED = 8
+
+# Inches that a panel has at least.
+_WIDTH = 4.2
 
 # Half the length of a tangent, in log α.
 _TANGENT = 0.16
@@ -25,16 +28,18 @@ _TANGENT = 0.16
 _APART = 0.12
 
 
-def scaling_figure(scaling: ScalingResult, title: str) -> Figure:
+def scaling_figure(scaling: ScalingResult, title: str, page: Page = SCREEN) -> Figure:
     """Left: mean entropy of each head by the factor α of its queries or keys, with the tangent at
     α = 1 that the identity predicts; right: slopes dH/d log α measured by differences against
     predicted.
     """
     alpha, n = scaling.alphas, len(scaling.heads)
     colours: list[Any] = class_colours(n) if n <= _MOST_NAMED else [KEPT] * n
-    fig = Figure(figsize=(10.4, 5.0), layout="constrained")
+    n_columns = page.columns(2, _WIDTH)
+    n_rows = 2 // n_columns
+    fig = Figure(figsize=(page.width(10.4), 4.2 * n_rows + 0.8), layout="constrained")
     put_title(fig, title, f"{counted(n)}, means over {counted(scaling.n_tokens, 'token')}")
-    left, right = fig.subplots(1, 2)
+    left, right = fig.subplots(n_rows, n_columns).ravel()
     for colour, line, of in zip(colours, scaling.entropy, scaling.predicted, strict=True):
         left.plot(alpha, line, color=colour, lw=1.4, alpha=0.9 if n <= _MOST_NAMED else 0.35)
         _tangent(left, alpha, line, of)
@@ -56,6 +61,18 @@ def scaling_figure(scaling: ScalingResult, title: str) -> Figure:
     return fig
 
 
+def scaling_caption(scaling: ScalingResult) -> str:
+    """What the figure of the intervention shows."""
+    n = len(scaling.heads)
+    return (
+        f"{counted(n)} whose queries or keys are multiplied by a factor α (without unit): mean "
+        f"attention entropy in nats over n = {counted(scaling.n_tokens, 'token')}, and the slope "
+        "dH/d log α that the identity dH/d log α = −gain predicts at α = 1 (dashed); then "
+        f"{counted(scaling.slope.size, 'slope')} in nats, measured by differences, against those "
+        "predicted; grey: where both are equal."
+    )
+
+
 def _tangent(ax: Axes, alpha: Array, entropy: Array, slope: Array) -> None:
     at = int(np.argmin(np.abs(np.log(alpha))))
     reach = np.array([-_TANGENT, _TANGENT])
@@ -71,7 +88,7 @@ def _slopes(ax: Axes, scaling: ScalingResult, colours: Sequence[Any]) -> None:
         ax.plot(x, y, ls="", marker="o", ms=3.5, color=colour, alpha=0.8)
     ax.set(
         xlabel="slope dH/d log α predicted, nats", ylabel="slope measured by differences, nats",
-        title=f"{counted(scaling.slope.size, 'slope')}, largest relative deviation "
+        title=f"{counted(scaling.slope.size, 'slope')}, largest relative deviation\n"
         f"{np.nanmax(scaling.deviation, initial=0.0):.2g}".replace("-", "−"),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,15 @@ from matplotlib.ticker import MaxNLocator
 
 from qk_taxonomy.figures.parts import Array, counted, put_title
 from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
 
 # Heads of each kind, and tokens of a head: more would lie upon each other.
 _OF_A_KIND, _MOST_POINTS = 2, 3000
+
+# Inches that a panel has at least.
+_WIDTH = 2.2
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,28 @@ def extreme_heads(heads: pd.DataFrame, n: int = _OF_A_KIND) -> list[ExtremeHead]
     ]  # fmt: skip
 
 
-def scatter_figure(samples: Sequence[Sample], chosen: Sequence[ExtremeHead], title: str) -> Figure:
+def scatter_figure(
+    samples: Sequence[Sample],
+    chosen: Sequence[ExtremeHead],
+    title: str,
+    page: Page = SCREEN,
+) -> Figure:
     """A column a head: above, the entropy of each token against its query norm; below, what is left
     of both when, in every window, a line in log position (in sliding attention, and in the log of
     the number of keys) is taken out. Coloured by position.
     """
-    fig = Figure(figsize=(2.55 * max(len(chosen), 2) + 1.2, 6.3), layout="constrained")
+    n_columns = page.columns(len(chosen), _WIDTH)
+    n_blocks = -(-len(chosen) // n_columns)
+    height = 6.1 if n_blocks == 1 else 4.2
+    size = page.width(2.55 * max(len(chosen), 2) + 1.2), height * n_blocks + 0.2
+    fig = Figure(figsize=size, layout="constrained")
     longest = max(len(one.tokens) for one in samples)
     scale = ScalarMappable(LogNorm(1.0, max(longest, 2)), "viridis")
-    axes = fig.subplots(2, len(chosen), squeeze=False)
-    for (above, below), one in zip(axes.T, chosen, strict=True):
+    grid = fig.subplots(2 * n_blocks, n_columns, squeeze=False)
+    pairs = grid.reshape(n_blocks, 2, n_columns).swapaxes(1, 2).reshape(-1, 2)
+    for ax in pairs[len(chosen) :].ravel():
+        ax.set_visible(False)
+    for (above, below), one in zip(pairs, chosen, strict=False):
         points = _points(samples, one.head)
         order = np.random.default_rng(0).permutation(points.shape[1])[:_MOST_POINTS]
         position, norm, entropy, norm_left, entropy_left = points[:, order]
@@ -76,11 +93,30 @@ def scatter_figure(samples: Sequence[Sample], chosen: Sequence[ExtremeHead], tit
         below.set_title(f"given log position, r = {rounded(one.partial)}")
         above.set_xlabel(measure_label("query_norm"))
         below.set_xlabel("‖q‖, what position leaves")
-    axes[0, 0].set_ylabel(measure_label("entropy"))
-    axes[1, 0].set_ylabel("H, what position leaves, nats")
+    for block in grid[:, 0].reshape(-1, 2):
+        block[0].set_ylabel(measure_label("entropy"))
+        block[1].set_ylabel("H, what position leaves, nats")
     put_title(fig, title, f"tokens of {counted(len(samples), 'window')}; r: Pearson, their mean")
-    fig.colorbar(scale, ax=axes, label="position in the window, tokens", aspect=40)
+    label = "position in the window, tokens"
+    where: Any = (
+        {"location": "bottom", "aspect": 30, "fraction": 0.05, "pad": 0.01}
+        if page.narrow
+        else {"aspect": 40}
+    )
+    fig.colorbar(scale, ax=grid, label=label, **where)
     return fig
+
+
+def scatter_caption(samples: Sequence[Sample], chosen: Sequence[ExtremeHead]) -> str:
+    """What the scatter plots of heads show."""
+    return (
+        f"{counted(len(chosen))} of extreme correlation, a column each: attention entropy in nats "
+        f"against query norm ‖q‖ (in the unit of activations), a point a token of n = "
+        f"{counted(len(samples), 'window')}, coloured by its position, {_MOST_POINTS} tokens at "
+        "most, drawn at random with seed 0; below, what is left of both when a line in the "
+        "logarithm of position is taken out in every window (in sliding attention also one in "
+        "that of the number of keys). r: Pearson's, a mean over windows."
+    )
 
 
 def _draw(ax: Axes, x: Array, y: Array, colours: Array) -> None:

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.parts import (
+    MOST_COLUMNS,
     Array,
     at_the_bottom,
     at_the_left,
@@ -23,13 +24,16 @@ from qk_taxonomy.figures.parts import (
     put_title,
     quartiles,
 )
-from qk_taxonomy.figures.style import class_colours
+from qk_taxonomy.figures.style import SCREEN, Page, class_colours
 from qk_taxonomy.figures.superposition.parts import drawn_steps, step_axis
 
 _STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 # Above a panel, in its height: between the marks of one course and the next.
 _MARK = 0.045
+
+# Inches that a panel has at least.
+_WIDTH = 2.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ def alignment_figure(
     steps: ArrayLike,
     courses: Sequence[TrainingCourse],
     title: str,
+    page: Page = SCREEN,
     *,
     of: str,
 ) -> Figure:
@@ -60,11 +65,12 @@ def alignment_figure(
     of: what the quartiles are over, such as "20 seeds".
     """
     x = np.asarray(steps, dtype=np.int64)
-    n_rows, n_columns = grid_shape(len(headings))
-    fig = Figure(figsize=(max(3.0 * n_columns + 0.4, 6.4), 2.6 * n_rows + 1.3),
-                 layout="constrained")  # fmt: skip
+    most = page.columns(MOST_COLUMNS, _WIDTH)
+    n_rows, n_columns = grid_shape(len(headings), most)
+    size = page.width(max(3.0 * n_columns + 0.4, 6.4)), 2.6 * n_rows + 1.3
+    fig = Figure(figsize=size, layout="constrained")
     put_title(fig, title, f"median and quartiles over {of}")
-    axes = panel_grid(fig, len(headings), sharey=True)
+    axes = panel_grid(fig, len(headings), most_columns=most, sharey=True)
     colours = class_colours(len(courses))
     styles = [_STYLES[number % len(_STYLES)] for number in range(len(courses))]
     marked = [course for course in courses if course.reached is not None]
@@ -79,10 +85,10 @@ def alignment_figure(
         ax.set_title(heading, pad=6.0 + 8.0 * len(marked))
     for ax in at_the_left(axes):
         ax.set_ylabel("value (1: aligned;\northogonal; of unit length)")
+    between = " " if page.room is None else "\n"
+    before = between.join(("step of training", "(left end: before it)"))
     for ax in at_the_bottom(axes):
-        ax.set_xlabel(
-            "step of training (left end: before it)" if (x <= 0).any() else "step of training"
-        )
+        ax.set_xlabel(before if (x <= 0).any() else "step of training")
     axes[0].set_ylim(_reach(courses))
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=colour, ls=style, lw=1.5,
@@ -91,6 +97,17 @@ def alignment_figure(
     ]  # fmt: skip
     legend_under(fig, handles, per_row=2)
     return fig
+
+
+def alignment_caption(headings: Sequence[str], courses: Sequence[TrainingCourse], of: str) -> str:
+    """What the courses over training show."""
+    what = "; ".join(course.label for course in courses)
+    return (
+        f"Over training, its steps on a logarithmic axis (left end: before it), a panel each of "
+        f"{len(headings)} sparsities: {what}; without unit, 1: aligned, orthogonal, of unit "
+        f"length. Lines: medians over {of}; bands: quartiles. Diamonds above a panel: the median "
+        "step from which on a course was where it was to come, with its quartiles."
+    )
 
 
 def _reach(courses: Sequence[TrainingCourse]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from qk_taxonomy.figures.parts import grid_shape, legend_under, panel_grid
-from qk_taxonomy.figures.style import KEPT
+from qk_taxonomy.figures.style import KEPT, SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import seeds_text
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.studies.superposition.answers import Answer, Effects, with_interval
@@ -34,15 +34,16 @@ _REFERENCE: dict[str, Any] = {"color": "black", "ls": ":", "lw": 1.0}
 _CHANCE: dict[str, Any] = {"color": "0.45", "marker": "|", "ms": 9.0, "mew": 1.4, "ls": ""}
 
 
-def answer_figure(answer: Answer, title: str) -> Figure:
+def answer_figure(answer: Answer, title: str, page: Page = SCREEN) -> Figure:
     """Effects with their intervals, a panel a measure, an effect a row; dotted: the reference."""
-    n_rows, n_columns = grid_shape(len(answer.measures), _MOST_COLUMNS)
+    most = page.columns(_MOST_COLUMNS, _WIDTH - 0.2)
+    n_rows, n_columns = grid_shape(len(answer.measures), most)
     heights = [
         max(len(one.effects) for one in answer.measures[row * n_columns : (row + 1) * n_columns])
         for row in range(n_rows)
     ]
     inches = [_ROW * height + _AROUND for height in heights]
-    width = max(_WIDTH * n_columns, 7.0)
+    width = page.width(max(_WIDTH * n_columns, 7.0))
     said = [
         line
         for text in (f"{title}: {answer.question}", answer.answer, "intervals of 95 % over seeds")
@@ -50,7 +51,7 @@ def answer_figure(answer: Answer, title: str) -> Figure:
     ]
     fig = Figure(figsize=(width, sum(inches) + _SAID * len(said) + 0.5), layout="constrained")
     fig.suptitle("\n".join(said), fontsize=9, x=0.01, ha="left")
-    panels = panel_grid(fig, len(answer.measures), most_columns=_MOST_COLUMNS, height_ratios=inches)
+    panels = panel_grid(fig, len(answer.measures), most_columns=most, height_ratios=inches)
     for ax, measure in zip(panels, answer.measures, strict=True):
         _draw(ax, measure)
     handles = []
@@ -64,6 +65,17 @@ def answer_figure(answer: Answer, title: str) -> Figure:
     return fig
 
 
+def answer_caption(answer: Answer) -> str:
+    """What the figure of an answer shows."""
+    n = sum(len(one.effects) for one in answer.measures)
+    seeds = max((effect.n for one in answer.measures for _, effect in one.effects), default=0)
+    return (
+        f"{answer.question} {answer.answer} n = {n} effects, a row each and a panel a measure, "
+        f"with intervals of 95 % over up to {seeds_text(seeds)}, which are the unit; measures "
+        "have no unit but where their name says so. Dotted: what is predicted, or no effect."
+    )
+
+
 def _draw(ax: Axes, measure: Effects) -> None:
     for place, (_, effect) in enumerate(measure.effects):
         if np.isfinite((effect.low, effect.high)).all():
@@ -71,7 +83,7 @@ def _draw(ax: Axes, measure: Effects) -> None:
         if np.isfinite(effect.effect):
             ax.plot([effect.effect], [place], marker="o", ms=4, color=KEPT)
         ax.annotate(_numbers(effect), (1.01, place), xycoords=("axes fraction", "data"),
-                    va="center", fontsize=7, annotation_clip=False)  # fmt: skip
+                    va="center", fontsize=8, annotation_clip=False)  # fmt: skip
     if measure.chance:
         ax.plot(measure.chance, range(len(measure.chance)), **_CHANCE)
     if measure.reference is not None:

@@ -12,7 +12,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from matplotlib.ticker import FixedLocator
 
-from qk_taxonomy.figures.parts import Array, grid_shape, legend_under, panel_grid, put_title
+from qk_taxonomy.figures.parts import (
+    MOST_COLUMNS,
+    Array,
+    grid_shape,
+    legend_under,
+    panel_grid,
+    put_title,
+)
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import mark_style, target_colours, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
@@ -21,6 +29,9 @@ _TOGETHER = 0.5
 
 # Room for a name beyond the longest arrow.
 _NAME = 0.22
+
+# Inches that a panel has at least.
+_WIDTH = 2.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,24 +49,37 @@ class Plane:
     sides: tuple[bool, bool] = (True, True)
 
 
-def arrow_figure(planes: Sequence[Plane], title: str) -> Figure:
+def arrow_figure(planes: Sequence[Plane], title: str, page: Page = SCREEN) -> Figure:
     """Features W_i as arrows from the origin, a panel a plane, those of targets in the colour of
     the target and with its mark; named vectors, such as u₁, in black. Grey: the unit circle.
 
     A feature outside the plane is drawn by its projection, and is short.
     """
-    n_rows, n_columns = grid_shape(len(planes))
+    most = page.columns(MOST_COLUMNS, _WIDTH)
+    n_rows, n_columns = grid_shape(len(planes), most)
     # Panels are square: a heading's second line is room that they cannot give.
     lines = max(plane.heading.count("\n") for plane in planes)
     height = (2.75 + 0.2 * lines) * n_rows + 1.1
-    fig = Figure(figsize=(max(2.8 * n_columns, 5.0), height), layout="constrained")
+    fig = Figure(figsize=(page.width(max(2.8 * n_columns, 5.0)), height), layout="constrained")
     put_title(fig, title)
-    for ax, plane in zip(panel_grid(fig, len(planes)), planes, strict=True):
+    for ax, plane in zip(panel_grid(fig, len(planes), most_columns=most), planes, strict=True):
         _draw(ax, plane)
     feature = Line2D([], [], color="0.6", lw=1.2, label="other features")
     vector = Line2D([], [], color="black", lw=1.4, ls="--", label="singular vectors")
     legend_under(fig, [*target_handles([plane.targets for plane in planes], "o"), feature, vector])
     return fig
+
+
+def arrow_caption(planes: Sequence[Plane]) -> str:
+    """What the arrows show."""
+    return (
+        f"Representations of n = {len(planes[0].features)} features as arrows from the origin, in "
+        f"{len(planes)} planes, a panel each: the hidden space where it is a plane, else that of "
+        "the two leading singular vectors of a side; coordinates have no unit. Features of "
+        "targets are in the target's colour, filled for i and hollow for j; dashed: singular "
+        "vectors; grey: the unit circle. A feature outside the plane is drawn by its projection, "
+        "and is short."
+    )
 
 
 def _draw(ax: Axes, plane: Plane) -> None:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.parts import Array, band, legend_under, put_title
-from qk_taxonomy.figures.style import KEPT, REJECTED
+from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import probability_axis, seeds_text
 from qk_taxonomy.studies.superposition.config import Target
 from qk_taxonomy.studies.superposition.records import Instances
@@ -35,6 +35,7 @@ def dimensionality_figure(
     per_feature: ArrayLike,
     targets: Sequence[Sequence[Target]],
     title: str,
+    page: Page = SCREEN,
 ) -> Figure:
     """Left: m / ‖W‖²_F, the dimensions a learned feature has on average, against 1/p; median and
     quartiles over seeds. Right: the dimensionality of every feature of every seed.
@@ -45,9 +46,12 @@ def dimensionality_figure(
     probabilities = np.unique(instances.probability)[::-1]
     n_seeds = int(max((instances.probability == one).sum() for one in probabilities))
     n = values.shape[-1]
-    fig = Figure(figsize=(10.6, 4.9), layout="constrained")
+    fig = Figure(figsize=(page.width(10.6), 8.4 if page.narrow else 4.9), layout="constrained")
     put_title(fig, title, f"{n} features, {seeds_text(n_seeds)} a sparsity")
-    left, right = fig.subplots(1, 2, width_ratios=(1.0, 1.7))
+    if page.narrow:
+        left, right = fig.subplots(2, 1, height_ratios=(1.0, 1.4))
+    else:
+        left, right = fig.subplots(1, 2, width_ratios=(1.0, 1.7))
     means = _by_probability(instances, np.asarray(per_feature, dtype=np.float64)[:, None])
     band(left, 1.0 / probabilities, means, "black", lw=1.4, marker="o", ms=4)
     left.set(ylabel=r"dimensions a learned feature, $m / ‖W‖^2$", ylim=(0.0, None))
@@ -61,7 +65,7 @@ def dimensionality_figure(
         _draw_points(right, probabilities, points, place, colour)
     for height, name, side in _GEOMETRIES:
         right.axhline(height, color="0.8", lw=0.7, zorder=0)
-        right.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), fontsize=7,
+        right.annotate(name, (1.01, height), xycoords=("axes fraction", "data"), fontsize=8,
                        va=side, annotation_clip=False)  # fmt: skip
     right.set(
         ylabel=r"dimensionality of a feature, $‖W_i‖^2 / \sum_j (\hat{W}_i \cdot W_j)^2$",
@@ -75,6 +79,19 @@ def dimensionality_figure(
     ]
     legend_under(fig, handles)
     return fig
+
+
+def dimensionality_caption(instances: Instances, dimensionality: ArrayLike) -> str:
+    """What the figure of dimensionality shows."""
+    probabilities = np.unique(instances.probability)
+    n_seeds = int(max((instances.probability == one).sum() for one in probabilities))
+    return (
+        f"Dimensions of n = {np.shape(dimensionality)[-1]} features by sparsity, "
+        f"{seeds_text(n_seeds)} each of {len(probabilities)} sparsities. First: the dimensions "
+        "that a learned feature has on average, median and quartiles over seeds. Second: the "
+        "dimensionality of every feature of every seed, those of targets apart; lines: those of "
+        "the geometries of Elhage et al. (2022). Neither has a unit."
+    )
 
 
 def _by_probability(instances: Instances, values: Array) -> Array:

@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.parts import (
+    MOST_COLUMNS,
     at_the_bottom,
     at_the_left,
     grid_shape,
@@ -20,8 +21,12 @@ from qk_taxonomy.figures.parts import (
     put_title,
     symmetric_colours,
 )
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import mark_targets, target_handles
 from qk_taxonomy.studies.superposition.config import Target
+
+# Inches that a panel has at least.
+_WIDTH = 2.0
 
 
 def gram_figure(
@@ -30,6 +35,7 @@ def gram_figure(
     bias: ArrayLike,
     targets: Sequence[Sequence[Target]],
     title: str,
+    page: Page = SCREEN,
 ) -> Figure:
     """Heat maps of WᵀW (panels, n, n), a panel a heading, and right of each the bias (panels, n);
     all on one scale of colours, white at zero. Marks: features of a
@@ -38,12 +44,15 @@ def gram_figure(
     products, biases = (np.asarray(one, dtype=np.float64) for one in (gram, bias))
     n = products.shape[-1]
     colours, scale = symmetric_colours(products, biases)
-    n_rows, n_columns = grid_shape(len(headings))
+    most = page.columns(MOST_COLUMNS, _WIDTH)
+    n_rows, n_columns = grid_shape(len(headings), most)
     side = float(np.clip(0.05 * n + 1.1, 1.9, 3.6))
-    fig = Figure(figsize=(max((side + 0.2) * n_columns + 0.9, 5.0), (side + 0.2) * n_rows + 1.1),
-                 layout="constrained")  # fmt: skip
+    width = page.width(max((side + 0.2) * n_columns + 0.9, 5.0))
+    if page.room is not None:
+        side = min(side, width / n_columns)
+    fig = Figure(figsize=(width, (side + 0.2) * n_rows + 1.1), layout="constrained")
     put_title(fig, title)
-    axes = panel_grid(fig, len(headings))
+    axes = panel_grid(fig, len(headings), most_columns=most)
     gap, strip = 0.02 * n + 0.3, 0.08 * n + 0.3
     start = n - 0.5 + gap
     panels = zip(axes, headings, products, biases, targets, strict=True)
@@ -67,3 +76,14 @@ def gram_figure(
     )
     legend_under(fig, target_handles(targets))
     return fig
+
+
+def gram_caption(gram: ArrayLike) -> str:
+    """What the maps of products show."""
+    n_panels, n, _ = np.shape(gram)
+    return (
+        f"Products W_i·W_j of the representations of n = {n} features, a panel each of {n_panels} "
+        "instances, and right of each map the biases b; without unit, all on one scale of "
+        "colours, white at zero. Marks: features of the panel's targets, filled for i, hollow "
+        "for j."
+    )

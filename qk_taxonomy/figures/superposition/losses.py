@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.parts import Array, band, legend_under, put_title
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import (
     drawn_steps,
     sparsity_colours,
@@ -21,8 +22,11 @@ from qk_taxonomy.studies.superposition.records import SuperpositionRun
 # Points of a curve in a decade of steps.
 _A_DECADE = 40
 
+# Inches that a panel has at least.
+_WIDTH = 4.2
 
-def loss_figure(run: SuperpositionRun, title: str) -> Figure:
+
+def loss_figure(run: SuperpositionRun, title: str, page: Page = SCREEN) -> Figure:
     """Reconstruction loss L₁ and pair loss L₂ by step on logarithmic axes, a line a sparsity:
     medians over seeds, bands to their quartiles. Losses of steps nearer to each other than a line
     can show are averaged.
@@ -34,9 +38,12 @@ def loss_figure(run: SuperpositionRun, title: str) -> Figure:
     probability = run.instances.probability
     probabilities = np.unique(probability)[::-1]
     n_seeds = int(max((probability == one).sum() for one in probabilities))
-    fig = Figure(figsize=(9.6, 4.2 + 0.06 * len(probabilities)), layout="constrained")
+    n_columns = page.columns(2, _WIDTH)
+    n_rows = 2 // n_columns
+    size = page.width(9.6), 3.4 * n_rows + 0.8 + 0.06 * len(probabilities)
+    fig = Figure(figsize=size, layout="constrained")
     put_title(fig, title, spread_text(n_seeds))
-    left, right = fig.subplots(1, 2)
+    left, right = fig.subplots(n_rows, n_columns).ravel()
     _draw(left, run, run.reconstruction_loss, probabilities, since=0)
     _draw(right, run, run.pair_loss, probabilities, since=heads_from)
     left.set(title="reconstruction loss L₁", ylabel="L₁, mean over batch and features")
@@ -52,6 +59,21 @@ def loss_figure(run: SuperpositionRun, title: str) -> Figure:
         handles.append(Line2D([], [], color="black", ls="--", lw=0.9, label=label))
     legend_under(fig, handles)
     return fig
+
+
+def loss_caption(run: SuperpositionRun) -> str:
+    """What the loss curves show."""
+    probability = run.instances.probability
+    probabilities = np.unique(probability)
+    n_seeds = int(max((probability == one).sum() for one in probabilities))
+    frozen = len(run.config.phases) > 1
+    then = " L₂ is drawn by the steps of the heads' training alone." if frozen else ""
+    return (
+        "Losses by step of training, both axes logarithmic: reconstruction loss L₁, a mean over "
+        "batch and features, and pair loss L₂, a mean over pairs; without unit. A line each of "
+        f"{len(probabilities)} sparsities: {spread_text(n_seeds)}; losses of steps nearer to each "
+        f"other than a line can show are averaged.{then}"
+    )
 
 
 def _draw(

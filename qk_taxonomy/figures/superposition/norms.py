@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.parts import (
     MISSING,
+    MOST_COLUMNS,
     at_the_bottom,
     at_the_left,
     grid_shape,
@@ -21,10 +22,14 @@ from qk_taxonomy.figures.parts import (
     panel_grid,
     put_title,
 )
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import mark_targets, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
 _SHARED = r"$\sum_{j \neq i} (\hat{W}_i \cdot W_j)^2$"
+
+# Inches that a panel has at least.
+_WIDTH = 2.4
 
 
 def norm_figure(
@@ -33,6 +38,7 @@ def norm_figure(
     polysemanticity: ArrayLike,
     targets: Sequence[Sequence[Target]],
     title: str,
+    page: Page = SCREEN,
 ) -> Figure:
     """Bars of ‖W_i‖ (panels, n), a panel a heading, coloured by the polysemanticity
     Σ_{j≠i} (Ŵ_i·W_j)² (panels, n): 0, a direction of its own; 1 and above, one that is shared.
@@ -41,12 +47,13 @@ def norm_figure(
     """
     heights, shared = (np.asarray(one, dtype=np.float64) for one in (norms, polysemanticity))
     n = heights.shape[-1]
-    n_rows, n_columns = grid_shape(len(headings))
+    most = page.columns(MOST_COLUMNS, _WIDTH)
+    n_rows, n_columns = grid_shape(len(headings), most)
     width = float(np.clip(0.07 * n + 1.2, 2.4, 4.0))
-    fig = Figure(figsize=(max(width * n_columns + 0.9, 5.0), 2.0 * n_rows + 1.0),
-                 layout="constrained")  # fmt: skip
+    size = page.width(max(width * n_columns + 0.9, 5.0)), 2.0 * n_rows + 1.0
+    fig = Figure(figsize=size, layout="constrained")
     put_title(fig, title)
-    axes = panel_grid(fig, len(headings), sharey=True)
+    axes = panel_grid(fig, len(headings), most_columns=most, sharey=True)
     colours = mpl.colormaps["viridis"].with_extremes(bad=MISSING)
     scale = ScalarMappable(Normalize(0.0, 1.0), colours)
     panels = zip(axes, headings, heights, shared, targets, strict=True)
@@ -65,3 +72,15 @@ def norm_figure(
                  aspect=10 + 8 * n_rows)  # fmt: skip
     legend_under(fig, target_handles(targets))
     return fig
+
+
+def norm_caption(norms: ArrayLike) -> str:
+    """What the bars of norms show."""
+    n_panels, n = np.shape(norms)
+    return (
+        f"Norms ‖W_i‖ of the representations of n = {n} features, a panel each of {n_panels} "
+        "instances, without unit; the colour is the polysemanticity, the sum over other features "
+        "of the squared product with the feature's direction: 0, a direction of its own; 1 and "
+        "above, one that is shared. Grey: no value. Marks: features of the panel's targets, "
+        "filled for i, hollow for j."
+    )

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.parts import heat_map, legend_under, put_title, symmetric_colours
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import mark_targets, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
@@ -26,6 +27,7 @@ def singular_figure(
     singular_values: ArrayLike,
     targets: Sequence[Sequence[Target]],
     title: str,
+    page: Page = SCREEN,
 ) -> Figure:
     """Heat maps of WᵀU and WᵀV, a row a heading: features across, singular vectors down, each with
     its singular value at the left; all on one scale of colours, white at zero.
@@ -39,7 +41,9 @@ def singular_figure(
     colours, scale = symmetric_colours(*products)
     width = float(np.clip(0.1 * n + 1.2, 2.6, 5.0))
     height = float(np.clip(0.11 * r + 0.6, 1.1, 2.6))
-    fig = Figure(figsize=(2 * width + 2.6, height * len(headings) + 1.1), layout="constrained")
+    # Three panels stand side by side, since they share the rows of singular vectors.
+    size = page.wide.width(2 * width + 2.6), height * len(headings) + 1.1
+    fig = Figure(figsize=size, layout="constrained")
     pale = f"pale: $\\sigma_k$ below {_ARBITRARY:.0%} of $\\sigma_1$, whose vectors mean little"
     put_title(fig, title, pale)
     axes = fig.subplots(len(headings), 3, squeeze=False, width_ratios=(1.3, width, width))
@@ -68,6 +72,19 @@ def singular_figure(
     )  # fmt: skip
     legend_under(fig, target_handles(targets))
     return fig
+
+
+def singular_caption(left: ArrayLike) -> str:
+    """What the maps of singular vectors show."""
+    n_rows, n, r = np.shape(left)
+    return (
+        f"Singular vectors of the head by the n = {n} features they are made of, a row each of "
+        f"{n_rows} instances: products W_i·u_k and W_j·v_k, features across and the r = {r} "
+        "vectors downwards, without unit, all on one scale of colours, white at zero; bars at the "
+        f"left: singular values. Pale: of singular values below {_ARBITRARY:.0%} of the largest, "
+        "whose vectors mean little. Marks: features of the row's targets, i above the left map, j "
+        "above the right one."
+    )
 
 
 def _draw_values(ax: Axes, sigma: np.ndarray, largest: float) -> None:

@@ -22,11 +22,15 @@ from qk_taxonomy.figures.parts import (
     panel_grid,
     put_title,
 )
+from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.figures.superposition.parts import mark_style, target_colours, target_handles
 from qk_taxonomy.studies.superposition.config import Target
 
 # Between marks beside each other, in points.
 _MARK = 6.0
+
+# Inches that a panel has at least.
+_WIDTH = 3.6
 
 # Characters of a factor's features; further ones are counted.
 _LONGEST = 16
@@ -52,20 +56,21 @@ class FactorShares:
     targets: Sequence[Target]
 
 
-def tegum_figure(panels: Sequence[FactorShares], title: str) -> Figure:
+def tegum_figure(panels: Sequence[FactorShares], title: str, page: Page = SCREEN) -> Figure:
     """Heat maps of the shares of the singular vectors u₁, v₁, u₂, v₂, … in tegum factors, a panel
     an instance, a row a factor. Marks left of a row: its features i (filled) and j (hollow) of
     targets, so that targets within one factor are seen from those apart.
     """
-    n_rows, n_columns = grid_shape(len(panels), 3)
+    n_panels = page.columns(3, _WIDTH)
+    n_rows, n_columns = grid_shape(len(panels), n_panels)
     most = max(len(panel.factors) for panel in panels)
     vectors = max(2 * len(panel.singular_values) for panel in panels)
     width = float(np.clip(0.26 * vectors + 2.2, 3.4, 7.5))
     height = float(np.clip(0.17 * most + 1.2, 2.0, 7.0))
-    fig = Figure(figsize=(max(width * n_columns + 0.9, 5.0), height * n_rows + 1.1),
-                 layout="constrained")  # fmt: skip
+    size = page.width(max(width * n_columns + 0.9, 5.0)), height * n_rows + 1.1
+    fig = Figure(figsize=size, layout="constrained")
     put_title(fig, title)
-    axes = panel_grid(fig, len(panels), most_columns=3)
+    axes = panel_grid(fig, len(panels), most_columns=n_panels)
     colours = mpl.colormaps["viridis"].with_extremes(bad=MISSING)
     scale = ScalarMappable(Normalize(0.0, 1.0), colours)
     for ax, panel in zip(axes, panels, strict=True):
@@ -74,6 +79,16 @@ def tegum_figure(panels: Sequence[FactorShares], title: str) -> Figure:
     fig.supylabel("features of a factor: dimension of their span", fontsize=9)
     legend_under(fig, target_handles([panel.targets for panel in panels], "o"))
     return fig
+
+
+def tegum_caption(panels: Sequence[FactorShares]) -> str:
+    """What the maps of factors show."""
+    return (
+        f"How much of each singular vector u₁, v₁, u₂, v₂, … lies in each tegum factor, a group of "
+        f"features that interact: a panel each of {len(panels)} instances, a row a factor with its "
+        "features and the dimension of their span; shares in [0, 1], without unit. Marks left of a "
+        "row: its features i (filled) and j (hollow) of targets. Titles: singular values."
+    )
 
 
 def _draw(ax: Axes, panel: FactorShares, scale: ScalarMappable) -> None:
@@ -86,7 +101,7 @@ def _draw(ax: Axes, panel: FactorShares, scale: ScalarMappable) -> None:
         f"{side}{str(number).translate(_INDICES)}" for number in range(1, k + 1) for side in "uv"
     ]
     ax.set_xticks(range(2 * k), names, rotation=90 if k > 4 else 0)
-    ax.set_yticks(range(n_factors), _factor_names(panel), fontsize=7)
+    ax.set_yticks(range(n_factors), _factor_names(panel), fontsize=8)
     ax.tick_params(length=0)
     most = _mark_targets(ax, panel)
     ax.tick_params(axis="y", pad=4.0 + _MARK * most)
