@@ -288,6 +288,5 @@ def how_to_add(tensors: Tensors) -> str:
     return (
         f"Tensors found: {names}{', ...' if len(attention) > 8 else ''}. If it is a known "
         "architecture under another name, say which with --architecture; otherwise add a row to "
-        "catalog/architectures.toml of a checkout (README, 'Adding a model, a family, an "
-        "architecture')."
+        "catalog/architectures.toml of a checkout, as catalog/README.md says."
     )
