@@ -86,7 +86,8 @@ def _unknown(model_type: Any, config: Mapping[str, Any], tensors: Tensors) -> La
     )
     return LayoutError(
         f"The architecture {shown} is not in the table{code}, so nothing was computed. "
-        f"The table has {len(known)} others; catalog/README.md lists them.{hint} {how_to_add(tensors)}"
+        f"The table has {len(known)} others, listed in catalog/README.md.{hint} "
+        f"{how_to_add(tensors)}"
     )
 
 
