@@ -302,7 +302,7 @@ class TestOnTheHub:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         # In a model so small, what lies between tensors would be fetched with them.
-        monkeypatch.setattr("qk_taxonomy.records._SMALL_GAP", 0)
+        monkeypatch.setattr("qk_taxonomy.records.tensors._SMALL_GAP", 0)
         base = make_folder("base")
         of_base = hub.add("org/base", base, revision="v2")
         hub.add("org/base", make_folder("other", tensors=llama_tensors(seed=9)))

@@ -28,8 +28,9 @@ from loopback_hub import CutBody, Fault, Hold, LoopbackHub, Stall, Status, Wrong
 from qk_taxonomy import load_spectra
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.cli import main
+from qk_taxonomy.progress import Silent
 from qk_taxonomy.records import ModelRef
-from qk_taxonomy.survey import Silent, survey_model
+from qk_taxonomy.survey import survey_model
 
 pytestmark = pytest.mark.usefixtures("hub_cache", "hub_of_the_command")
 

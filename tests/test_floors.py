@@ -19,6 +19,8 @@ FLOORS = {
     "records": 1,
     "resources": 1,
     "training_steps": 1,
+    "wording": 1,
+    "progress": 2,
     "catalog": 2,
     "architectures": 2,
     "circuits": 2,

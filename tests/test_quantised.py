@@ -141,7 +141,7 @@ def test_spectra_of_a_float8_model(
     make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What lies between is not fetched along.
-    monkeypatch.setattr("qk_taxonomy.records._SMALL_GAP", 0)
+    monkeypatch.setattr("qk_taxonomy.records.tensors._SMALL_GAP", 0)
     results = [
         survey_model(model_ref(str(folder), family_name="tiny"), circuits=("qk", "ov"))
         for folder in float8_folder(make_folder)

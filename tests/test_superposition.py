@@ -17,6 +17,7 @@ import torch
 from superposition_oracle import naive_losses
 
 from qk_taxonomy.errors import CatalogError, SpectraFileError, StudyError
+from qk_taxonomy.progress import Silent
 from qk_taxonomy.studies.superposition import train as training
 from qk_taxonomy.studies.superposition.choice import choose_targets
 from qk_taxonomy.studies.superposition.config import SuperpositionConfig, Target
@@ -57,7 +58,7 @@ FORMS: dict[str, dict[str, Any]] = {
 CHOSEN: dict[str, Any] = {"targets": "within", "training": "frozen"}
 
 
-class Watcher(training.Silent):
+class Watcher(Silent):
     """Notes what it is told, and does something after so many steps."""
 
     def __init__(self, at: int | None = None, act: Callable[[], None] = lambda: None) -> None:
@@ -251,7 +252,8 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from qk_taxonomy.studies.superposition.config import SuperpositionConfig, Target
-from qk_taxonomy.studies.superposition.train import Silent, train
+from qk_taxonomy.progress import Silent
+from qk_taxonomy.studies.superposition.train import train
 
 class Told(Silent):
     def tell(self, line):

@@ -363,6 +363,6 @@ def named_architecture(name: str) -> Architecture:
         raise LayoutError(
             f"There is no architecture {name!r} in the table"
             + (f"; near it are {', '.join(near)}." if near else ".")
-            + " The README lists all of them."
+            + " catalog/README.md lists all of them."
         )
     return found

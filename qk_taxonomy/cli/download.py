@@ -15,13 +15,13 @@ import click
 from qk_taxonomy.cli.options import (
     checkpoint_choice,
     console,
-    counted,
     duration,
     family_option,
     size,
     survey_options,
 )
 from qk_taxonomy.records import CONTROL_KINDS, Control
+from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import ControlKind, Family, ModelRef, ModelResult

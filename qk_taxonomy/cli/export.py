@@ -11,13 +11,13 @@ from qk_taxonomy.cli.making import bar
 from qk_taxonomy.cli.options import (
     circuits_option,
     conventions_option,
-    counted,
     data_root_option,
     debug_option,
     family_option,
 )
 from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.records import CIRCUITS
+from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import Circuit, Convention

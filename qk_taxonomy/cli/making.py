@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from qk_taxonomy.cli.options import console, counted
+from qk_taxonomy.cli.options import console
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+from qk_taxonomy.wording import counted
 
 # So many files are named one by one.
 _FEW = 12

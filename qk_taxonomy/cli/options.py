@@ -291,11 +291,6 @@ def count(n: int) -> str:
     return str(n)
 
 
-def counted(n: int, noun: str) -> str:
-    """A number of things: 1 layer, 12 heads."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def size(n_bytes: float) -> str:
     """A number of bytes: 7.1 MB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

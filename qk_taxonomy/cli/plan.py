@@ -15,12 +15,12 @@ from qk_taxonomy.cli.options import (
     circuits_option,
     console,
     count,
-    counted,
     debug_option,
     family_option,
     size,
 )
 from qk_taxonomy.costs import COMPUTE_RATE, RATE_LIMITS, Assumptions, Estimate
+from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -19,8 +19,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from qk_taxonomy.cli.options import console, counted
+from qk_taxonomy.cli.options import console
 from qk_taxonomy.records import ModelRef, ModelResult
+from qk_taxonomy.wording import counted
 
 
 class _Bars:

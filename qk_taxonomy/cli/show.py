@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qk_taxonomy.cli.options import console, counted, debug_option, one_circuit_options
+from qk_taxonomy.cli.options import console, debug_option, one_circuit_options
 from qk_taxonomy.records import PREDECESSOR_FORMULA
+from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import Circuit, Convention

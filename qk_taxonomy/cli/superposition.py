@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from qk_taxonomy.cli.making import write_files
-from qk_taxonomy.cli.options import counted, debug_option, figure_options, output_root_option
+from qk_taxonomy.cli.options import debug_option, figure_options, output_root_option
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import FigureFiles

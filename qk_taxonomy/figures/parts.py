@@ -13,6 +13,8 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from qk_taxonomy.wording import counted as counted
+
 Array = NDArray[np.float64]
 
 #: What has no value.
@@ -23,10 +25,6 @@ MOST_COLUMNS = 4
 
 # Inches of a character of a title and of a legend, about.
 _CHARACTER, _SMALL_CHARACTER = 0.085, 0.07
-
-
-def counted(n: int, noun: str = "head") -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def signed(value: float) -> str:

@@ -51,9 +51,9 @@ def generate_stat_boxplots(
     Writes ``<data_root>/plots/<family>/<STAT>/<model>_<STAT>_box.png`` for the six of ``Stats``
     and every other statistic of the file, less those of ``skip``, and
     ``<data_root>/plots/<family>/boxplots.csv`` with one row a model and statistic: its
-    :class:`~qk_taxonomy.statistics.trends.DepthTrend`. ``smoothing``: how much of the means' course
-    the dashed line keeps, as :func:`~qk_taxonomy.statistics.trends.mean_spline` says. ``figures``:
-    their formats and size, as :func:`~qk_taxonomy.outputs.drawing.write_figure` says. Raises
+    ``qk_taxonomy.statistics.trends.DepthTrend``. ``smoothing``: how much of the means' course
+    the dashed line keeps, as ``qk_taxonomy.statistics.trends.mean_spline`` says. ``figures``:
+    their formats and size, as :class:`FigureFiles` says. Raises
     SpectraFileError where there are no spectra, CatalogError for an unknown statistic, and
     PartialFailureError, after all others are done, where models failed.
     """

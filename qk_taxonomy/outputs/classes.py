@@ -58,8 +58,8 @@ def generate_cluster_figures(
     share_beyond), ``.agreement.csv`` (varied, value, ari: the classes against those of other
     seeds, bins and distance) and ``.taxonomy.safetensors`` (for :func:`generate_assignments`). The
     stem is extended by the stack where a model has several, and by circuit and convention where
-    they are not ``qk`` and ``raw``. figures: formats and size of the figures, whose captions are
-    beside them as :func:`~qk_taxonomy.outputs.drawing.write_figure` says.
+    they are not ``qk`` and ``raw``. figures: formats and size of the figures, as
+    :class:`FigureFiles` says; captions are beside them.
 
     n_clusters: "auto" takes the number that :func:`choose_n_clusters` says, and writes its table,
     ``.choice.csv`` (clusters, stability, standard_error, silhouette, chosen). report: called with

@@ -48,17 +48,17 @@ def generate_hypothesis_tests(
 ) -> list[Path]:
     """Write a table of tests and its figures; the paths, the table's first.
 
-    ``outcome``: of :func:`~qk_taxonomy.hypotheses.run.run_hypotheses` or
-    :func:`~qk_taxonomy.hypotheses.run.compare_models` for this circuit and convention; None: all
-    hypotheses are run on what is surveyed. Writes ``<data_root>/plots/tests.csv`` (columns of
-    ``qk_taxonomy.hypotheses.table.COLUMNS``; the tests of this outcome alone) and, in
-    ``plots/tests/``, ``<family>/<model>_rank.png``, ``contrasts/<family>/<name>.png`` and ``.csv``
-    (heads in order of change, of :func:`ranked_heads`) and ``families.png``. The table of a named
-    comparison is ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack
-    where a model has several, and by circuit and convention where they are not ``qk`` and ``raw``.
-    ``figures``: their formats and size, as :func:`~qk_taxonomy.outputs.drawing.write_figure` says.
-    Raises as ``run_hypotheses`` does; SpectraFileError where the table cannot be written; and, when
-    all others are, PartialFailureError where figures cannot.
+    ``outcome``: of :func:`run_hypotheses` or :func:`compare_models` for this circuit and
+    convention; None: all hypotheses are run on what is surveyed. Writes
+    ``<data_root>/plots/tests.csv`` (columns of ``qk_taxonomy.hypotheses.table.COLUMNS``; the tests
+    of this outcome alone) and, in ``plots/tests/``, ``<family>/<model>_rank.png``,
+    ``contrasts/<family>/<name>.png`` and ``.csv`` (heads in order of change, of
+    :func:`ranked_heads`) and ``families.png``. The table of a named comparison is
+    ``contrasts/<family>/<name>.tests.csv`` instead. Names are extended by the stack where a model
+    has several, and by circuit and convention where they are not ``qk`` and ``raw``. ``figures``:
+    their formats and size, as :class:`FigureFiles` says. Raises as ``run_hypotheses`` does;
+    SpectraFileError where the table cannot be written; and, when all others are,
+    PartialFailureError where figures cannot.
     """
     if outcome is None:
         outcome = run_hypotheses(data_root, circuit=circuit, convention=convention)

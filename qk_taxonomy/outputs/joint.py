@@ -74,7 +74,7 @@ def generate_joint_taxonomy(
     circuit and convention where they are not ``qk`` and ``raw``.
 
     progress: called with the figure, also where some models fail. figures: its formats and size, as
-    :func:`~qk_taxonomy.outputs.drawing.write_figure` says. Controls are left out; imported
+    :class:`FigureFiles` says. Controls are left out; imported
     spectra too, where there are exact ones and not ``include_imported``. Raises SpectraFileError
     where there are no spectra, CatalogError for a name that cannot name a file, TaxonomyError, and,
     when the rest is done, PartialFailureError where models could not be read or have no such

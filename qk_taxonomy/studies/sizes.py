@@ -85,6 +85,7 @@ class FamilySizes:
 
     @property
     def rows(self) -> pd.DataFrame:
+        """The rows of all trends, one below the other."""
         return pd.concat([one.rows for one in self.trends], ignore_index=True)
 
 

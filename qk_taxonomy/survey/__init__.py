@@ -6,11 +6,8 @@ cut into parts that an executor's workers read and compute; finished layers are 
 
 from qk_taxonomy.survey.layers import resolve_device
 from qk_taxonomy.survey.models import generate_family_spectra, survey, survey_model
-from qk_taxonomy.survey.progress import Progress, Silent
 
 __all__ = [
-    "Progress",
-    "Silent",
     "generate_family_spectra",
     "resolve_device",
     "survey",

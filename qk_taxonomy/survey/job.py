@@ -17,6 +17,7 @@ from qk_taxonomy.cache import UnfinishedSpectra
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.checkpoints.hub import HubCheckpoint
 from qk_taxonomy.controls import surveyed
+from qk_taxonomy.progress import SurveyProgress
 from qk_taxonomy.records import (
     AttentionLayout,
     Circuit,
@@ -28,7 +29,6 @@ from qk_taxonomy.records import (
 )
 from qk_taxonomy.speeds import expected_seconds, remember_speed
 from qk_taxonomy.survey.metadata import provenance, spectra_metadata
-from qk_taxonomy.survey.progress import Progress
 from qk_taxonomy.survey.streaming import Stream, Workers
 from qk_taxonomy.survey.unchanged import Unchanged, layer_sources, unchanged_layers
 
@@ -75,7 +75,7 @@ class Job:
         n_bytes = self._stream(todo, workers).n_bytes
         return self._result("planned", n_bytes, expected_seconds(self.checkpoint.source, n_bytes))
 
-    def run(self, workers: Workers, progress: Progress, *, forced: bool) -> ModelResult:
+    def run(self, workers: Workers, progress: SurveyProgress, *, forced: bool) -> ModelResult:
         """Stream the layers that are not finished yet, and write the file.
 
         Raises QKTaxonomyError; finished layers are kept for the next run.

@@ -33,6 +33,7 @@ from qk_taxonomy.errors import (
     QKTaxonomyError,
     SpectraFileError,
 )
+from qk_taxonomy.progress import Silent, SurveyProgress
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
@@ -46,7 +47,6 @@ from qk_taxonomy.records import (
 )
 from qk_taxonomy.survey.job import Job
 from qk_taxonomy.survey.layers import resolve_device
-from qk_taxonomy.survey.progress import Progress, Silent
 from qk_taxonomy.survey.streaming import workers_of
 from qk_taxonomy.training_steps import CheckpointChoice
 
@@ -67,7 +67,7 @@ def survey_model(
     dry_run: bool = False,
     api: HfApi | None = None,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: SurveyProgress | None = None,
 ) -> ModelResult:
     """Survey one model into its spectra file; a file that has all of it already is left alone.
 
@@ -155,7 +155,7 @@ def _with_present(
 
 
 def survey(
-    refs: Iterable[ModelRef], *, progress: Progress | None = None, **options: object
+    refs: Iterable[ModelRef], *, progress: SurveyProgress | None = None, **options: object
 ) -> list[ModelResult]:
     """Survey models one after another; one that fails is reported and the others go on.
 
@@ -179,7 +179,7 @@ def survey(
     return [results[number] for number in sorted(results)]
 
 
-def _attempt(ref: ModelRef, progress: Progress, options: Mapping[str, object]) -> ModelResult:
+def _attempt(ref: ModelRef, progress: SurveyProgress, options: Mapping[str, object]) -> ModelResult:
     """The survey of one model, or what kept it from being done."""
     try:
         return survey_model(ref, progress=progress, **options)  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ def generate_family_spectra(
     memory: float = DEFAULT_MEMORY,
     executor: Executor | None = None,
     catalog: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: SurveyProgress | None = None,
     control: ControlKind | None = None,
     seed: int = 0,
     checkpoints: CheckpointChoice | None = None,
@@ -232,7 +232,7 @@ def generate_family_spectra(
     control: "random" or "one-layer" to survey that twin of each model instead of the
     model, the random one drawn with ``seed``. checkpoints: "all", "log" or a number to survey
     instead those of each model's training checkpoints that
-    :func:`~qk_taxonomy.training_steps.choose_checkpoints` takes; a model of which the catalogue
+    ``qk_taxonomy.training_steps.choose_checkpoints`` takes; a model of which the catalogue
     knows none is left out. Raises CatalogError for an unknown family, and where there are no such
     checkpoints; QKTaxonomyError for an unknown control; and PartialFailureError, after all others
     are done, where models failed.

@@ -78,6 +78,7 @@ class SavedTaxonomy:
 
     @property
     def n_clusters(self) -> int:
+        """Number of classes."""
         return len(self.centres)
 
     @property

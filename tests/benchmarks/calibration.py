@@ -3,7 +3,7 @@
     python tests/benchmarks/calibration.py
 
 Untrained models are dense Gaussian ones (``tests/untrained.py``), never those of the package's own
-sampler. Prints the table of the README.
+sampler. Prints the table of README.md here.
 """
 
 from __future__ import annotations

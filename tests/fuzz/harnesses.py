@@ -30,7 +30,8 @@ from qk_taxonomy.checkpoints.gguf_format import GgufCheckpoint
 from qk_taxonomy.checkpoints.inert_pickle import read_pickle
 from qk_taxonomy.checkpoints.numpy_pickle import _ARRAYS, read_arrays
 from qk_taxonomy.checkpoints.safetensors_format import read_header
-from qk_taxonomy.checkpoints.torch_format import _PLAIN, _WEIGHTS, read_torch_file
+from qk_taxonomy.checkpoints.torch_format import read_torch_file
+from qk_taxonomy.checkpoints.torch_tensors import PLAIN, WEIGHTS
 from qk_taxonomy.checkpoints.weight_files import FolderCheckpoint
 from qk_taxonomy.errors import CheckpointError, QKTaxonomyError
 from qk_taxonomy.records import LayerPlan, TensorInfo
@@ -292,7 +293,7 @@ def torch_seeds() -> Iterable[bytes]:
 
 def pickles(data: bytes) -> bool:
     accepted = 0
-    for kind in (_PLAIN, _WEIGHTS, _ARRAYS):
+    for kind in (PLAIN, WEIGHTS, _ARRAYS):
         accepted += not refused(lambda k=kind: read_pickle(io.BytesIO(data), k, "here"))
     return accepted > 0
 

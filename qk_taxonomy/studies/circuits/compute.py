@@ -14,10 +14,11 @@ from qk_taxonomy.cache import exclusive, make_folder
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.circuits.full import full_spectra
 from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.progress import Progress
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, LayerPlan, ModelRef
 from qk_taxonomy.studies.circuits.chosen import asked_heads
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
-from qk_taxonomy.studies.circuits.source import CircuitSource, Progress, ahead
+from qk_taxonomy.studies.circuits.source import CircuitSource, ahead
 from qk_taxonomy.studies.circuits.store import (
     FORMAT,
     FORMAT_VERSION,

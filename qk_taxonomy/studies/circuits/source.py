@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from qk_taxonomy.circuits.factors import FactorPair
 from qk_taxonomy.circuits.vocabulary import Reading, Vocabulary, VocabularyGram
 from qk_taxonomy.controls import surveyed
 from qk_taxonomy.errors import LayoutError, SpectrumError
+from qk_taxonomy.progress import Progress, Silent
 from qk_taxonomy.records import (
     AttentionLayout,
     Circuit,
@@ -38,24 +39,6 @@ _Result = TypeVar("_Result")
 
 #: Bytes of rows of tokens that are read at a time.
 BLOCK = 32 * 1000**2
-
-
-class Progress(Protocol):
-    """What a study tells while it runs; the command line draws a bar from it."""
-
-    def start(self, what: str, n_bytes: int) -> None:
-        """Something begins that reads so many bytes."""
-
-    def advance(self, n_bytes: int) -> None:
-        """So many more bytes have come."""
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def start(self, what: str, n_bytes: int) -> None: ...
-
-    def advance(self, n_bytes: int) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from qk_taxonomy.checkpoints.tokens import Tokens, open_tokens
 from qk_taxonomy.errors import CheckpointError, HypothesisError
+from qk_taxonomy.progress import Progress
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Control, Convention, ModelRef
 from qk_taxonomy.studies.circuits.chosen import Head, asked_heads, chosen_heads
 from qk_taxonomy.studies.circuits.compute import circuits_of
@@ -18,7 +19,7 @@ from qk_taxonomy.studies.circuits.ends import token_ends
 from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
 from qk_taxonomy.studies.circuits.scaling import WordStudy, word_study
 from qk_taxonomy.studies.circuits.series import WordSeries, read_word_series
-from qk_taxonomy.studies.circuits.source import CircuitSource, Progress
+from qk_taxonomy.studies.circuits.source import CircuitSource
 from qk_taxonomy.studies.circuits.table import circuit_table, control_limits
 
 if TYPE_CHECKING:

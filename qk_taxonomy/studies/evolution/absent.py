@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
-from qk_taxonomy.catalog import Family
+from qk_taxonomy.records import Family
 from qk_taxonomy.training_steps import choose_checkpoints
 
 # Checkpoints that a sentence names.

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from qk_taxonomy.cache import exclusive, make_folder
+from qk_taxonomy.progress import Progress
 from qk_taxonomy.records import ModelRef
 from qk_taxonomy.studies.query_norm.capture import capture
 from qk_taxonomy.studies.query_norm.machine import versions
@@ -25,24 +25,6 @@ from qk_taxonomy.studies.query_norm.texts import Window
 
 #: Measures that correlations and figures need token by token.
 KEPT = ("query_norm", "entropy")
-
-
-class Progress(Protocol):
-    """What the study tells while it runs; the command line draws a bar from it."""
-
-    def start(self, what: str, n_steps: int) -> None:
-        """Something of so many steps begins."""
-
-    def advance(self, n_steps: int) -> None:
-        """So many more steps are done."""
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def start(self, what: str, n_steps: int) -> None: ...
-
-    def advance(self, n_steps: int) -> None: ...
 
 
 @dataclass(eq=False)

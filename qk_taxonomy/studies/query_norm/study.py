@@ -12,6 +12,7 @@ import pandas as pd
 
 from qk_taxonomy.cache import load_spectra, spectra_path
 from qk_taxonomy.errors import QKTaxonomyError, StudyError, TaxonomyError
+from qk_taxonomy.progress import Progress, Silent
 from qk_taxonomy.records import CIRCUITS, N_BINS, N_CLUSTERS, ModelRef, ModelSpectra
 from qk_taxonomy.studies.query_norm.behaviour import (
     distinct_measures,
@@ -19,7 +20,7 @@ from qk_taxonomy.studies.query_norm.behaviour import (
     spectral_table,
 )
 from qk_taxonomy.studies.query_norm.bridge import Bridge, bridge
-from qk_taxonomy.studies.query_norm.capturing import Capturing, Progress, Silent
+from qk_taxonomy.studies.query_norm.capturing import Capturing
 from qk_taxonomy.studies.query_norm.controls import correlate_control, mismatched
 from qk_taxonomy.studies.query_norm.correlations import HeadCorrelations, correlate
 from qk_taxonomy.studies.query_norm.criteria import Criteria, differing
@@ -29,11 +30,11 @@ from qk_taxonomy.studies.query_norm.records import FEWEST_KEYS, Sample
 from qk_taxonomy.studies.query_norm.scaling import ScaledHead, ScalingResult, scale_heads
 from qk_taxonomy.studies.query_norm.texts import Text, built_in_text, windows
 from qk_taxonomy.studies.query_norm.verdict import Verdict, decide
-from qk_taxonomy.survey import Silent as SilentSurvey
 from qk_taxonomy.survey import survey_model
 from qk_taxonomy.tables import spectra_rows
 from qk_taxonomy.taxonomy import sort_into_classes, space_of
 from qk_taxonomy.taxonomy.pool import pool_layers
+from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -49,7 +50,7 @@ Control = Literal["untrained", "none"]
 _CONTROL_SAMPLES, _CONTROL_SEED = 4, 0
 
 
-class _OfSurvey(SilentSurvey):
+class _OfSurvey(Silent):
     """What a survey tells, as steps of the study: its layers."""
 
     def __init__(self, told: Progress) -> None:
@@ -150,7 +151,7 @@ def study_query_norm(
         untrained=against,
     )
     names = tuple(dict.fromkeys(window.text for window in shown))
-    of = "1 text" if len(names) == 1 else f"{len(names)} texts"
+    of = counted(len(names), "text")
     description = {
         "model": f"{ref.name}, {model.revision}",
         "weights and activations": f"{model.dtype}, on {model.device}",

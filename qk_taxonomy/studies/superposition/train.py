@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ import torch
 from qk_taxonomy.cache import exclusive, make_folder
 from qk_taxonomy.circuits.threads import in_threads
 from qk_taxonomy.errors import StudyError
+from qk_taxonomy.progress import Silent, TellingProgress
 from qk_taxonomy.studies.superposition.choice import WANTED, choose_targets
 from qk_taxonomy.studies.superposition.config import Phase, SuperpositionConfig, Target
 from qk_taxonomy.studies.superposition.model import (
@@ -48,33 +48,10 @@ _TRAINED: dict[Phase, tuple[str, ...]] = {
 }
 
 
-class Progress(Protocol):
-    """What a training tells while it runs; the command line draws a bar from it."""
-
-    def start(self, what: str, n_steps: int) -> None:
-        """A training of so many steps begins, or goes on."""
-
-    def advance(self, n_steps: int) -> None:
-        """So many more steps are done; also those found in a checkpoint."""
-
-    def tell(self, line: str) -> None:
-        """How it goes now: the losses."""
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def start(self, what: str, n_steps: int) -> None: ...
-
-    def advance(self, n_steps: int) -> None: ...
-
-    def tell(self, line: str) -> None: ...
-
-
 def train(
     config: SuperpositionConfig,
     *,
-    progress: Progress | None = None,
+    progress: TellingProgress | None = None,
     checkpoint: Path | None = None,
 ) -> SuperpositionRun:
     """Train all instances of a configuration on the CPU, in as many threads as torch has.
@@ -198,7 +175,7 @@ class _Training:
                 block.restore(state, phase)
             self.kept = found
 
-    def finish(self, progress: Progress, checkpoint: Path | None) -> SuperpositionRun:
+    def finish(self, progress: TellingProgress, checkpoint: Path | None) -> SuperpositionRun:
         """Train to the end. ``kept`` is replaced as a whole, so that it is whole at any time."""
         n_instances = len(self.instances.seed)
         what = f"Training {self.config.name}: {n_instances} instance{'s' * (n_instances != 1)}"

@@ -16,6 +16,7 @@ from qk_taxonomy.studies.superposition.answers.records import (
 )
 from qk_taxonomy.studies.superposition.measured import MeasuredRun
 from qk_taxonomy.studies.superposition.onsets import compare_onsets, median_onset, onset
+from qk_taxonomy.wording import counted
 
 #: Shares of a measure's way at which its onset is compared with another's.
 LEVELS = (0.5, 0.8, 0.95)
@@ -50,14 +51,13 @@ def order_in_training(runs: Sequence[MeasuredRun]) -> Answer:
         aligned_from.append((name, start))
         parts.append(f"{name}: {_first(sides)}, {_from(start)}")
     n_seeds = run.config.n_seeds
-    counted = "1 seed" if n_seeds == 1 else f"{n_seeds} seeds"
     levels = listed([f"{level:.0%}" for level in LEVELS])
     # The least p-value of a sign test is that of seeds which all say the same.
     enough = 2.0 ** (1 - n_seeds) * n_tests <= LEVEL
     few = "" if enough else " So few seeds cannot tell what is first: --seeds 10 can."
     return Answer(
         run.config.question,
-        f"At {levels} of the way of each, in {counted}: {'; '.join(parts)}.{few}",
+        f"At {levels} of the way of each, in {counted(n_seeds, 'seed')}: {'; '.join(parts)}.{few}",
         (
             *(
                 Effects(
