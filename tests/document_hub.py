@@ -90,9 +90,7 @@ class _TinyRepository(Repository):
             if revision in self.promised and revision not in self.revisions:
                 files, tensors = template(self.model_type)
                 weights = save(drawn(tensors, f"{self.name} {revision}"), {"format": "pt"})
-                self.hub.add(
-                    self.name, {**files, "model.safetensors": weights}, revision=revision
-                )
+                self.hub.add(self.name, {**files, "model.safetensors": weights}, revision=revision)
         return super().resolve(revision)
 
 
@@ -111,9 +109,7 @@ class DocumentHub(LoopbackHub):
         for model_id, model_type in MADE_UP.items():
             self._promise(model_id, model_type)
 
-    def _promise(
-        self, name: str, model_type: str, *revisions: str, gated: bool = False
-    ) -> None:
+    def _promise(self, name: str, model_type: str, *revisions: str, gated: bool = False) -> None:
         promised = frozenset({"main", *revisions})
         known = self.repositories.get(name)
         if isinstance(known, _TinyRepository):

@@ -20,17 +20,19 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
-#: A client as a script: to be formatted with python, socket, environment (of the process, as JSON)
-#: and executable, the real one, which runs where a line sets variables that are read at import.
+#: A client as a script, to be formatted: python, socket, environment (what variables of the process
+#: begin with HF_), executable: the real one, which runs where a line sets such a variable, since they
+#: are read at import.
 CLIENT = """\
 #!{python} -IS
 import json, os, socket, sys
 
 start = {environment}
-if any(os.environ.get(name) != start.get(name) for name in {{*os.environ, *start}} if name[:3] == "HF_"):
+if start != {{name: value for name, value in os.environ.items() if name[:3] == "HF_"}}:
     os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
 request = {{"command": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 with socket.socket(socket.AF_UNIX) as server:
@@ -90,7 +92,7 @@ def _serve(address: str) -> None:
                     code = _exit_code(lambda: sys.exit(command()))
                 else:
                     source = compile(request["python"], request["name"], "exec")
-                    code = _exit_code(lambda: exec(source, namespace))
+                    code = _exit_code(partial(exec, source, namespace))
                 sys.stdout.flush()
                 sys.stderr.flush()
                 client.sendall(str(code).encode())

@@ -88,7 +88,7 @@ with open({record!r}, "a") as stream:
 
 @dataclass
 class Shell:
-    """Where a document's lines run, with what earlier ones left: folder, variables, Python names."""
+    """Where a document's lines run, with what earlier ones left: folder, variables, names."""
 
     home: Path
     changes: tuple[Change, ...]
@@ -97,7 +97,7 @@ class Shell:
     used_stand_ins: set[str] = field(default_factory=set)
     cluster: list[subprocess.Popen[bytes]] = field(default_factory=list)
     scheduler: str | None = None
-    family: str = ""
+    output: str = ""
 
     @property
     def record(self) -> Path:
@@ -113,8 +113,8 @@ class Shell:
 
     # Shell lines ---------------------------------------------------------------------------------
 
-    def run_line(self, line: str) -> str:
-        """Run one line; returns its output. Raises DocumentError where it does not exit with 0."""
+    def run_line(self, line: str) -> None:
+        """Run one line. Raises DocumentError where it does not exit with 0."""
         change = next((change for change in self.changes if change.line == line), None)
         if change is not None:
             self.used_changes.add(change)
@@ -122,12 +122,13 @@ class Shell:
                 self.run_line(command)
             line = f"{line} {change.added}".strip()
         if line.startswith("dask "):
-            return self._start_dask(line)
+            self._start_dask(line)
+            return
         if self.scheduler is not None:
             line = line.replace(HOST, self.scheduler)
-        return self._bash(line)
+        self._bash(line)
 
-    def _bash(self, line: str) -> str:
+    def _bash(self, line: str) -> None:
         state = self.home / "state"
         script = (
             f"set -o pipefail; . {state}; {line}\n"
@@ -149,17 +150,16 @@ class Shell:
                 process.kill()
                 code = -1
         print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
-        output = self.log.read_text(errors="replace")
+        self.output = self.log.read_text(errors="replace")
         if code != 0:
-            raise DocumentError(f"$ {line}\n{output}\nexit code {code}")
+            raise DocumentError(f"$ {line}\n{self.output}\nexit code {code}")
         for name, *arguments in map(json.loads, self.record.read_text().splitlines()):
             self.used_stand_ins.add(Path(name).name)
             STAND_INS[Path(name).name][0](arguments)
-        return output
 
     # Dask ----------------------------------------------------------------------------------------
 
-    def _start_dask(self, line: str) -> str:
+    def _start_dask(self, line: str) -> None:
         """Start a scheduler or a worker in the background, on loopback, and wait for it."""
         _, kind, *arguments = shlex.split(line.replace(HOST, self.scheduler or HOST))
         contact, log = self.home / "scheduler.json", self.home / f"{kind}.log"
@@ -183,7 +183,6 @@ class Shell:
             time.sleep(0.05)
         if kind == "scheduler":
             self.scheduler = json.loads(contact.read_text())["address"].removeprefix("tcp://")
-        return log.read_text()
 
     def end(self) -> None:
         for process in reversed(self.cluster):
@@ -208,6 +207,16 @@ class Shell:
         print(f"{time.monotonic() - began:6.1f} s  python, line {block.first_line}", flush=True)
         if code != 0:
             raise DocumentError(f"{block.text}\n{self.log.read_text()}\nexit code {code}")
+
+    def compare_output(self, block: Block) -> None:
+        """Each line of a block of output is one that the last command printed, but for numbers.
+
+        Dots alone stand for what is left out.
+        """
+        printed = set(map(_without_numbers, self.output.splitlines()))
+        for line in map(_without_numbers, block.text.splitlines()):
+            if line not in printed | {"", "…", "..."}:
+                raise DocumentError(f"not printed: {line}\n{self.output}")
 
     def use_toml(self, block: Block) -> None:
         """Put a catalogue's file where a user's is, and read it.
@@ -239,6 +248,10 @@ class Shell:
         self.run_line(f"qk-taxonomy families {family.name} --catalog {path.parent}")
 
 
+def _without_numbers(line: str) -> str:
+    return " ".join(re.sub(r"\d[\d.,]*", "#", line).split())
+
+
 @contextmanager
 def document_shell(
     home: Path, variables: Mapping[str, str], changes: tuple[Change, ...]
@@ -261,7 +274,10 @@ def document_shell(
     shell = Shell(home, changes, environment)
     (home / "state").write_text(f"cd {shlex.quote(str(work))}\n")
     real = Path(sys.executable).with_name("qk-taxonomy")
-    scripts = {name: _STAND_IN.format(python=sys.executable, record=str(shell.record)) for name in STAND_INS}
+    scripts = {
+        name: _STAND_IN.format(python=sys.executable, record=str(shell.record))
+        for name in STAND_INS
+    }
     start = {name: value for name, value in environment.items() if name.startswith("HF_")}
     scripts["qk-taxonomy"] = CLIENT.format(
         python=sys.executable, environment=start, executable=str(real), socket=shell.address

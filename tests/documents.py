@@ -78,7 +78,11 @@ class Document:
     @cached_property
     def spans(self) -> list[str]:
         """All `code spans` of the text, tables and headings, with one space where lines break."""
-        return [" ".join(token.content.split()) for token in self._inline() if token.type == "code_inline"]
+        return [
+            " ".join(token.content.split())
+            for token in self._inline()
+            if token.type == "code_inline"
+        ]
 
     @cached_property
     def links(self) -> list[str]:
@@ -92,9 +96,13 @@ class Document:
         found: set[str] = set()
         for opening, heading in zip(self._tokens, self._tokens[1:], strict=False):
             if opening.type == "heading_open":
-                words = "".join(t.content for t in heading.children or () if t.type in ("text", "code_inline"))
+                words = "".join(
+                    t.content for t in heading.children or () if t.type in ("text", "code_inline")
+                )
                 name = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
-                known = [other for other in found if re.fullmatch(rf"{re.escape(name)}(-\d+)?", other)]
+                known = [
+                    other for other in found if re.fullmatch(rf"{re.escape(name)}(-\d+)?", other)
+                ]
                 found.add(f"{name}-{len(known)}" if known else name)
         return found
 
@@ -105,5 +113,18 @@ class Document:
 
     def paragraph(self, beginning: str) -> str:
         """The source of the paragraph that begins so."""
-        (found,) = (t.content for t in self._tokens if t.type == "inline" and t.content.startswith(beginning))
+        (found,) = (
+            t.content
+            for t in self._tokens
+            if t.type == "inline" and t.content.startswith(beginning)
+        )
         return found
+
+    def __str__(self) -> str:
+        return self.path
+
+
+README = Document("README.md")
+
+#: The documents that tests hold to what they say, in the order in which they are run.
+DOCUMENTS = (README,)

