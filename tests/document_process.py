@@ -24,8 +24,8 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
-#: A client as a script, to be formatted: python, socket, environment (what variables of the process
-#: begin with HF_), executable: the real one, which runs where a line sets such a variable, since they
+#: A client as a script, to be formatted: python, socket, environment (variables of the process that
+#: begin with HF_), executable: the real one, which runs where a line sets such a variable, as they
 #: are read at import.
 CLIENT = """\
 #!{python} -IS

