@@ -6,7 +6,8 @@ A command is a start of Python, two seconds of imports and, where heads are clas
 compiling UMAP: that is what is spent once here. All else is as in a process of the command's own:
 the installed console entry point is called, with the line's arguments, working folder, environment
 and files for output, and the exit code goes back. What a document's Python blocks name, its later
-ones know.
+ones know. Figures are saved at few dots an inch and not laid out, which would take most of the
+time: other tests look at figures.
 
 A client is ``CLIENT``, which stands under the command's name on the PATH; it sends one JSON object
 with its standard output and error.
@@ -23,6 +24,8 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
+
+from matplotlib.figure import Figure
 
 #: A client as a script, to be formatted: python, socket, environment (variables of the process that
 #: begin with HF_), executable: the real one, which runs where a line sets such a variable, as they
@@ -52,6 +55,18 @@ def ask(address: str, request: dict[str, Any], output: int) -> int:
         return int(server.recv(16))
 
 
+def _save_quickly() -> None:
+    save = Figure.savefig
+
+    def quick(figure: Figure, *arguments: Any, **named: Any) -> None:
+        if named.get("format") == "png":  # others are frames, whose size is agreed beforehand
+            figure.set_layout_engine("none")
+            named |= {"dpi": 30, "bbox_inches": None}
+        save(figure, *arguments, **named)
+
+    Figure.savefig = quick  # type: ignore[method-assign]
+
+
 def _exit_code(call: Callable[[], object]) -> int:
     """What the interpreter would end with after a call."""
     try:
@@ -70,6 +85,7 @@ def _exit_code(call: Callable[[], object]) -> int:
 def _serve(address: str) -> None:
     (script,) = entry_points(group="console_scripts", name="qk-taxonomy")
     command = script.load()
+    _save_quickly()
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)

@@ -14,7 +14,7 @@ from markdown_it.token import Token
 ROOT = Path(__file__).resolve().parents[1]
 
 #: A comment of a shell line: from a # that begins a word, outside quotes.
-_COMMENT = re.compile(r"""((?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|(?<!\s)\#|[^'"\\#])*)(?:\#.*)?""")
+_COMMENT = re.compile(r"""((?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|(?<=\S)\#|[^'"\\#])*)(?:\#.*)?""")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ CHANGES = (
     Change(
         "qk-taxonomy query-norm model.gguf --text mine.txt --context 4096 --samples 4",
         "4,096 tokens take half a minute a window, and as much without training",
-        added="--context 128 --samples 2",
+        added="--context 128 --samples 2 --control none",
     ),
     Change(
         "qk-taxonomy assign TAXONOMY --family opt",
@@ -84,6 +84,11 @@ CHANGES = (
         "qk-taxonomy diff rxnfp/bert_pretrained rxnfp/bert_ft",
         "the list of commands has it before the section that surveys rxnfp",
         before=("qk-taxonomy download --family rxnfp",),
+    ),
+    Change(
+        "qk-taxonomy assign ESDs/joint/all.taxonomy.safetensors",
+        "how a joint taxonomy is called depends on what is surveyed",
+        before=("qk-taxonomy cluster --joint --family minilm --name all",),
     ),
 )
 
