@@ -258,7 +258,7 @@ def document_shell(
 ) -> Iterator[Shell]:
     """A shell in an empty folder, with ``home`` as HOME."""
     work, programs = home / "work", home / "bin"
-    work.mkdir()
+    work.mkdir(parents=True)
     programs.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     kept.pop("VIRTUAL_ENV", None)
