@@ -17,11 +17,11 @@ from train_neox import ORGANISATION, Plan
 from train_neox import SIZES as SIZES_OF_NEOX
 from transformers import GPTNeoXForCausalLM
 
-from qk_taxonomy.catalog import Family, find_family, load_families
+from qk_taxonomy.catalog import find_family, load_families
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import HypothesisError, SpectraFileError
 from qk_taxonomy.hypotheses.table import COLUMNS
-from qk_taxonomy.records import PREDECESSOR_FORMULA
+from qk_taxonomy.records import PREDECESSOR_FORMULA, Family
 from qk_taxonomy.statistics.moments import STATISTICS
 from qk_taxonomy.statistics.slopes import (
     LEAST_SQUARES,
