@@ -176,6 +176,9 @@ def load_atlas(
         heads=_heads(heads, paths, models),
         histograms=taxonomy.space.histograms.astype(np.float32),
         edges=taxonomy.edges,
+        beyond=np.concatenate(
+            [(block > taxonomy.edges[-1]).mean(-1) for block in taxonomy.pool.normalised]
+        ),
         classes=taxonomy.classes,
         models=_models([(paths[i], models[i]) for i in pooled]),
         tests=findings.tests,

@@ -132,6 +132,7 @@ function drawPinTable() {
     );
   table.tBodies[0].replaceChildren(
     line("class", (row) => String(classOf(row).number)),
+    line("share of λ beyond the histogram", beyondText),
     ...heads.meta.statistics.map(({ name, label }) =>
       line(label, (row) => digits(heads.statistics.get(name)[row])),
     ),
