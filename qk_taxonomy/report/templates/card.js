@@ -66,9 +66,9 @@ function showCard(row) {
     ),
   );
   const pinned = state.pins.includes(row);
-  document
-    .getElementById("card")
-    .replaceChildren(
+  const card = document.getElementById("card");
+  const hadFocus = card.contains(document.activeElement);
+  card.replaceChildren(
       element("p", { class: "family" }, model.family),
       element("h3", {}, model.name),
       element(
@@ -91,6 +91,7 @@ function showCard(row) {
         pinned ? "Remove pin" : "Pin",
       ),
     );
+  if (hadFocus) card.querySelector("button").focus();
   shownCard = row;
 }
 

@@ -25,6 +25,8 @@ const SCALES = {
   dark: ["#3e5a9a", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"],
 };
 
+const NO_HEAD = "No head passes the filters.";
+
 /** Rows of each trace's points. */
 let mapRows = [];
 let hasWebGL;
@@ -101,7 +103,10 @@ function sortedTraces() {
   const own = state.colour === "class" ? shown : named(shown);
   mapRows = own.map(({ rows }) => rows);
   return {
-    traces: own.map(({ rows, colour, symbol }) => trace(rows, { color: colour, symbol })),
+    traces: own.map(({ name, rows, colour, symbol }) => ({
+      name: plain(name),
+      ...trace(rows, { color: colour, symbol }),
+    })),
     key: own.map(({ name, colour, symbol, n }) =>
       element(
         "li",
@@ -136,6 +141,10 @@ function scaledTraces() {
   const source = statistic ? heads.statistics.get(state.colour) : heads[state.colour];
   const log = Boolean(statistic?.log);
   const values = Float64Array.from(visible, (row) => (log ? Math.log10(source[row]) : source[row]));
+  if (!visible.length) {
+    mapRows = [];
+    return { traces: [], key: [], sentence: "" };
+  }
   const [low, high] = ends(values.filter(Number.isFinite));
   const steps = Array.from({ length: SCALE_STEPS }, () => []);
   const unknown = [];
@@ -160,6 +169,7 @@ function scaledTraces() {
     digits(log ? 10 ** (low + share * (high - low)) : low + share * (high - low), 3);
   return {
     traces: groups.map(({ rows, ...marker }) => trace(rows, marker)),
+    scale: { label: label + (log ? " (logarithmic)" : ""), colours, at },
     key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknownText)],
     sentence: `${label} from ${at(0)} to ${at(1)}` + (unknown.length ? `; ${unknownText}` : ""),
   };
@@ -242,7 +252,64 @@ function mapMarks() {
     borderpad: 2,
     font: { size: 11, color: token("ink") },
   }));
+  if (!visible.length) {
+    annotations.push({
+      xref: "paper",
+      yref: "paper",
+      x: 0.5,
+      y: 0.5,
+      text: NO_HEAD,
+      showarrow: false,
+      font: { size: 15, color: token("muted") },
+    });
+  }
   return { shapes, annotations };
+}
+
+// Room above the map for the title of its picture.
+const PICTURE_TITLE = 44;
+
+/** The map as a picture that is understood alone: with paper, a title and its key. */
+function mapPicture() {
+  const { layout } = document.getElementById("map-plot");
+  const { traces, scale } = mapTraces();
+  const { title, circuit, convention } = heads.meta;
+  const shown = `${counted(visible.length, "head")}, ${circuit.toUpperCase()} circuit, ${convention}`;
+  const bar = scale && {
+    type: "scatter",
+    mode: "markers",
+    x: [null],
+    y: [null],
+    marker: {
+      color: [0],
+      cmin: 0,
+      cmax: 1,
+      colorscale: scale.colours.map((colour, i) => [i / (scale.colours.length - 1), colour]),
+      colorbar: {
+        title: { text: plain(scale.label), side: "right" },
+        tickvals: [0, 0.5, 1],
+        ticktext: [0, 0.5, 1].map(scale.at),
+        thickness: 14,
+      },
+    },
+  };
+  return {
+    data: bar ? [...traces, bar] : traces,
+    layout: {
+      ...layout,
+      paper_bgcolor: token("panel"),
+      plot_bgcolor: token("panel"),
+      title: {
+        text: `${plain(title)} (${shown})`,
+        x: 0.01,
+        xanchor: "left",
+        font: { size: 15 },
+      },
+      margin: { l: 4, r: 4, t: PICTURE_TITLE, b: 4 },
+      showlegend: !bar,
+      legend: { itemsizing: "constant" },
+    },
+  };
 }
 
 let mapLimits;
@@ -258,7 +325,9 @@ function drawMap() {
     showline: false,
   };
   const shown = counted(visible.length, "head");
-  document.getElementById("map-alt").textContent = `${shown} on the map. ${sentence}.`;
+  document.getElementById("map-alt").textContent = visible.length
+    ? `${shown} on the map. ${sentence}.`
+    : NO_HEAD;
   document.getElementById("map-key").replaceChildren(element("ul", {}, ...key));
   return plot("map-plot", traces, {
     height: document.getElementById("map-plot").clientHeight,
@@ -317,6 +386,7 @@ function openMap() {
   const drawn = drawMap();
   const point = (row) => {
     showCard(row);
+    say(`${headName(row)}, class ${classOf(row).number}`);
     markMap();
   };
   host.on("plotly_hover", (event) => point(pointAt(event)));
@@ -335,7 +405,13 @@ function openMap() {
   document
     .getElementById("image")
     .addEventListener("click", () =>
-      Plotly.downloadImage(host, { format: "png", scale: 2, filename: "heads" }),
+      Plotly.downloadImage(mapPicture(), {
+        format: "png",
+        scale: 2,
+        width: host.clientWidth,
+        height: host.clientHeight + PICTURE_TITLE,
+        filename: `${pageStem()}.map`,
+      }),
     );
   return drawn;
 }
