@@ -155,8 +155,8 @@ def generate_notebook(
 
     ``path``: where to; by default ``<family>.ipynb`` in the working directory. ``catalog``: a
     folder with family files of your own, which the notebook names as it is given. Raises
-    CatalogError for an unknown family; SpectraFileError where there is a file already and not ``force``, or
-    where it cannot be written.
+    CatalogError for an unknown family; SpectraFileError where there is a file already and not
+    ``force``, or where it cannot be written.
     """
     import nbformat
 
