@@ -119,12 +119,14 @@ def changed(model: str, against: str) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def atlas() -> Atlas:
     """Four models of 24 heads in two families, with tests and one contrast."""
+    atlas = synthetic_atlas(96)
     models = [f"model-{i}" for i in range(4)]
     tests = [
         synthetic_tests(50, models), shifts("model-0", "family-0/model-2"), counts("model-1")
     ]  # fmt: skip
     return replace(
-        synthetic_atlas(96, n_tests=50),
+        atlas,
+        models=atlas.models.assign(**{f"fact_{i}": "a_rather_long_word" for i in range(12)}),
         tests=pd.concat(tests),
         contrasts=shifts("model-0", "family-0/model-2"),
         changed=changed("model-0", "family-0/model-2"),
@@ -549,6 +551,14 @@ def test_paper_is_white_and_cuts_no_chart(browser: Any, report: Path) -> None:
         assert len(printed) == 5
         assert max(width for width, _ in printed) <= 680
         assert {colour for _, colour in printed} == {"#1d2127"}
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 720, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 720
+        assert page.get_by_text("On paper are the rows of one page").first.is_visible()
+        models = page.locator(".models").bounding_box()
+        assert models["x"] + models["width"] <= 720
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1400, "height": 900})
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.evaluate(plots) == before
         assert page.pdf().startswith(b"%PDF")

@@ -5,7 +5,8 @@ const PAGE_ROWS = 20;
 /**
  * A table of `n` rows in an element of the page.
  *
- * columns: {title, text(row), number: values by row | words: {data, values}, kind}; those with
+ * columns: {title, text(row), number: values by row | words: {data, values}, kind: a class of the
+ * style sheet}; those with
  * numbers are sorted by them, those with words alphabetically, those with neither not at all.
  */
 class PagedTable {
@@ -131,8 +132,8 @@ class PagedTable {
       "tr",
       {},
       ...this.columns.map((column) => {
-        const kind = column.number ? "number" : (column.kind ?? null);
-        return element("td", { class: kind }, column.text(row));
+        const kinds = [column.number ? "number" : "", column.kind ?? ""].filter(Boolean);
+        return element("td", { class: kinds.join(" ") || null }, column.text(row));
       }),
     );
   }
@@ -213,7 +214,12 @@ async function openTests() {
     { title: "95 % interval", text: (row) => intervalText(c.low.data[row], c.high.data[row]) },
     { title: "p", number: c.p_value.data, text: (row) => pText(c.p_value.data[row]) },
     { title: "q", number: c.q_value.data, text: (row) => pText(c.q_value.data[row]) },
-    { title: "n", number: c.n.data, text: (row) => countText(c.n.data[row], c.unit, row) },
+    {
+      title: "n",
+      number: c.n.data,
+      text: (row) => countText(c.n.data[row], c.unit, row),
+      kind: "counts",
+    },
     wordsColumn("method", c.method, { kind: "long" }),
     wordsColumn("note", c.note, { kind: "long" }),
   ].filter(({ words: some }) => !some || some.values.some(Boolean));
