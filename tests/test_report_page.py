@@ -702,8 +702,8 @@ def test_every_method_says_what_it_measures() -> None:
     methods = {*table["method"], MIXED, MEDIANS} - {""}
     found = {method: measure_of(method, "r90") for method in methods}
     assert [method for method, one in found.items() if not (one.effect and one.n)] == []
-    assert str(measure_of(WILCOXON, "MIN")) == "shift of ln (none: 0)"
-    assert str(measure_of(WILCOXON, "r90")) == "shift (none: 0)"
+    assert str(measure_of(WILCOXON, "MIN")) == "Hodges–Lehmann shift of ln (none: 0)"
+    assert str(measure_of(WILCOXON, "r90")) == "Hodges–Lehmann shift (none: 0)"
     assert measure_of("of another version", "r90").effect == ""
 
 

@@ -24,6 +24,8 @@ class Measure:
         return f"{self.effect} (none: {self.none})" if self.none else self.effect
 
 
+_SHIFT = "Hodges–Lehmann shift"
+
 _MEASURES = {
     AGAINST_UNTRAINED: Measure("ratio to the untrained median", "1", "untrained heads drawn"),
     BEYOND_EDGE: Measure("count of λ", "", "λ of the head"),
@@ -31,14 +33,14 @@ _MEASURES = {
     MANN_KENDALL: Measure("Kendall's τ", "0", "layers"),
     THEIL_SEN: Measure("slope per layer", "0", "layers"),
     BDS: Measure("BDS statistic", "0", "layers"),
-    WILCOXON: Measure("shift", "0", "key-value groups"),
+    WILCOXON: Measure(_SHIFT, "0", "key-value groups"),
     FLIP_GROUPS: Measure("rank-biserial r", "0", "key-value groups"),
     FLIP_LAYERS: Measure("rank-biserial r", "0", "layers"),
 }
 
 # Methods of tests of models begin with these.
 _OF_MODELS = {
-    "Wilcoxon signed-rank over origins": Measure("median rank-biserial r", "0", "origins"),
+    "Wilcoxon signed-rank over origins": Measure("Hodges–Lehmann median of r", "0", "origins"),
     "Kruskal–Wallis": Measure("ε²", "0", "models"),
     "PERMANOVA": Measure("R²", "0", "models"),
     "Dunn": Measure("Cliff's δ", "0", "models"),
@@ -50,7 +52,7 @@ _OF_MODELS = {
 }
 
 # Differences of these are of the logarithm of statistics that span decades.
-_DIFFERENCES = ("shift", "difference", "difference of medians")
+_DIFFERENCES = (_SHIFT, "difference", "difference of medians")
 
 
 def measure_of(method: str, statistic: str) -> Measure:

@@ -25,6 +25,9 @@ const SCALES = {
   dark: ["#3e5a9a", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"],
 };
 
+// Share of the map's width that a letter beside a head takes, on a narrow one.
+const LETTER_ROOM = 0.08;
+
 const NO_HEAD = "No head passes the filters.";
 
 /** Rows of each trace's points. */
@@ -210,6 +213,8 @@ function scaleKey(label, colours, at, unknownText) {
   return item;
 }
 
+let mapLimits;
+
 /** Limits of the whole map, which filters do not move. */
 function mapRange(values) {
   let [low, high] = [Infinity, -Infinity];
@@ -239,12 +244,14 @@ function mapMarks() {
     y1: 8,
     line: { color: token("ink"), width: 2 },
   }));
+  const letterLimit = mapLimits.x[1] - LETTER_ROOM * (mapLimits.x[1] - mapLimits.x[0]);
   const annotations = state.pins.map((row, i) => ({
     x: heads.x[row],
     y: heads.y[row],
     text: `<b>${pinLetter(i)}</b>`,
     showarrow: false,
-    xshift: 14,
+    // At the right edge a letter would be cut off.
+    xshift: heads.x[row] > letterLimit ? -14 : 14,
     yshift: 12,
     bgcolor: token("panel"),
     bordercolor: token("ink"),
@@ -311,8 +318,6 @@ function mapPicture() {
     },
   };
 }
-
-let mapLimits;
 
 function drawMap() {
   const { traces, key, sentence } = mapTraces();
