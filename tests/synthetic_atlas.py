@@ -65,6 +65,7 @@ def synthetic_atlas(
         heads=identity.join(statistics),
         histograms=histograms.astype(np.float32),
         edges=edges,
+        beyond=(normalised > edges[-1]).mean(-1),
         classes=describe_classes(histograms, beyond, labels, edges),
         models=pd.DataFrame(
             {"family": [f"family-{i % n_families}" for i in range(len(names))], "model": names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -16,6 +17,8 @@ from qk_taxonomy.catalog import find_family
 from qk_taxonomy.cli import main
 from qk_taxonomy.errors import CatalogError, SpectraFileError
 from qk_taxonomy.outputs.notebook import family_notebook
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def qk(*arguments: str) -> Result:
@@ -103,3 +106,19 @@ def test_an_unknown_family() -> None:
     with pytest.raises(CatalogError):
         generate_notebook("miniml")
     assert not list(Path().iterdir())
+
+
+def test_a_family_of_ones_own(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "mine"'
+    folder.mkdir()
+    shutil.copy(ROOT / "tests/neox/neox.toml", folder / "own.toml")
+    text = (folder / "own.toml").read_text()
+    (folder / "own.toml").write_text(text.replace('name = "neox"', 'name = "own"'))
+    result = qk("--family", "own", "--catalog", str(folder))
+    assert result.exit_code == 0, result.output
+    cells = {c["id"]: c["source"] for c in nbformat.read("own.ipynb", as_version=4)["cells"]}
+    names: dict[str, object] = {}
+    exec(cells["parameters"], names)
+    assert (names["FAMILY"], names["CATALOG"]) == ("own", str(folder))
+    assert "catalog=CATALOG" in cells["survey"]
+    assert qk("--family", "own").exit_code == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from qk_taxonomy.cli import main
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError, TaxonomyError
 from qk_taxonomy.hypotheses.table import COLUMNS
 from qk_taxonomy.outputs import findings
-from qk_taxonomy.outputs.report import load_atlas
+from qk_taxonomy.outputs.report import Choices, load_atlas
 from qk_taxonomy.records import ModelSpectra
 from qk_taxonomy.report import Atlas
 from qk_taxonomy.report.atlas import HEAD
@@ -45,7 +45,7 @@ def write(place: str, spectra: ModelSpectra | None = None, root: Path = Path()) 
 
 
 def atlas_of(*families: str, n_clusters: int = 2, **how: Any) -> Atlas:
-    atlas, failures = load_atlas(".", families or None, n_clusters=n_clusters, **how)
+    atlas, failures = load_atlas(".", families or None, Choices(n_clusters=n_clusters, **how))
     assert not failures
     return atlas
 
@@ -143,6 +143,36 @@ class TestHeads:
         assert models.loc["neox-1m@step1000", "revision"].startswith("42700c8d")
         assert len(models) == atlas.heads.groupby(["family", "model"]).ngroups
 
+    def test_shares_beyond_are_the_files(
+        self, atlas: Atlas, tensors: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        theirs = [np.mean(lam / lam.mean() > atlas.edges[-1]) for lam, _ in tensors]
+        np.testing.assert_array_equal(atlas.beyond, theirs)
+        assert 0 < atlas.beyond.max() < 0.5
+
+    def test_sources_name_hubs_by_their_host_alone(self, atlas: Atlas) -> None:
+        source = atlas.models.set_index("model")["source"]
+        assert source["neox-1m@step1000"] == "hub at 127.0.0.1"
+        assert source["all-MiniLM-L6-v2"] == "Python package"
+        spectra = model_of(planted_layers(2, 3), "me/a")
+        public = {**spectra.metadata, "source": "hub https://huggingface.co"}
+        write("mine/a", ModelSpectra(public, spectra.layers))
+        assert atlas_of().models["source"].tolist() == ["hub"]
+
+    def test_a_commit_is_told_where_the_package_came_from_a_repository(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Installed:
+            version = "1.2"
+
+            def read_text(self, name: str) -> str | None:
+                told = '{"url": "https://x", "vcs_info": {"vcs": "git", "commit_id": "abc1"}}'
+                return told if name == "direct_url.json" else None
+
+        monkeypatch.setattr("qk_taxonomy.outputs.report.distribution", lambda _: Installed())
+        write("mine/a")
+        assert atlas_of().provenance["qk-taxonomy"] == "1.2, commit abc1"
+
     def test_the_page_tells_how_it_was_made(self, atlas: Atlas) -> None:
         told = atlas.provenance
         assert told["command"] == "qk-taxonomy report"
@@ -156,6 +186,20 @@ class TestLeftOut:
         controls, revisions, *_ = atlas.notes
         assert controls.startswith("1 control is left out")
         assert "Of 20 revisions of neox/neox-1m the last is shown, step1000" in revisions
+
+    def test_each_kind_is_counted_for_itself(self) -> None:
+        """Two imported models, beside a damaged file and an earlier revision."""
+        write("mine/exact@step8")
+        write("mine/exact@step64")
+        for seed in (1, 2):
+            own = planted_layers(2, 3, seed=seed)
+            write(f"old/i{seed}", model_of(own, f"me/i{seed}", family="old", imported=True))
+        Path("data/mine/broken.safetensors").write_text("no spectra")
+        atlas, _ = load_atlas(choices=Choices(n_clusters=2))
+        (imported,) = [note for note in atlas.notes if "imported" in note]
+        assert imported.startswith("2 models are left out")
+        assert len([note for note in atlas.notes if "could not be shown" in note]) == 1
+        assert len([note for note in atlas.notes if "Of 2 revisions" in note]) == 1
 
     def test_all_revisions_are_shown_on_request(self) -> None:
         for step in (0, 8, 64):
@@ -195,7 +239,7 @@ class TestLeftOut:
         write("mine/good")
         write("mine/other", model_of(planted_layers(2, 3, circuit="ov"), "me/other"))
         Path("data/mine/broken.safetensors").write_text("no spectra")
-        atlas, failures = load_atlas(n_clusters=2)
+        atlas, failures = load_atlas(choices=Choices(n_clusters=2))
         assert set(atlas.heads["model"]) == {"good"}
         assert failures.keys() == {"mine/broken", "mine/other"}
         told = " ".join(atlas.notes)
@@ -207,7 +251,7 @@ class TestLeftOut:
             load_atlas()
         path = write("mine/a")
         with pytest.raises(TaxonomyError, match="cannot be sorted into 7 classes"):
-            load_atlas(n_clusters=7)
+            load_atlas(choices=Choices(n_clusters=7))
         path.write_text("no spectra")
         with pytest.raises(PartialFailureError, match="mine/a"):
             load_atlas()
@@ -267,6 +311,9 @@ class TestFindings:
         assert "families: by depth" not in set(atlas.tests["hypothesis"])
         assert "contrast: kind" not in set(atlas.tests["hypothesis"])
 
+    def test_families_without_tests_are_told(self, atlas: Atlas) -> None:
+        assert "No tests of neox are here: `qk-taxonomy test` makes them." in atlas.notes
+
     def test_changed_heads_are_ranked_as_in_their_files(self, root: Path, atlas: Atlas) -> None:
         assert tuple(atlas.changed.columns[:6]) == findings.PLACE
         assert len(atlas.changed) == 72 + 2 * 48
@@ -280,7 +327,7 @@ class TestFindings:
         assert set(map(tuple, atlas.changed[list(findings.PLACE[:4])].to_numpy())) == subjects
 
     def test_a_family_alone(self, root: Path) -> None:
-        atlas, _ = load_atlas(root, "RXNFP", n_clusters=3)
+        atlas, _ = load_atlas(root, "RXNFP", Choices(n_clusters=3))
         assert set(atlas.heads["family"]) == {"rxnfp"}
         assert set(atlas.changed["family"]) == {"rxnfp"}
         assert not [note for note in atlas.notes if "control" in note or "revisions" in note]
@@ -392,6 +439,28 @@ class TestCommand:
         names = (found.keys() & known.keys()) - {"families", "data_root"}
         assert {"n_clusters", "n_bins", "distance", "seed", "revisions", "circuit"} <= names
         assert {n: found[n] for n in names} == {n: known[n].default for n in names}
+
+    def test_the_recorded_command_makes_the_same_page(self) -> None:
+        """Each option off its default is named, and read by the command as it was."""
+        own: dict[str, Any] = {
+            "n_clusters": 3,
+            "n_bins": 12,
+            "distance": "jensen-shannon",
+            "seed": 7,
+            "circuit": "ov",
+            "convention": "folded",
+            "include_imported": True,
+            "revisions": True,
+        }
+        assert own.keys() == {choice.name for choice in fields(Choices)}
+        for name, value in own.items():
+            words = Choices(**{name: value}).options
+            found = main.commands["report"].make_context("report", list(words)).params
+            assert {n: found[n] for n in own} == {**asdict(Choices()), name: value}
+        write("mine/a", model_of(planted_layers(2, 3, circuit="ov", convention="folded"), "me/a"))
+        told = atlas_of(seed=7, circuit="ov", convention="folded").provenance["command"]
+        words = "report --clusters 2 --seed 7 --circuit ov --convention folded"
+        assert told == f"qk-taxonomy {words}"
 
     def test_nothing_surveyed(self) -> None:
         result = qk("report")

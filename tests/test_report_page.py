@@ -16,16 +16,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import chromium, without_webgl
+from PIL import Image
 from synthetic_atlas import synthetic_atlas, synthetic_tests
 
 from qk_taxonomy.errors import ShapeError
+from qk_taxonomy.hypotheses.measures import measure_of
+from qk_taxonomy.hypotheses.rank import BEYOND_EDGE
 from qk_taxonomy.hypotheses.table import COLUMNS
-from qk_taxonomy.labels import statistic_label
+from qk_taxonomy.labels import CLASS_COLOURS, MODEL_COLOURS, statistic_label
 from qk_taxonomy.report.atlas import Atlas
 from qk_taxonomy.report.page import atlas_page
 from qk_taxonomy.report.rows import listed_tests
-from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS
+from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS, WILCOXON
 
+ROOT = Path(__file__).resolve().parents[1]
+# Of tests of two groups of models, which no committed table has.
+MIXED = "linear mixed model, model as random effect; difference"
+MEDIANS = "permutation of models; difference of mean model medians"
 WHOLE = "document.documentElement.dataset.ready === 'whole'"
 HOSTILE = """</script><img src=x onerror="alert('x')">'"&λ模型 @,1"""
 
@@ -84,6 +91,19 @@ def shifts(model: str, against: str) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 
+def counts(model: str) -> pd.DataFrame:
+    """Rows that describe and have no p."""
+    rows = [
+        {
+            "family": "family-1", "model": model, "circuit": "qk", "convention": "raw",
+            "layer": 0, "head": head, "hypothesis": "rank", "statistic": "above_untrained_edge",
+            "effect": 3.0 + head, "n": 64, "method": BEYOND_EDGE,
+        }
+        for head in range(2)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
 def changed(model: str, against: str) -> pd.DataFrame:
     rows = [
         {
@@ -99,10 +119,15 @@ def changed(model: str, against: str) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def atlas() -> Atlas:
     """Four models of 24 heads in two families, with tests and one contrast."""
+    atlas = synthetic_atlas(96)
     models = [f"model-{i}" for i in range(4)]
+    tests = [
+        synthetic_tests(50, models), shifts("model-0", "family-0/model-2"), counts("model-1")
+    ]  # fmt: skip
     return replace(
-        synthetic_atlas(96, n_tests=50),
-        tests=pd.concat([synthetic_tests(50, models), shifts("model-0", "family-0/model-2")]),
+        atlas,
+        models=atlas.models.assign(**{f"fact_{i}": "a_rather_long_word" for i in range(12)}),
+        tests=pd.concat(tests),
         contrasts=shifts("model-0", "family-0/model-2"),
         changed=changed("model-0", "family-0/model-2"),
     )
@@ -177,6 +202,7 @@ def open_choices(page: Any, kind: str) -> None:
 def exported(page: Any) -> pd.DataFrame:
     with page.expect_download() as download:
         page.click("#export")
+    assert download.value.suggested_filename == "report.heads.csv"
     text = Path(download.value.path()).read_text(encoding="utf-8")
     return pd.DataFrame(list(csv.DictReader(io.StringIO(text))))
 
@@ -201,12 +227,36 @@ def test_filters_change_what_is_shown_and_colours_do_not(page: Any, atlas: Atlas
     assert table["model"].tolist() == wanted["model"].tolist()
     page.locator("[data-choices=class] [data-none]").click()
     assert shown.inner_text() == "0 of 96 heads shown."
+    assert page.locator("#map-alt").inner_text() == "No head passes the filters."
+    page.select_option("#colour", "layer")
+    assert "No head passes the filters." in page.locator("#map-plot").inner_text()
+    assert page.locator("#map-key").inner_text() == ""
+    page.fill("#layer-low", "900")
+    page.locator("#layer-low").blur()
+    assert [page.input_value(f"#layer-{end}") for end in ("low", "high")] == ["2", "5"]
+    page.click("#zoom-in")
     page.click("#everything")
     assert shown.inner_text() == "96 of 96 heads shown."
+    low, high = page.evaluate("document.getElementById('map-plot').layout.xaxis.range")
+    x = atlas.heads["umap_x"]
+    assert low < x.min()
+    assert high > x.max()
+
+
+def test_no_control_covers_a_head(page: Any, atlas: Atlas) -> None:
+    hidden = []
+    for row in atlas.heads.index:
+        at = page.evaluate(
+            "([x, y]) => document.elementFromPoint(x, y).closest('#map-plot')?.id ?? null",
+            list(pixel_of(page, atlas, row)),
+        )
+        hidden += [] if at else [row]
+    assert hidden == []
 
 
 def test_the_browser_has_the_numbers_of_the_atlas(page: Any, atlas: Atlas) -> None:
     table = exported(page)
+    assert set(table["circuit"] + table["convention"]) == {"qkraw"}
     for name in ("family", "model", "stack"):
         assert table[name].tolist() == atlas.heads[name].tolist()
     for name in ("layer", "head", "class"):
@@ -270,10 +320,20 @@ def check_keyboard(page: Any) -> None:
         page.keyboard.press("Enter")
         assert message.inner_text().startswith(answer)
     assert page.locator("#pin-table thead th").count() == 4
-    page.get_by_role("button", name="Remove pin model-3 5.2").click()
+    labels = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.id"
+    page.get_by_role("button", name="Remove pin model-3 5.2").press("Enter")
     assert pinned(page) == ["model-0 1.1", "model-2 0.3"]
-    for head in range(4):
-        for layer in (2, 3):
+    assert page.evaluate(labels) == "Remove pin model-2 0.3"
+    button = page.locator("#card button")
+    button.press("Enter")
+    assert pinned(page) == ["model-0 1.1"]
+    assert button.evaluate("(b) => b === document.activeElement")
+    button.press("Enter")
+    page.get_by_role("button", name="Remove all pins").press("Enter")
+    assert pinned(page) == []
+    assert page.evaluate(labels) == "pin-text"
+    for head in range(3):
+        for layer in (1, 2, 3):
             page.fill("#pin-text", f"model-1 {layer}.{head}")
             page.keyboard.press("Enter")
     assert len(pinned(page)) == 8
@@ -308,6 +368,55 @@ def test_what_an_address_names_and_is_not_here_is_left_out(page: Any) -> None:
     page.wait_for_function("document.getElementById('colour').value === 'class'")
     assert page.locator("#shown").inner_text() == "96 of 96 heads shown."
     assert pinned(page) == []
+    note = page.locator("#not-here")
+    lost = ("colour nothing", "model a/b", "statistic b", "head a", "head a/b/0.0")
+    assert all(name in note.inner_text() for name in lost)
+    page.evaluate("location.hash = '#class=none&pin=family-0/model-0//1.1'")
+    page.locator("#pin-list li").wait_for()
+    assert page.locator("#shown").inner_text() == "0 of 96 heads shown."
+    assert not note.is_visible()
+    page.evaluate("location.hash = ''")
+    page.locator("#pin-list li").wait_for(state="detached")
+    assert page.locator("#shown").inner_text() == "96 of 96 heads shown."
+
+
+def test_lines_of_pinned_heads_are_no_class_and_have_letters(page: Any, atlas: Atlas) -> None:
+    keys = [f"family-{m % 2}/model-{m}//{layer}.{m}" for m in range(4) for layer in (0, 4)]
+    page.evaluate("(hash) => { location.hash = hash; }", "#" + "&".join(f"pin={k}" for k in keys))
+    page.wait_for_function("document.querySelectorAll('#pin-list li').length === 8")
+    plot = page.evaluate(
+        """(() => {
+          const { data, layout } = document.getElementById("pin-plot");
+          return { lines: data.map((t) => t.line), letters: layout.annotations,
+                   legend: layout.showlegend };
+        })()"""
+    )
+    looks = {(line["color"], line["dash"]) for line in plot["lines"]}
+    assert len(looks) == 8
+    assert not {colour for colour, _ in looks} & {*CLASS_COLOURS, *MODEL_COLOURS}
+    assert not plot["legend"]
+    assert [mark["text"] for mark in plot["letters"]] == [f"<b>{c}</b>" for c in "ABCDEFGH"]
+    assert len({mark["x"] for mark in plot["letters"]}) == 8
+    swatches = page.locator("#pin-list .swatch line").all()
+    assert {line.get_attribute("stroke") for line in swatches} == {c for c, _ in looks}
+    table = page.locator("#pin-table tr", has_text="share of λ beyond")
+    told = [float(text.removesuffix(" %")) for text in table.locator("td").all_inner_texts()]
+    rows = [(m * 24 + layer * 4 + m) for m in range(4) for layer in (0, 4)]
+    np.testing.assert_allclose(told, 100 * atlas.beyond[rows], rtol=0.01)
+
+
+def test_the_picture_of_the_map_is_understood_alone(page: Any) -> None:
+    for colour, key in (("class", "legend"), ("MAX", "colorbar")):
+        page.select_option("#colour", colour)
+        with page.expect_download() as download:
+            page.click("#image")
+        assert download.value.suggested_filename == "report.map.png"
+        with Image.open(download.value.path()) as picture:
+            pixels = np.asarray(picture.convert("RGBA"))
+        assert pixels[3, 3].tolist() == [255, 255, 255, 255]
+        # The title above, and the key at the right, where the page's own map has neither.
+        assert (pixels[:80].min(axis=(0, 2)) < 100).any(), key
+        assert pixels[120:, -60:].min() < 100, key
 
 
 def rows_of(page: Any, table: str) -> list[list[str]]:
@@ -318,13 +427,16 @@ def test_the_table_of_tests_is_sorted_searched_and_turned(page: Any, atlas: Atla
     table = page.locator("#test-table")
     heads = [text.rstrip(" ↕↑↓") for text in table.locator("thead th").all_inner_texts()]
     q = heads.index("q")
+    measure, n = heads.index("measure"), heads.index("n")
     caption = table.locator("caption")
-    assert caption.inner_text() == "Tests: rows 1–20 of 56"
+    assert caption.inner_text() == "Tests: rows 1–20 of 56, of 58 in all"
     first = rows_of(page, "#test-table")
+    assert first[0][measure] == "ratio to the untrained median (none: 1)"
+    assert first[0][n] == "4000 untrained heads drawn"
     button = table.get_by_role("button", name="q", exact=True)
     button.click()
     assert table.locator("th[aria-sort=ascending]").inner_text().startswith("q")
-    smallest = np.sort(atlas.tests["q_value"].to_numpy(float))
+    smallest = np.sort(atlas.tests["q_value"].dropna().to_numpy(float))
     shown = [float(row[q]) for row in rows_of(page, "#test-table")]
     np.testing.assert_allclose(shown, smallest[:20], rtol=0.06)
     button.click()
@@ -333,20 +445,23 @@ def test_the_table_of_tests_is_sorted_searched_and_turned(page: Any, atlas: Atla
     button.click()
     assert rows_of(page, "#test-table") == first
     table.get_by_role("button", name="Last page").click()
-    assert caption.inner_text() == "Tests: rows 41–56 of 56"
+    assert caption.inner_text() == "Tests: rows 41–56 of 56, of 58 in all"
     # A text that all rows but the contrast's have, and a head's number that sorts as a number.
     page.fill("#test-search", "UNTRAINED r90")
     page.wait_for_function("document.querySelector('#test-table caption').innerText.includes('25')")
-    assert caption.inner_text() == "Tests: rows 1–20 of 25, of 56 in all"
+    assert caption.inner_text() == "Tests: rows 1–20 of 25, of 58 in all"
     page.fill("#test-search", "nothing of the kind")
     page.wait_for_function("!document.querySelector('#test-table tbody tr')")
     page.fill("#test-search", "")
     page.check("#test-rejected")
     few = int((atlas.tests["q_value"] <= 0.05).sum())
-    assert f" of {few}, of 56 in all" in caption.inner_text()
+    assert f" of {few}, of 58 in all" in caption.inner_text()
     page.uncheck("#test-rejected")
+    page.uncheck("#test-with-p")
+    assert caption.inner_text() == "Tests: rows 1–20 of 58"
+    page.check("#test-with-p")
     page.select_option("#test-hypothesis", "contrast: shift")
-    assert caption.inner_text() == "Tests: rows 1–6 of 6, of 56 in all"
+    assert caption.inner_text() == "Tests: rows 1–6 of 6, of 58 in all"
 
 
 def test_contrasts_have_a_forest_plot_and_their_heads_are_pinned(page: Any) -> None:
@@ -356,6 +471,7 @@ def test_contrasts_have_a_forest_plot_and_their_heads_are_pinned(page: Any) -> N
     np.testing.assert_allclose(forest["error_x"]["array"], 0.2, atol=1e-3)
     assert forest["marker"]["symbol"] == ["circle-open", "circle-open", "diamond"]
     assert "n = 6" in page.locator("#forest-note").inner_text()
+    assert not page.locator("#contrast-twin").is_visible()
     page.get_by_role("button", name="Pin head 1.1").first.click()
     assert pinned(page) == ["model-0 1.1"]
 
@@ -435,6 +551,14 @@ def test_paper_is_white_and_cuts_no_chart(browser: Any, report: Path) -> None:
         assert len(printed) == 5
         assert max(width for width, _ in printed) <= 680
         assert {colour for _, colour in printed} == {"#1d2127"}
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 720, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 720
+        assert page.get_by_text("On paper are the rows of one page").first.is_visible()
+        models = page.locator(".models").bounding_box()
+        assert models["x"] + models["width"] <= 720
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1400, "height": 900})
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.evaluate(plots) == before
         assert page.pdf().startswith(b"%PDF")
@@ -472,7 +596,7 @@ def test_without_webgl_the_map_is_drawn_all_the_same(browser: Any, report: Path)
 def test_texts_are_never_markup(browser: Any, tmp_path: Path) -> None:
     atlas = synthetic_atlas(48, title=HOSTILE)
     tests = synthetic_tests(3, [HOSTILE]).assign(note=HOSTILE, family=HOSTILE)
-    contrasts = shifts(HOSTILE, HOSTILE).assign(family=HOSTILE)
+    contrasts = shifts(HOSTILE, f"{HOSTILE}~random-0").assign(family=HOSTILE)
     hostile = replace(
         atlas,
         heads=atlas.heads.assign(family=HOSTILE, model=HOSTILE + atlas.heads["model"]),
@@ -493,6 +617,7 @@ def test_texts_are_never_markup(browser: Any, tmp_path: Path) -> None:
         assert pinned(page) == [f"{HOSTILE}model-1 2.3"]
         address = page.evaluate("location.hash")
         assert page.locator("#pin-plot img").count() == 0
+        assert "never trained" in page.locator("#contrast-twin").inner_text()
         assert exported(page)["model"][0] == f"{HOSTILE}model-0"
         page.evaluate("location.hash = '#nothing='")
         page.locator("#pin-list li").wait_for(state="detached")
@@ -571,10 +696,33 @@ def test_a_hundred_thousand_heads_fit_into_15_megabytes() -> None:
     assert small + 100_000 * (large - small) / 4000 < 15e6
 
 
+def test_every_method_says_what_it_measures() -> None:
+    """Of all rows that tests of the committed spectra have, and of tests of groups of models."""
+    table = pd.read_csv(ROOT / "plots/tests.csv", keep_default_na=False)
+    methods = {*table["method"], MIXED, MEDIANS} - {""}
+    found = {method: measure_of(method, "r90") for method in methods}
+    assert [method for method, one in found.items() if not (one.effect and one.n)] == []
+    assert str(measure_of(WILCOXON, "MIN")) == "Hodges–Lehmann shift of ln (none: 0)"
+    assert str(measure_of(WILCOXON, "r90")) == "Hodges–Lehmann shift (none: 0)"
+    assert measure_of("of another version", "r90").effect == ""
+
+
+def test_cells_of_spreadsheets_are_no_formulas(browser: Any, tmp_path: Path) -> None:
+    atlas = synthetic_atlas(24)
+    names = {"model": "=1+1"}
+    risky = replace(
+        atlas, heads=atlas.heads.assign(**names), models=atlas.models.head(1).assign(**names)
+    )
+    with opened(browser, written(tmp_path, risky)) as page:
+        assert set(exported(page)["model"]) == {"'=1+1"}
+
+
 def test_tables_that_do_not_fit_together_are_told() -> None:
     atlas = synthetic_atlas(24)
     with pytest.raises(ShapeError, match=r"histograms \(24, 24\) .* found \(23, 24\)"):
         replace(atlas, histograms=atlas.histograms[1:])
+    with pytest.raises(ShapeError, match=r"shares beyond the bins \(24,\) .* found \(23,\)"):
+        replace(atlas, beyond=atlas.beyond[1:])
     with pytest.raises(ShapeError, match=r"first columns .* found family, model, layer"):
         replace(atlas, heads=atlas.heads.drop(columns="stack"))
     with pytest.raises(ShapeError, match="there are 2 classes"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qk_taxonomy.cli.options import debug_option
+from qk_taxonomy.cli.options import catalog_option, debug_option
 
 
 @click.command(epilog="Example: qk-taxonomy notebook --family minilm")
@@ -19,8 +19,9 @@ from qk_taxonomy.cli.options import debug_option
     help="Where to write it.",
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
+@catalog_option
 @debug_option
-def notebook(family: str, output: Path | None, force: bool) -> None:
+def notebook(family: str, output: Path | None, force: bool, catalog: Path | None) -> None:
     """Write a Jupyter notebook that does it all for a family, cell by cell.
 
     Its first cell chooses circuits, models and numbers of classes and bins; the others survey the
@@ -30,4 +31,4 @@ def notebook(family: str, output: Path | None, force: bool) -> None:
     """
     from qk_taxonomy.outputs.notebook import generate_notebook
 
-    click.echo(generate_notebook(family, output, force=force))
+    click.echo(generate_notebook(family, output, force=force, catalog=catalog))

@@ -159,12 +159,19 @@ def shift_rows(
     )
 
 
+def overall_method(n_layers: int) -> str:
+    """How shifts over all layers are tested: by flips of whole layers where there are enough of
+    them, else of key-value groups.
+    """
+    return FLIP_LAYERS if n_layers >= FEWEST_UNITS else FLIP_GROUPS
+
+
 def overall_shifts(rows: pd.DataFrame, heads: HeadSet) -> pd.DataFrame:
     """Of rows of shifts those over all layers, as rank-biserial correlations: one a statistic.
 
-    Tested by flips of whole layers where there are enough of them, else of key-value groups.
+    Tested as :func:`overall_method` says.
     """
-    method = FLIP_LAYERS if len(heads.layers) >= FEWEST_UNITS else FLIP_GROUPS
+    method = overall_method(len(heads.layers))
     return rows[(rows["method"] == method) & rows["layer"].isna()]
 
 

@@ -17,6 +17,11 @@ HYPOTHESIS = "rank"
 
 ABOVE, BELOW = "above_untrained_edge", "below_untrained_edge"
 
+#: Methods of its rows: tests of heads, and descriptions of heads and of layers, without p.
+AGAINST_UNTRAINED = "against n untrained heads; ratio to their median"
+BEYOND_EDGE = "number of λ beyond the edge, in units of the head's median λ"
+SHARE_OF_HEADS = f"share of the layer's heads with q ≤ {LEVEL}"
+
 
 @dataclass(frozen=True, eq=False)
 class RankResult:
@@ -58,7 +63,7 @@ def rank_hypothesis(
                     "head": heads.table["head"].to_numpy(),
                     "effect": count.astype(np.float64),
                     "n": heads.lam.shape[1],
-                    "method": "number of λ beyond the edge, in units of the head's median λ",
+                    "method": BEYOND_EDGE,
                 }
             )
         )
@@ -86,7 +91,7 @@ def _statistic_rows(
             "p_value": test.p_values[:, column],
             "q_value": test.q_values[:, column],
             "n": draws,
-            "method": "against n untrained heads; ratio to their median",
+            "method": AGAINST_UNTRAINED,
         }
     )
     layers = np.unique(heads.layer)
@@ -97,7 +102,7 @@ def _statistic_rows(
             "layer": layers,
             "effect": [share.mean() for share in shares],
             "n": [len(share) for share in shares],
-            "method": f"share of the layer's heads with q ≤ {LEVEL}",
+            "method": SHARE_OF_HEADS,
         }
     )
     return [of_heads, of_layers]

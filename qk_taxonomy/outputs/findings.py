@@ -68,6 +68,11 @@ def read_findings(
         )
     rows = pd.concat([part for part in shown if len(part)] or [empty_table()], ignore_index=True)
     rows = rows.drop_duplicates([*SUBJECT, "method"], ignore_index=True)
+    untested = _families(models) - set(rows["family"]) - set(rows["against"])
+    if untested and any(map(len, tables)):
+        reader.notes.append(
+            f"No tests of {', '.join(sorted(untested))} are here: `{reader.command}` makes them."
+        )
     contrasts = rows[rows["hypothesis"] == SHIFT].reset_index(drop=True)
     changed = [reader.changed(file) for file in files if not file.name.endswith(TABLE_OF_ONE)]
     return Findings(
@@ -148,10 +153,14 @@ def _as_numbers(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).astype({"layer": "int64", "head": "int64"})
 
 
+def _families(models: Collection[str]) -> set[str]:
+    return {model.partition("/")[0] for model in models}
+
+
 def _is_about(rows: pd.DataFrame, models: Collection[str]) -> pd.Series:
     """Whether each test of one table is about some of the models."""
     shown = set(models)
-    families = {model.partition("/")[0] for model in models}
+    families = _families(models)
     family, model, against = (rows[name] for name in ("family", "model", "against"))
     no_family, no_model = family == "", model == ""
     in_one = (family + "/" + model).isin(shown)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 from qk_taxonomy.cache import write_file
-from qk_taxonomy.catalog import find_family
+from qk_taxonomy.catalog import find_family, load_families
 from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import N_BINS, N_CLUSTERS, Family
 
@@ -32,7 +33,11 @@ _CELLS = {
     "survey": """
         try:
             qk.generate_family_spectra(
-                FAMILY, models=MODELS, circuits=CIRCUITS, output_root=OUTPUT_ROOT
+                FAMILY,
+                models=MODELS,
+                circuits=CIRCUITS,
+                output_root=OUTPUT_ROOT,
+                catalog=CATALOG,
             )
         except PartialFailureError as failed:  # the other models are done
             print(failed)
@@ -119,14 +124,16 @@ _CELLS = {
 }
 
 
-def family_notebook(family: Family) -> NotebookNode:
+def family_notebook(family: Family, catalog: str | Path | None = None) -> NotebookNode:
     """A notebook that surveys a family and shows its classes, statistics, tests and report.
 
-    Without outputs; the same family gives the same notebook.
+    ``catalog``: the folder of the family's file, where it is one of your own. Without outputs; the
+    same family gives the same notebook.
     """
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-    sources = {"title-text": _title(family), "parameters": _parameters(family), **_CELLS}
+    sources = {"title-text": _title(family), "parameters": _parameters(family, catalog)}
+    sources |= _CELLS
     cells = []
     for name, source in sources.items():
         make: Any = new_markdown_cell if name.endswith("text") else new_code_cell
@@ -137,23 +144,30 @@ def family_notebook(family: Family) -> NotebookNode:
     return new_notebook(cells=cells, metadata=_METADATA)
 
 
-def generate_notebook(family: str, path: str | Path | None = None, *, force: bool = False) -> Path:
+def generate_notebook(
+    family: str,
+    path: str | Path | None = None,
+    *,
+    force: bool = False,
+    catalog: str | Path | None = None,
+) -> Path:
     """Write a family's notebook, ready to run, and return its path.
 
-    ``path``: where to; by default ``<family>.ipynb`` in the working directory. Raises CatalogError
-    for an unknown family; SpectraFileError where there is a file already and not ``force``, or
-    where it cannot be written.
+    ``path``: where to; by default ``<family>.ipynb`` in the working directory. ``catalog``: a
+    folder with family files of your own, which the notebook names as it is given. Raises
+    CatalogError for an unknown family; SpectraFileError where there is a file already and not
+    ``force``, or where it cannot be written.
     """
     import nbformat
 
-    known = find_family(family)
+    known = find_family(family, load_families(catalog))
     file = Path(f"{known.name}.ipynb" if path is None else path)
     if file.exists() and not force:
         raise SpectraFileError(
             f"{file} is there already, and may have been changed by hand. --force writes over it; "
             "--output names another file."
         )
-    notebook = family_notebook(known)
+    notebook = family_notebook(known, catalog)
     nbformat.validate(notebook)
     return write_file(file, f"{nbformat.writes(notebook)}\n".encode())
 
@@ -194,7 +208,8 @@ def _needs(family: Family) -> list[str]:
     return needs
 
 
-def _parameters(family: Family) -> str:
+def _parameters(family: Family, catalog: str | Path | None) -> str:
+    folder = None if catalog is None else str(catalog)
     return f"""
         from pathlib import Path
 
@@ -203,10 +218,16 @@ def _parameters(family: Family) -> str:
         import qk_taxonomy as qk
         from qk_taxonomy.errors import PartialFailureError
 
-        FAMILY = {family.name!r}
+        FAMILY = {_literal(family.name)}
         MODELS = None  # hub ids of some of its models; None: all
+        CATALOG = {_literal(folder)}  # a folder with family files of your own
         CIRCUITS = ["qk"]  # and "ov"; figures and tests show the first
         CLUSTERS = {N_CLUSTERS}  # or "auto"
         BINS = {N_BINS}
         OUTPUT_ROOT = "."
-        """.replace("'", '"')
+        """
+
+
+def _literal(value: str | None) -> str:
+    """A text as Python code has it, in double quotes as the other cells."""
+    return "None" if value is None else json.dumps(value, ensure_ascii=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from dataclasses import dataclass, field, fields
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -39,26 +41,58 @@ from qk_taxonomy.report import Atlas
 from qk_taxonomy.tables import spectra_rows
 from qk_taxonomy.taxonomy import chosen_models
 
+_PUBLIC_HUB = "huggingface.co"
+
 _KEY = ["family", "model", "stack", "layer", "head"]
 
 # Up to this many families the title names them.
 _NAMED_FAMILIES = 3
 
-_PACKAGES = ("qk-taxonomy", "numpy", "scikit-learn", "umap-learn", "plotly")
+_PACKAGES = ("numpy", "scikit-learn", "umap-learn", "plotly")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a page is made with: the defaults of :func:`generate_report` and of its command.
+
+    Each field's ``option`` is that of ``qk-taxonomy report``.
+    """
+
+    n_clusters: NClusters = field(default=N_CLUSTERS, metadata={"option": "--clusters"})
+    n_bins: int = field(default=N_BINS, metadata={"option": "--bins"})
+    distance: Distance = field(default="euclidean", metadata={"option": "--distance"})
+    seed: int = field(default=0, metadata={"option": "--seed"})
+    circuit: Circuit = field(default=CIRCUITS[0], metadata={"option": "--circuit"})
+    convention: Convention = field(default=CONVENTIONS[0], metadata={"option": "--convention"})
+    include_imported: bool = field(default=False, metadata={"option": "--include-imported"})
+    revisions: bool = field(default=False, metadata={"option": "--revisions"})
+
+    @property
+    def options(self) -> list[str]:
+        """As words of a command line; what is as it is by default is not named."""
+        words = []
+        for choice in fields(self):
+            value, option = getattr(self, choice.name), choice.metadata["option"]
+            if value != choice.default:
+                words += [option] if value is True else [option, str(value)]
+        return words
+
+
+DEFAULTS = Choices()
 
 
 def generate_report(
     data_root: str | Path = ".",
     families: str | Iterable[str] | None = None,
     *,
-    n_clusters: NClusters = N_CLUSTERS,
-    n_bins: int = N_BINS,
-    circuit: Circuit = "qk",
-    convention: Convention = "raw",
-    seed: int = 0,
-    distance: Distance = "euclidean",
-    include_imported: bool = False,
-    revisions: bool = False,
+    n_clusters: NClusters = DEFAULTS.n_clusters,
+    n_bins: int = DEFAULTS.n_bins,
+    circuit: Circuit = DEFAULTS.circuit,
+    convention: Convention = DEFAULTS.convention,
+    seed: int = DEFAULTS.seed,
+    distance: Distance = DEFAULTS.distance,
+    include_imported: bool = DEFAULTS.include_imported,
+    revisions: bool = DEFAULTS.revisions,
     report: Report | None = None,
     progress: Watcher | None = None,
 ) -> list[Path]:
@@ -73,19 +107,17 @@ def generate_report(
     from qk_taxonomy.report.page import atlas_page
 
     watch = progress or _unwatched
-    atlas, failures = load_atlas(
-        data_root,
-        families,
+    choices = Choices(
         n_clusters=n_clusters,
         n_bins=n_bins,
+        distance=distance,
+        seed=seed,
         circuit=circuit,
         convention=convention,
-        seed=seed,
-        distance=distance,
         include_imported=include_imported,
         revisions=revisions,
-        progress=progress,
     )
+    atlas, failures = load_atlas(data_root, families, choices, progress=progress)
     watch("page", 0, 1)
     path = Path(data_root) / PLOT_FOLDER / f"{stem_of('report', circuit, convention)}.html"
     page = atlas_page(atlas).encode()
@@ -106,15 +138,8 @@ def generate_report(
 def load_atlas(
     data_root: str | Path = ".",
     families: str | Iterable[str] | None = None,
+    choices: Choices = DEFAULTS,
     *,
-    n_clusters: NClusters = N_CLUSTERS,
-    n_bins: int = N_BINS,
-    circuit: Circuit = "qk",
-    convention: Convention = "raw",
-    seed: int = 0,
-    distance: Distance = "euclidean",
-    include_imported: bool = False,
-    revisions: bool = False,
     progress: Watcher | None = None,
 ) -> tuple[Atlas, dict[str, Exception]]:
     """What a page shows of the spectra under ``<data_root>/data``; and, by name, what failed.
@@ -132,56 +157,50 @@ def load_atlas(
     found = find_spectra(data_root, families)
     n_controls = len(find_spectra(data_root, families, controls=True)) - len(found)
     groups = of_each_model(found)
-    kept = found if revisions else [group[-1] for group in groups]
+    kept = found if choices.revisions else [group[-1] for group in groups]
     reading = iter(range(len(kept)))
     paths, models, failures = load_models(
         kept,
-        circuit,
-        convention,
+        choices.circuit,
+        choices.convention,
         lambda path: watch(path.stem, next(reading), len(kept) + 1),
     )
     if not models:
         raise PartialFailureError(failures)
-    pooled = chosen_models(models, include_imported=include_imported)
+    pooled = chosen_models(models, include_imported=choices.include_imported)
     names = [f"{paths[i].parent.name}/{paths[i].stem}" for i in pooled]
     n_heads = sum(len(layer.statistics) for i in pooled for layer in models[i].layers)
     watch(f"classes and map of {n_heads:,} heads", len(kept), len(kept) + 1)
     heads = sort_models(
         models,
-        n_clusters,
-        circuit=circuit,
-        convention=convention,
-        n_bins=n_bins,
-        seed=seed,
-        distance=distance,
-        include_imported=include_imported,
+        choices.n_clusters,
+        circuit=choices.circuit,
+        convention=choices.convention,
+        n_bins=choices.n_bins,
+        seed=choices.seed,
+        distance=choices.distance,
+        include_imported=choices.include_imported,
     )
     taxonomy = heads.taxonomy
-    findings = read_findings(data_root, names, circuit, convention)
-    notes = _left_out(n_controls, [] if revisions else groups, len(models) - len(pooled), failures)
-    options = {
-        "--clusters": (n_clusters, N_CLUSTERS),
-        "--bins": (n_bins, N_BINS),
-        "--distance": (distance, "euclidean"),
-        "--seed": (seed, 0),
-        "--circuit": (circuit, CIRCUITS[0]),
-        "--convention": (convention, CONVENTIONS[0]),
-        "--include-imported": (include_imported, False),
-        "--revisions": (revisions, False),
-    }
+    findings = read_findings(data_root, names, choices.circuit, choices.convention)
+    shown = [] if choices.revisions else groups
+    notes = _left_out(n_controls, shown, len(models) - len(pooled), failures)
     atlas = Atlas(
         title=_title([paths[i].parent.name for i in pooled]),
-        circuit=circuit,
-        convention=convention,
+        circuit=choices.circuit,
+        convention=choices.convention,
         heads=_heads(heads, paths, models),
         histograms=taxonomy.space.histograms.astype(np.float32),
         edges=taxonomy.edges,
+        beyond=np.concatenate(
+            [(block > taxonomy.edges[-1]).mean(-1) for block in taxonomy.pool.normalised]
+        ),
         classes=taxonomy.classes,
         models=_models([(paths[i], models[i]) for i in pooled]),
         tests=findings.tests,
         contrasts=findings.contrasts,
         changed=findings.changed,
-        provenance={"command": _command(families, options), **_made(heads, models)},
+        provenance={"command": _command(families, choices), **_made(heads, models)},
         notes=(*notes, *findings.notes),
     )
     return atlas, failures
@@ -230,10 +249,21 @@ def _model(path: Path, spectra: ModelSpectra) -> dict[str, str]:
         **{key: told[key] for key in ("model_id", "revision", "architecture")},
         **geometry,
         "heads": str(sum(len(layer.statistics) for layer in spectra.layers)),
-        **{key: told[key] for key in ("weights_dtype", "source", "tool_version")},
+        "weights_dtype": told["weights_dtype"],
+        "source": _shown_source(told["source"]),
+        "tool_version": told["tool_version"],
         "formula": spectra.formula,
         "notes": "; ".join(_provenance(spectra).get("notes", ())),
     }
+
+
+def _shown_source(source: str) -> str:
+    """A source without a hub's port and path; the public hub needs no address."""
+    kind, _, address = source.partition(" ")
+    host = urlsplit(address).hostname if kind == "hub" else None
+    if host is None:
+        return source
+    return "hub" if host == _PUBLIC_HUB else f"hub at {host}"
 
 
 def _provenance(spectra: ModelSpectra) -> dict[str, Any]:
@@ -256,24 +286,25 @@ def _made(found: SortedHeads, models: Sequence[ModelSpectra]) -> dict[str, str]:
         "bins": f"{len(saved.edges) - 1} on [0, {saved.edges[-1]:.4g}] of λ over its head's mean",
         "distance": saved.distance,
         "seed": str(saved.seed),
+        "qk-taxonomy": _own_version(),
         **{package: version(package) for package in _PACKAGES},
         **({"torch of the survey": ", ".join(torch)} if torch else {}),
     }
 
 
-def _command(
-    families: str | Iterable[str] | None, options: Mapping[str, tuple[object, object]]
-) -> str:
-    """The command that makes the same page; options that are as they are by default are not named.
+def _own_version() -> str:
+    """The package's version, and its commit where it was installed from a repository (PEP 610)."""
+    own = distribution("qk-taxonomy")
+    origin = json.loads(own.read_text("direct_url.json") or "{}")
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    return f"{own.version}, commit {commit}" if commit else own.version
 
-    ``options``: each with its value and the default.
-    """
+
+def _command(families: str | Iterable[str] | None, choices: Choices) -> str:
+    """The command that makes the same page in the same folder."""
     names = [families] if isinstance(families, str) else families or ()
-    parts = ["qk-taxonomy", "report", *(x for name in names for x in ("--family", name))]
-    for option, (value, default) in options.items():
-        if value != default:
-            parts += [option] if value is True else [option, str(value)]
-    return shlex.join(parts)
+    asked = [word for name in names for word in ("--family", name)]
+    return shlex.join(["qk-taxonomy", "report", *asked, *choices.options])
 
 
 def _title(families: Sequence[str]) -> str:

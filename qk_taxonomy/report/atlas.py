@@ -26,7 +26,9 @@ class Atlas:
     on a RangeIndex. ``family`` and ``model`` are as in head tables: the model is its file's stem;
     ``stack`` "" in a model that has one; ``class`` the number of its class.
     ``histograms`` (n_heads, n_bins), float32, rows as in ``heads``: densities of λ over the head's
-    mean, on ``edges`` (n_bins + 1,). ``classes``: those of the taxonomy, in order of number.
+    mean, on ``edges`` (n_bins + 1,), of area 1 over these bins; ``beyond`` (n_heads,): the share of
+    each head's λ, by number, that lies beyond them. ``classes``: those of the taxonomy, in order of
+    number.
     ``models``: one row a model, all text: family, model, and what its spectra file tells (model_id,
     revision, architecture, n_layers, n_heads, n_kv_heads, d_head, d_model, weights_dtype, source,
     tool_version, ...), in the order of the page's table.
@@ -47,6 +49,7 @@ class Atlas:
     heads: pd.DataFrame = field(repr=False)
     histograms: NDArray[np.floating[Any]] = field(repr=False)
     edges: NDArray[np.float64] = field(repr=False)
+    beyond: NDArray[np.floating[Any]] = field(repr=False)
     classes: tuple[HeadClass, ...] = field(repr=False)
     models: pd.DataFrame = field(repr=False)
     tests: pd.DataFrame = field(repr=False)
@@ -65,6 +68,10 @@ class Atlas:
         if self.histograms.shape != wanted:
             raise ShapeError(
                 f"Wanted histograms {wanted} (heads, bins), found {self.histograms.shape}."
+            )
+        if self.beyond.shape != wanted[:1]:
+            raise ShapeError(
+                f"Wanted shares beyond the bins {wanted[:1]} (heads), found {self.beyond.shape}."
             )
         numbers = self.heads["class"]
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.classes):

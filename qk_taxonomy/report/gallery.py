@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from qk_taxonomy.statistics.densities import gamma_density
 from qk_taxonomy.taxonomy import HeadClass
 
 Array = NDArray[np.float64]
+Scale = Callable[[float], float]
 
 WIDTH, HEIGHT = 340.0, 190.0
 #: Edges of the axes within it.
@@ -124,16 +124,16 @@ def _panel(group: HeadClass, edges: Array, total: int) -> ClassPanel:
     )
 
 
-def _gamma_points(group: HeadClass, edges: Array, across: Any, up: Any) -> str:
+def _gamma_points(group: HeadClass, edges: Array, across: Scale, up: Scale) -> str:
     if not math.isfinite(group.gamma.alpha):
         return ""
     # From the first bin's centre on, since a density of α < 1 has no height at 0.
     x = np.linspace((edges[0] + edges[1]) / 2, edges[-1], _GAMMA_POINTS)
     density = gamma_density(x, group.gamma.alpha, group.gamma.theta)
-    return points(zip(map(across, x.tolist()), map(up, density.tolist()), strict=True))
+    return _points(zip(map(across, x.tolist()), map(up, density.tolist()), strict=True))
 
 
-def points(pairs: Iterable[tuple[float, float]]) -> str:
+def _points(pairs: Iterable[tuple[float, float]]) -> str:
     """Pairs of coordinates, as SVG has them in an attribute."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from qk_taxonomy.hypotheses.contrast import SHIFT
 from qk_taxonomy.labels import MODEL_COLOURS, statistic_label
 from qk_taxonomy.report.atlas import Atlas
-from qk_taxonomy.report.gallery import FLOOR, HEIGHT, LEFT, RIGHT, SYMBOLS, WIDTH, class_panels
+from qk_taxonomy.report.gallery import (
+    FLOOR,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    SYMBOLS,
+    WIDTH,
+    ClassPanel,
+    class_panels,
+)
 from qk_taxonomy.report.packing import (
     base64_gzip,
     byte_shares,
@@ -30,6 +40,7 @@ from qk_taxonomy.report.rows import (
     listed_contrasts,
     listed_tests,
 )
+from qk_taxonomy.statistics.findings import LEVEL
 
 _TEMPLATES = "templates"
 
@@ -73,19 +84,21 @@ def atlas_page(atlas: Atlas) -> str:
     script = _script()
     tests = listed_tests(atlas.tests)
     models = _models(atlas)
+    panels = class_panels(atlas.classes, atlas.edges)
     return environment.get_template("page.html").render(
         atlas=atlas,
         models=models,
         families=list(dict.fromkeys(family for family, _ in models)),
         stacks=list(dict.fromkeys(map(str, atlas.heads["stack"]))),
         statistics={name: statistic_label(name) for name in atlas.statistics},
-        panels=class_panels(atlas.classes, atlas.edges),
+        panels=panels,
         picture={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "floor": FLOOR},
         symbols=SYMBOLS,
         tests=tests,
         contrasts=listed_contrasts(atlas.contrasts),
-        heads=_packed_heads(atlas, models),
+        heads=_packed_heads(atlas, models, panels),
         test_table=_packed_table(tests.table),
+        level=LEVEL,
         contrast_table=_packed_table(atlas.contrasts.reindex(columns=list(TEST_COLUMNS))),
         changed_table=_packed_table(listed_changes(atlas.changed)),
         style=Markup(_read("page.css")),
@@ -102,7 +115,7 @@ def _models(atlas: Atlas) -> list[tuple[str, str]]:
     return list(pairs.astype(str).itertuples(index=False, name=None))
 
 
-def _packed_heads(atlas: Atlas, models: list[tuple[str, str]]) -> str:
+def _packed_heads(atlas: Atlas, models: list[tuple[str, str]], panels: Sequence[ClassPanel]) -> str:
     heads = atlas.heads
     shares, peaks = byte_shares(atlas.histograms)
     place = {pair: code for code, pair in enumerate(models)}
@@ -118,6 +131,7 @@ def _packed_heads(atlas: Atlas, models: list[tuple[str, str]]) -> str:
         "y": rounded(heads["umap_y"]),
         "histograms": shares,
         "peaks": peaks,
+        "beyond": rounded(atlas.beyond),
     }
     columns |= {f"statistic:{name}": rounded(heads[name]) for name in atlas.statistics}
     meta = {
@@ -129,11 +143,15 @@ def _packed_heads(atlas: Atlas, models: list[tuple[str, str]]) -> str:
         ],
         "classes": [
             {"number": panel.number, "colour": panel.colour, "symbol": SYMBOLS[panel.symbol][0]}
-            for panel in class_panels(atlas.classes, atlas.edges)
+            for panel in panels
         ],
         "symbols": [name for name, _ in SYMBOLS],
         "colours": list(MODEL_COLOURS),
         "edges": [float(edge) for edge in atlas.edges],
+        "circuit": atlas.circuit,
+        "convention": atlas.convention,
+        "level": LEVEL,
+        "shift": SHIFT,
     }
     return packed(meta, columns)
 

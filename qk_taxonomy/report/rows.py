@@ -6,21 +6,25 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, SHIFT
+from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, SHIFT, overall_method
+from qk_taxonomy.hypotheses.measures import measure_of
 from qk_taxonomy.statistics.findings import LEVEL
-from qk_taxonomy.statistics.shifts import FEWEST_UNITS, FLIP_GROUPS, FLIP_LAYERS
+from qk_taxonomy.statistics.shifts import FLIP_LAYERS
 
 #: Rows of the table of tests that the page carries, as far as tests of single heads go.
 MOST_TESTS = 100_000
 
-#: Columns of a test that the page shows.
+#: Columns of a test that the page shows; ``measure``: what the effect is, ``unit``: what n counts.
 TEST_COLUMNS = (
     *("hypothesis", "family", "model", "against", "stack", "layer", "head", "statistic"),
-    *("effect", "low", "high", "p_value", "q_value", "n", "method", "note"),
+    *("effect", "measure", "low", "high", "p_value", "q_value", "n", "unit", "method", "note"),
 )
 
 #: Columns of texts, which may be empty throughout; all others are of numbers.
-TEXTS = ("hypothesis", "family", "model", "against", "stack", "statistic", "method", "note")
+TEXTS = (
+    *("hypothesis", "family", "model", "against", "stack", "statistic"),
+    *("measure", "unit", "method", "note"),
+)
 
 _SUBJECT = ("family", "model", "against", "stack")
 
@@ -34,6 +38,10 @@ class ListedTests:
     hypotheses: tuple[str, ...]
     note: str
 
+    @property
+    def has_p_values(self) -> bool:
+        return bool(self.table["p_value"].notna().any())
+
 
 def listed_tests(tests: pd.DataFrame, most: int = MOST_TESTS) -> ListedTests:
     """The table of tests; where it has more than ``most`` rows, heads are summed up by layer.
@@ -41,7 +49,7 @@ def listed_tests(tests: pd.DataFrame, most: int = MOST_TESTS) -> ListedTests:
     A row that sums up has the median of effects, no interval, the smallest p and q, and the number
     of heads as n; its note tells how many heads have q ≤ 0.05.
     """
-    table = tests.reindex(columns=list(TEST_COLUMNS))
+    table = _measured(tests)
     hypotheses = tuple(map(str, table["hypothesis"].dropna().unique()))
     if len(table) <= most:
         return ListedTests(table, len(tests), hypotheses, "")
@@ -55,8 +63,17 @@ def listed_tests(tests: pd.DataFrame, most: int = MOST_TESTS) -> ListedTests:
     return ListedTests(shown[list(TEST_COLUMNS)], len(tests), hypotheses, note)
 
 
+def _measured(tests: pd.DataFrame) -> pd.DataFrame:
+    """The tests, each with what its effect and its n are."""
+    keys = ["method", "statistic"]
+    kinds = tests[keys].drop_duplicates()
+    found = [measure_of(str(method), str(name)) for method, name in kinds.itertuples(index=False)]
+    kinds = kinds.assign(measure=[str(one) for one in found], unit=[one.n for one in found])
+    return tests.merge(kinds, on=keys, how="left").reindex(columns=list(TEST_COLUMNS))
+
+
 def _by_layer(single: pd.DataFrame) -> pd.DataFrame:
-    keys = [*_SUBJECT, "layer", "hypothesis", "statistic", "method"]
+    keys = [*_SUBJECT, "layer", "hypothesis", "statistic", "method", "measure"]
     groups = single.assign(rejected=single["q_value"] <= LEVEL).groupby(
         keys, sort=False, dropna=False
     )
@@ -67,6 +84,7 @@ def _by_layer(single: pd.DataFrame) -> pd.DataFrame:
         n=("head", "size"),
         rejected=("rejected", "sum"),
     ).reset_index()
+    summed["unit"] = "heads"
     summed["note"] = [
         f"{rejected} of {n} heads with q ≤ {LEVEL}; median effect, smallest p and q"
         for rejected, n in zip(summed["rejected"], summed["n"], strict=True)
@@ -76,7 +94,9 @@ def _by_layer(single: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class ContrastChoice:
-    """A contrast to choose on the page: both sides and the method of its forest plot."""
+    """A contrast to choose on the page: both sides, the method of its forest plot, and what the
+    control is: the model before some training, or a twin that was never trained.
+    """
 
     family: str
     model: str
@@ -84,21 +104,21 @@ class ContrastChoice:
     stack: str
     method: str
 
+    @property
+    def is_twin(self) -> bool:
+        """Whether the control is a twin, whose heads have no match in the model."""
+        return "~" in self.against
+
 
 def listed_contrasts(contrasts: pd.DataFrame) -> tuple[ContrastChoice, ...]:
-    """The contrasts that have shifts, each with the method that its figure shows.
-
-    Flips of whole layers where there are enough of them, else of key-value groups, as in
-    ``ContrastResult.overall``.
-    """
+    """The contrasts that have shifts, each with the method of those over all layers."""
     if contrasts.empty:
         return ()
     shifts = contrasts[(contrasts["hypothesis"] == SHIFT) & contrasts["layer"].isna()]
     choices = []
     for subject, rows in shifts.groupby(list(_SUBJECT), sort=False, dropna=False):
         flips = rows[rows["method"] == FLIP_LAYERS]
-        layers = flips["n"].max() if len(flips) else 0
-        method = FLIP_LAYERS if layers >= FEWEST_UNITS else FLIP_GROUPS
+        method = overall_method(int(flips["n"].max()) if len(flips) else 0)
         family, model, against, stack = ("" if pd.isna(name) else str(name) for name in subject)
         choices.append(ContrastChoice(family, model, against, stack, method))
     return tuple(choices)

@@ -14,6 +14,11 @@ function classOf(row) {
   return heads.meta.classes[heads.class[row]];
 }
 
+/** Share of a head's λ, by number, that its histogram leaves out. */
+function beyondText(row) {
+  return `${digits(100 * heads.beyond[row], 3)} %`;
+}
+
 function smallHistogram(row) {
   const [width, height, foot] = [240, 90, 16];
   const histogram = histogramOf(heads, row);
@@ -61,9 +66,9 @@ function showCard(row) {
     ),
   );
   const pinned = state.pins.includes(row);
-  document
-    .getElementById("card")
-    .replaceChildren(
+  const card = document.getElementById("card");
+  const hadFocus = card.contains(document.activeElement);
+  card.replaceChildren(
       element("p", { class: "family" }, model.family),
       element("h3", {}, model.name),
       element(
@@ -73,6 +78,7 @@ function showCard(row) {
       ),
       element("p", {}, markerOf(kind.symbol, kind.colour), ` class ${kind.number}`),
       smallHistogram(row),
+      element("p", { class: "hint" }, `Of the λ shown, area 1; ${beyondText(row)} of the λ lie beyond.`),
       element(
         "table",
         {},
@@ -85,6 +91,7 @@ function showCard(row) {
         pinned ? "Remove pin" : "Pin",
       ),
     );
+  if (hadFocus) card.querySelector("button").focus();
   shownCard = row;
 }
 

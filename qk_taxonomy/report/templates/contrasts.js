@@ -18,19 +18,20 @@ function rowsWith(columns, wanted, n) {
 }
 
 function drawForest({ meta, columns: c }) {
-  const { family, model, against, stack, method } = chosenContrast();
-  const wanted = { family, model, against, stack, method, hypothesis: "contrast: shift" };
+  const { family, model, against, stack, method, twin } = chosenContrast();
+  document.getElementById("contrast-twin").hidden = !twin;
+  const wanted = { family, model, against, stack, method, hypothesis: heads.meta.shift };
   const rows = rowsWith(c, wanted, meta.n)
     .filter((row) => Number.isNaN(c.layer.data[row]) && Number.isFinite(c.effect.data[row]))
     .reverse();
   const effect = rows.map((row) => c.effect.data[row]);
   const labels = rows.map((row) => statisticLabel(c.statistic.values[c.statistic.data[row]]));
   const narrow = document.getElementById("forest-plot").clientWidth < 560;
-  const rejected = rows.map((row) => c.q_value.data[row] <= 0.05);
+  const rejected = rows.map((row) => c.q_value.data[row] <= heads.meta.level);
   const colours = rejected.map((yes) => token(yes ? "rejected" : "kept"));
   const n = rows.reduce((most, row) => Math.max(most, c.n.data[row] || 0), 0);
   document.getElementById("forest-note").textContent =
-    `n = ${n}; method: ${method}. Filled diamond: q ≤ 0.05; open circle: not.`;
+    `n = ${n}; method: ${method}. Filled diamond: q ≤ ${heads.meta.level}; open circle: not.`;
   const hits = rejected.filter(Boolean).length;
   draw(
     "forest-plot",
@@ -81,7 +82,7 @@ function drawForest({ meta, columns: c }) {
         showgrid: true,
       }),
     },
-    `Shifts of ${counted(rows.length, "statistic")}, ${hits} of them with q at most 0.05: ` +
+    `Shifts of ${counted(rows.length, "statistic")}, ${hits} of them with q at most ${heads.meta.level}: ` +
       rows
         .map((_, i) => `${labels[i]} ${digits(effect[i], 2)}`)
         .reverse()
@@ -93,6 +94,17 @@ function drawForest({ meta, columns: c }) {
 function treatedRow(family, model, stack, layer, head) {
   const code = heads.meta.models.findIndex((one) => one.family === family && one.name === model);
   return rowOf(code, heads.stacks.indexOf(stack), layer, head);
+}
+
+/** Each head's position in the order of layers and, within a layer, of heads. */
+function placeOrder(layer, head) {
+  const order = Array.from(layer, (_, i) => i);
+  order.sort((a, b) => layer[a] - layer[b] || head[a] - head[b]);
+  const position = new Float64Array(order.length);
+  order.forEach((i, at) => {
+    position[i] = at;
+  });
+  return position;
 }
 
 function drawChanged({ meta, columns: c }) {
@@ -128,7 +140,7 @@ function drawChanged({ meta, columns: c }) {
   new PagedTable(host, rows.length, [
     {
       title: "head (pin)",
-      number: Float64Array.from(layer, (one, i) => one * 1e4 + head[i]),
+      number: placeOrder(layer, head),
       text: place,
     },
     numberColumn("Wasserstein distance", of("wasserstein"), 3),

@@ -75,10 +75,11 @@ async function loadHeads() {
     nBins: columns.histograms.shape[1],
     shares: columns.histograms.data,
     peaks: columns.peaks.data,
+    beyond: columns.beyond.data,
   };
 }
 
-/** Density histogram of a head. */
+/** Density histogram of a head: of the λ within the bins, area 1. */
 function histogramOf(heads, row) {
   const from = row * heads.nBins;
   return Float64Array.from(

@@ -70,12 +70,15 @@ function drawGrid(rows) {
         xgap: 1,
         ygap: 1,
         text: texts,
-        customdata: texts,
+        customdata: gridRows.map((cells) =>
+          cells.map((row) =>
+            row === null
+              ? ""
+              : `layer ${heads.layer[row]}, head ${heads.head[row]}: class ${classOf(row).number}`,
+          ),
+        ),
         texttemplate: cell >= NUMBERED_CELL && tall >= NUMBERED_CELL - 2 ? "%{text}" : "",
-        hovertemplate:
-          layers.length > 1 || most > 1
-            ? "head %{y}: class %{customdata}<extra></extra>"
-            : "class %{customdata}<extra></extra>",
+        hovertemplate: "%{customdata}<extra></extra>",
       },
     ],
     {

@@ -35,6 +35,16 @@ function viewChanged() {
   performance.measure("atlas-changed", "atlas-change");
 }
 
+/** Opens the view of the address, and tells what of it is not on this page. */
+function readAddress() {
+  const lost = readState(location.hash);
+  const note = document.getElementById("not-here");
+  note.hidden = !lost.length;
+  note.textContent = lost.length
+    ? `The address of this view names what is not on this page, and is left out: ${lost.join(", ")}.`
+    : "";
+}
+
 function openFilters() {
   for (const details of document.querySelectorAll("[data-choices]")) {
     const kind = details.dataset.choices;
@@ -52,9 +62,9 @@ function openFilters() {
   ["layer-low", "layer-high"].forEach((id, end) => {
     document.getElementById(id).addEventListener("change", (event) => {
       const value = event.target.valueAsNumber;
-      state.layers[end] = Number.isNaN(value)
-        ? [0, lastLayer()][end]
-        : Math.max(0, Math.round(value));
+      const ends = [...state.layers];
+      ends[end] = Number.isNaN(value) ? [0, lastLayer()][end] : Math.round(value);
+      chooseLayers(...ends);
       viewChanged();
     });
   });
@@ -65,11 +75,12 @@ function openFilters() {
   document.getElementById("everything").addEventListener("click", () => {
     resetFilters();
     viewChanged();
+    wholeMap();
   });
   document
     .getElementById("export")
     .addEventListener("click", () =>
-      download("heads.csv", headsAsText(), "text/csv;charset=utf-8"),
+      download(`${pageStem()}.heads.csv`, headsAsText(), "text/csv;charset=utf-8"),
     );
   document.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
   for (const button of document.querySelectorAll("[data-only-class]")) {
@@ -82,12 +93,30 @@ function openFilters() {
   }
 }
 
+/** What this page's file is called, so that what is saved of two pages is told apart. */
+function pageStem() {
+  const name = location.pathname.split("/").pop().replace(/\.html?$/, "");
+  try {
+    return decodeURIComponent(name) || "report";
+  } catch {
+    return "report";
+  }
+}
+
 /** The heads shown as CSV, with a column that tells the pinned ones. */
 function headsAsText() {
-  const field = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const { circuit, convention } = heads.meta;
+  const field = (value) => {
+    // Spreadsheets run what begins like a formula.
+    const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
   const names = [...heads.statistics.keys()];
   const lines = [
-    ["family", "model", "stack", "layer", "head", "class", "umap_x", "umap_y", ...names, "pin"]
+    [
+      ...["family", "model", "stack", "circuit", "convention", "layer", "head", "class"],
+      ...["umap_x", "umap_y", ...names, "pin"],
+    ]
       .map(field)
       .join(","),
   ];
@@ -100,6 +129,8 @@ function headsAsText() {
         field(family),
         field(name),
         field(heads.stacks[heads.stack[row]]),
+        circuit,
+        convention,
         heads.layer[row],
         heads.head[row],
         classOf(row).number,
@@ -130,8 +161,9 @@ function openLinks() {
     });
   }
   addEventListener("hashchange", () => {
-    if (!location.hash.includes("=")) return;
-    readState(location.hash);
+    // A link of another page to a section of this one holds no view; an empty one holds the first.
+    if (location.hash && !location.hash.includes("=")) return;
+    readAddress();
     viewChanged();
     drawPins();
     markMap();
@@ -166,7 +198,7 @@ async function open() {
   performance.mark("atlas-decoded");
   await loadPlotly();
   performance.mark("atlas-plotly");
-  readState(location.hash);
+  readAddress();
   applyFilters();
   showChoices();
   await openMap();

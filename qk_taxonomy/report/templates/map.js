@@ -25,6 +25,11 @@ const SCALES = {
   dark: ["#3e5a9a", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"],
 };
 
+// Share of the map's width that a letter beside a head takes, on a narrow one.
+const LETTER_ROOM = 0.08;
+
+const NO_HEAD = "No head passes the filters.";
+
 /** Rows of each trace's points. */
 let mapRows = [];
 let hasWebGL;
@@ -101,7 +106,10 @@ function sortedTraces() {
   const own = state.colour === "class" ? shown : named(shown);
   mapRows = own.map(({ rows }) => rows);
   return {
-    traces: own.map(({ rows, colour, symbol }) => trace(rows, { color: colour, symbol })),
+    traces: own.map(({ name, rows, colour, symbol }) => ({
+      name: plain(name),
+      ...trace(rows, { color: colour, symbol }),
+    })),
     key: own.map(({ name, colour, symbol, n }) =>
       element(
         "li",
@@ -136,6 +144,10 @@ function scaledTraces() {
   const source = statistic ? heads.statistics.get(state.colour) : heads[state.colour];
   const log = Boolean(statistic?.log);
   const values = Float64Array.from(visible, (row) => (log ? Math.log10(source[row]) : source[row]));
+  if (!visible.length) {
+    mapRows = [];
+    return { traces: [], key: [], sentence: "" };
+  }
   const [low, high] = ends(values.filter(Number.isFinite));
   const steps = Array.from({ length: SCALE_STEPS }, () => []);
   const unknown = [];
@@ -160,6 +172,7 @@ function scaledTraces() {
     digits(log ? 10 ** (low + share * (high - low)) : low + share * (high - low), 3);
   return {
     traces: groups.map(({ rows, ...marker }) => trace(rows, marker)),
+    scale: { label: label + (log ? " (logarithmic)" : ""), colours, at },
     key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknownText)],
     sentence: `${label} from ${at(0)} to ${at(1)}` + (unknown.length ? `; ${unknownText}` : ""),
   };
@@ -200,6 +213,8 @@ function scaleKey(label, colours, at, unknownText) {
   return item;
 }
 
+let mapLimits;
+
 /** Limits of the whole map, which filters do not move. */
 function mapRange(values) {
   let [low, high] = [Infinity, -Infinity];
@@ -229,12 +244,14 @@ function mapMarks() {
     y1: 8,
     line: { color: token("ink"), width: 2 },
   }));
+  const letterLimit = mapLimits.x[1] - LETTER_ROOM * (mapLimits.x[1] - mapLimits.x[0]);
   const annotations = state.pins.map((row, i) => ({
     x: heads.x[row],
     y: heads.y[row],
     text: `<b>${pinLetter(i)}</b>`,
     showarrow: false,
-    xshift: 14,
+    // At the right edge a letter would be cut off.
+    xshift: heads.x[row] > letterLimit ? -14 : 14,
     yshift: 12,
     bgcolor: token("panel"),
     bordercolor: token("ink"),
@@ -242,10 +259,65 @@ function mapMarks() {
     borderpad: 2,
     font: { size: 11, color: token("ink") },
   }));
+  if (!visible.length) {
+    annotations.push({
+      xref: "paper",
+      yref: "paper",
+      x: 0.5,
+      y: 0.5,
+      text: NO_HEAD,
+      showarrow: false,
+      font: { size: 15, color: token("muted") },
+    });
+  }
   return { shapes, annotations };
 }
 
-let mapLimits;
+// Room above the map for the title of its picture.
+const PICTURE_TITLE = 44;
+
+/** The map as a picture that is understood alone: with paper, a title and its key. */
+function mapPicture() {
+  const { layout } = document.getElementById("map-plot");
+  const { traces, scale } = mapTraces();
+  const { title, circuit, convention } = heads.meta;
+  const shown = `${counted(visible.length, "head")}, ${circuit.toUpperCase()} circuit, ${convention}`;
+  const bar = scale && {
+    type: "scatter",
+    mode: "markers",
+    x: [null],
+    y: [null],
+    marker: {
+      color: [0],
+      cmin: 0,
+      cmax: 1,
+      colorscale: scale.colours.map((colour, i) => [i / (scale.colours.length - 1), colour]),
+      colorbar: {
+        title: { text: plain(scale.label), side: "right" },
+        tickvals: [0, 0.5, 1],
+        ticktext: [0, 0.5, 1].map(scale.at),
+        thickness: 14,
+      },
+    },
+  };
+  return {
+    data: bar ? [...traces, bar] : traces,
+    layout: {
+      ...layout,
+      paper_bgcolor: token("panel"),
+      plot_bgcolor: token("panel"),
+      title: {
+        text: `${plain(title)} (${shown})`,
+        x: 0.01,
+        xanchor: "left",
+        font: { size: 15 },
+      },
+      margin: { l: 4, r: 4, t: PICTURE_TITLE, b: 4 },
+      showlegend: !bar,
+      legend: { itemsizing: "constant" },
+    },
+  };
+}
 
 function drawMap() {
   const { traces, key, sentence } = mapTraces();
@@ -258,7 +330,9 @@ function drawMap() {
     showline: false,
   };
   const shown = counted(visible.length, "head");
-  document.getElementById("map-alt").textContent = `${shown} on the map. ${sentence}.`;
+  document.getElementById("map-alt").textContent = visible.length
+    ? `${shown} on the map. ${sentence}.`
+    : NO_HEAD;
   document.getElementById("map-key").replaceChildren(element("ul", {}, ...key));
   return plot("map-plot", traces, {
     height: document.getElementById("map-plot").clientHeight,
@@ -317,6 +391,7 @@ function openMap() {
   const drawn = drawMap();
   const point = (row) => {
     showCard(row);
+    say(`${headName(row)}, class ${classOf(row).number}`);
     markMap();
   };
   host.on("plotly_hover", (event) => point(pointAt(event)));
@@ -335,7 +410,13 @@ function openMap() {
   document
     .getElementById("image")
     .addEventListener("click", () =>
-      Plotly.downloadImage(host, { format: "png", scale: 2, filename: "heads" }),
+      Plotly.downloadImage(mapPicture(), {
+        format: "png",
+        scale: 2,
+        width: host.clientWidth,
+        height: host.clientHeight + PICTURE_TITLE,
+        filename: `${pageStem()}.map`,
+      }),
     );
   return drawn;
 }

@@ -1,10 +1,14 @@
 // Pinned heads: their list, and the charts that compare them.
 
-// Lines are told apart by dashes as well as by colours.
-const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,6px"];
+// Lines are told apart by dashes, two shades of ink and their letters; colours are the classes'.
+const DASHES = ["none", "none", "7 4", "7 4", "2 3", "2 3", "10 3 2 3", "10 3 2 3"];
 
 // Of heads that one text may mean, so many are told.
 const MOST_NAMED = 4;
+
+function pinShade(i) {
+  return token(i % 2 ? "pale-ink" : "ink");
+}
 
 function pinLetter(i) {
   return String.fromCharCode(65 + i);
@@ -29,6 +33,13 @@ function togglePin(row) {
   pinsChanged();
 }
 
+/** The same of a button in the list of pins, whose place another takes that then has the focus. */
+function removePin(i) {
+  togglePin(state.pins[i]);
+  const left = document.querySelectorAll("#pin-list button");
+  (left[Math.min(i, left.length - 1)] ?? document.getElementById("pin-text")).focus();
+}
+
 function pinsChanged() {
   drawPins();
   markMap();
@@ -44,6 +55,7 @@ function drawPins() {
         "li",
         {},
         element("b", {}, pinLetter(i)),
+        swatchOf(i),
         markerOf(kind.symbol, kind.colour),
         element("span", {}, headName(row)),
         element(
@@ -51,7 +63,7 @@ function drawPins() {
           {
             type: "button",
             "aria-label": `Remove pin ${headName(row)}`,
-            click: () => togglePin(row),
+            click: () => removePin(i),
           },
           "×",
         ),
@@ -72,22 +84,60 @@ function drawPins() {
   drawPinTable();
 }
 
+/** The line of a pinned head, as a chart has it. */
+function swatchOf(i) {
+  const line = svgElement("line", { x1: 0, x2: 36, y1: 6, y2: 6, stroke: pinShade(i) });
+  line.setAttribute("stroke-dasharray", DASHES[i]);
+  return svgElement("svg", { class: "swatch", viewBox: "0 0 36 12", "aria-hidden": "true" }, line);
+}
+
+/**
+ * The bin at which each line has its letter: where it is farthest from all others, and from the
+ * letters before it.
+ */
+function letterBins(histograms) {
+  const taken = new Set();
+  return histograms.map((histogram, i) => {
+    const apart = histogram.map((height, bin) => {
+      const others = histograms.filter((_, j) => j !== i).map((other) => other[bin]);
+      return taken.has(bin) ? -1 : Math.min(height, ...others.map((one) => Math.abs(height - one)));
+    });
+    const bin = apart.indexOf(Math.max(...apart));
+    taken.add(bin);
+    return bin;
+  });
+}
+
 function drawDensities() {
-  const { edges, colours } = heads.meta;
+  const { edges } = heads.meta;
+  const histograms = state.pins.map((row) => histogramOf(heads, row));
   const traces = state.pins.map((row, i) => {
-    const histogram = histogramOf(heads, row);
+    const histogram = histograms[i];
     return {
       // Steps from edge to edge; the last height is drawn to the last edge.
       type: "scatter",
       mode: "lines",
       x: edges,
       y: [...histogram, histogram.at(-1)],
-      line: { shape: "hv", color: colours[i % colours.length], dash: DASHES[i], width: 2 },
+      line: {
+        shape: "hv",
+        color: pinShade(i),
+        dash: DASHES[i] === "none" ? "solid" : DASHES[i].replaceAll(/(\d+)/g, "$1px"),
+        width: 2,
+      },
       name: `${pinLetter(i)} ${plain(headName(row))}`,
       hoverinfo: "y+name",
       hoverlabel: { namelength: -1 },
     };
   });
+  const annotations = letterBins(histograms).map((bin, i) => ({
+    x: (edges[bin] + edges[bin + 1]) / 2,
+    y: histograms[i][bin],
+    text: `<b>${pinLetter(i)}</b>`,
+    showarrow: false,
+    yshift: 11,
+    font: { size: 13, color: token("ink") },
+  }));
   const sentence =
     `Densities of ${counted(state.pins.length, "pinned head")}: ` +
     state.pins.map((row) => `${headName(row)} highest ${digits(heads.peaks[row], 3)}`).join("; ");
@@ -96,9 +146,8 @@ function drawDensities() {
     traces,
     {
       height: 340,
-      showlegend: true,
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
-      margin: { l: 56, r: 12, t: 12, b: 48 },
+      annotations,
+      margin: { l: 56, r: 12, t: 20, b: 48 },
       xaxis: axis("λ / mean λ of the head", { range: [0, edges.at(-1)] }),
       yaxis: axis("density", { rangemode: "tozero" }),
     },
@@ -132,6 +181,7 @@ function drawPinTable() {
     );
   table.tBodies[0].replaceChildren(
     line("class", (row) => String(classOf(row).number)),
+    line("share of λ beyond the histogram", beyondText),
     ...heads.meta.statistics.map(({ name, label }) =>
       line(label, (row) => digits(heads.statistics.get(name)[row])),
     ),
@@ -180,6 +230,7 @@ function openPins() {
     state.pins = [];
     pinMessage("All pins are removed.");
     pinsChanged();
+    text.focus();
   });
   drawPins();
 }

@@ -117,32 +117,60 @@ function stateText() {
   return text.toString();
 }
 
-/** What an address asks for; what it names that is not here is left out. */
+/** Both ends of the layers shown: in order, and none beyond the last. */
+function chooseLayers(...ends) {
+  const last = lastLayer();
+  state.layers = ends.map((end) => Math.min(Math.max(end, 0), last)).sort((a, b) => a - b);
+}
+
+/** What an address asks for; names of what is not here, which is left out. */
 function readState(hash) {
   const text = new URLSearchParams(hash.replace(/^#/, ""));
   resetFilters();
   const colours = ["class", "family", "model", "layer", "depth", ...heads.statistics.keys()];
   const colour = text.get("colour");
   state.colour = colours.includes(colour) ? colour : "class";
+  const lost = [];
+  if (colour && state.colour !== colour) lost.push(`colour ${colour}`);
   for (const kind of KINDS) {
     if (!text.has(kind)) continue;
     const asked = new Set(text.getAll(kind));
-    const chosen = membersOf(kind).map((name) => Number(asked.has(`=${name}`)));
+    const members = membersOf(kind);
+    const chosen = members.map((name) => Number(asked.has(`=${name}`)));
+    for (const name of asked) {
+      if (name !== "none" && !members.includes(name.slice(1)))
+        lost.push(`${kind} ${decoded(kind, name.slice(1))}`);
+    }
     if (asked.has("none") || chosen.some(Boolean)) state.chosen[kind] = Uint8Array.from(chosen);
   }
   const layers = /^(\d+)-(\d+)$/.exec(text.get("layers") ?? "");
-  if (layers) state.layers = [Number(layers[1]), Number(layers[2])];
+  if (layers) chooseLayers(Number(layers[1]), Number(layers[2]));
+  if (text.has("view") && !membersOf("model").includes(text.get("view")))
+    lost.push(`model ${decoded("model", text.get("view"))}`);
   state.view.model = Math.max(0, membersOf("model").indexOf(text.get("view")));
   state.view.stack = Math.max(0, heads.stacks.indexOf(text.get("view-stack")));
   const statistic = text.get("statistic");
   state.view.statistic = heads.statistics.has(statistic)
     ? statistic
     : (heads.meta.statistics[0]?.name ?? "");
-  const pins = text
-    .getAll("pin")
-    .map(rowOfKey)
-    .filter((row) => row >= 0);
-  state.pins = [...new Set(pins)].slice(0, MOST_PINS);
+  if (statistic && state.view.statistic !== statistic) lost.push(`statistic ${statistic}`);
+  const keys = text.getAll("pin");
+  const rows = keys.map(rowOfKey);
+  keys.forEach((key, i) => {
+    if (rows[i] < 0) lost.push(`head ${decoded("model", key)}`);
+  });
+  state.pins = [...new Set(rows.filter((row) => row >= 0))].slice(0, MOST_PINS);
+  return lost;
+}
+
+/** A name of an address as a reader writes it; models are encoded in parts. */
+function decoded(kind, name) {
+  if (kind !== "model") return name;
+  try {
+    return decodeURIComponent(name).replace("//", "/");
+  } catch {
+    return name;
+  }
 }
 
 function saveState() {

@@ -5,7 +5,8 @@ const PAGE_ROWS = 20;
 /**
  * A table of `n` rows in an element of the page.
  *
- * columns: {title, text(row), number: values by row | words: {data, values}, kind}; those with
+ * columns: {title, text(row), number: values by row | words: {data, values}, kind: a class of the
+ * style sheet}; those with
  * numbers are sorted by them, those with words alphabetically, those with neither not at all.
  */
 class PagedTable {
@@ -131,8 +132,8 @@ class PagedTable {
       "tr",
       {},
       ...this.columns.map((column) => {
-        const kind = column.number ? "number" : (column.kind ?? null);
-        return element("td", { class: kind }, column.text(row));
+        const kinds = [column.number ? "number" : "", column.kind ?? ""].filter(Boolean);
+        return element("td", { class: kinds.join(" ") || null }, column.text(row));
       }),
     );
   }
@@ -178,6 +179,11 @@ function intervalText(low, high) {
   return `[${digits(low, 3)}, ${digits(high, 3)}]`;
 }
 
+/** What was counted, and how many of it. */
+function countText(n, unit, row) {
+  return Number.isNaN(n) ? "–" : `${digits(n, 9)} ${unit.values[unit.data[row]]}`.trim();
+}
+
 /** The table of tests, with its search and filters. */
 async function openTests() {
   const host = document.getElementById("test-table");
@@ -190,6 +196,7 @@ async function openTests() {
     "against",
     "stack",
     "statistic",
+    "measure",
     "method",
     "note",
   ].map((name) => c[name]);
@@ -203,16 +210,23 @@ async function openTests() {
     numberColumn("head", c.head.data),
     wordsColumn("statistic", labels),
     numberColumn("effect", c.effect.data),
+    wordsColumn("measure", c.measure, { kind: "measure" }),
     { title: "95 % interval", text: (row) => intervalText(c.low.data[row], c.high.data[row]) },
     { title: "p", number: c.p_value.data, text: (row) => pText(c.p_value.data[row]) },
     { title: "q", number: c.q_value.data, text: (row) => pText(c.q_value.data[row]) },
-    numberColumn("n", c.n.data, 9),
+    {
+      title: "n",
+      number: c.n.data,
+      text: (row) => countText(c.n.data[row], c.unit, row),
+      kind: "counts",
+    },
     wordsColumn("method", c.method, { kind: "long" }),
     wordsColumn("note", c.note, { kind: "long" }),
   ].filter(({ words: some }) => !some || some.values.some(Boolean));
   const table = new PagedTable(host, meta.n, columns);
   const search = document.getElementById("test-search");
   const hypothesis = document.getElementById("test-hypothesis");
+  const withP = document.getElementById("test-with-p");
   const rejected = document.getElementById("test-rejected");
   const filter = () => {
     const found = searcher(search.value, [...words, labels]);
@@ -220,18 +234,23 @@ async function openTests() {
     table.filter(
       (row) =>
         (code < 0 || c.hypothesis.data[row] === code) &&
-        (!rejected.checked || c.q_value.data[row] <= 0.05) &&
+        (!withP.checked || !Number.isNaN(c.p_value.data[row])) &&
+        (!rejected.checked || c.q_value.data[row] <= heads.meta.level) &&
         found(row),
     );
-    say(`${counted(table.rows.length, "test")} found`);
   };
+  const refilter = () => {
+    filter();
+    say(`${counted(table.rows.length, "row")} found`);
+  };
+  filter();
   let waiting;
   search.addEventListener("input", () => {
     clearTimeout(waiting);
-    waiting = setTimeout(filter, 150);
+    waiting = setTimeout(refilter, 150);
   });
-  hypothesis.addEventListener("change", filter);
-  rejected.addEventListener("change", filter);
+  for (const control of [hypothesis, withP, rejected])
+    control.addEventListener("change", refilter);
   document
     .getElementById("test-form")
     .addEventListener("submit", (event) => event.preventDefault());
