@@ -171,8 +171,16 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     made = {str(p.relative_to(tmp_path / "plots")) for p in tmp_path.glob("plots/**/*.*")}
     assert made == {
         "tests.csv",
-        *(f"tests/rxnfp/bert_{n}_rank.png" for n in ("ft", "ft_10k_25s", "pretrained")),
-        *(f"tests/contrasts/rxnfp/rxnfp-{n}.{s}" for n in ("ft", "ft-10k") for s in ("png", "csv")),
+        *(
+            f"tests/rxnfp/bert_{name}_rank.{ending}"
+            for name in ("ft", "ft_10k_25s", "pretrained")
+            for ending in ("png", "md")
+        ),
+        *(
+            f"tests/contrasts/rxnfp/rxnfp-{name}.{ending}"
+            for name in ("ft", "ft-10k")
+            for ending in ("png", "md", "csv")
+        ),
     }
     assert "rxnfp/bert_ft against rxnfp/bert_pretrained: shifted: MIN" in result.output
     table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
@@ -461,7 +469,7 @@ class TestEdges:
         (tmp_path / "plots/tests/one").touch()  # a file where a folder is wanted
         result = qk("test", "--data-root", tmp_path, "--hypothesis", "rank")
         assert result.exit_code == 1
-        assert "a_rank.png" in result.stderr
+        assert "plots/tests/one/a_rank" in result.stderr
         assert "Traceback" not in result.output
         # What was found is printed all the same, and the rest is there.
         assert "rank  one/a: of 72 heads" in result.stdout
