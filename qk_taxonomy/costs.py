@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from qk_taxonomy.catalog import load_families
+from qk_taxonomy.catalog import read_family
 from qk_taxonomy.errors import CatalogError
 from qk_taxonomy.records import Circuit, Family, ModelEntry
 from qk_taxonomy.resources import builtin_catalog, read_toml
@@ -218,7 +218,8 @@ def shape_table() -> ShapeTable:
     """The built-in table. Raises CatalogError where it is broken."""
     file = read_toml(builtin_catalog() / "shapes.toml")
     file.check(file.data, (), {"kinds": dict, "stored": list}, {})
-    families = load_families()
+    # The built-in families, since a user's own of the same name may leave these models out.
+    families = map(read_family, (builtin_catalog() / "families").glob("*.toml"))
     parameters = {model.id: model.parameters for family in families for model in family.models}
     kinds: dict[str, Kind] = {}
     members: dict[str, str] = {}

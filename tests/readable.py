@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -13,6 +13,12 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from qk_taxonomy.figures.style import house_style
+
+
+def with_captions(names: Iterable[str]) -> set[str]:
+    """Names of files, and of the caption beside each figure among them."""
+    found = set(names)
+    return found | {name.removesuffix(".png") + ".md" for name in found if name.endswith(".png")}
 
 
 def drawn_texts(draw: Callable[[], Figure]) -> tuple[Figure, list[tuple[str, Bbox]]]:

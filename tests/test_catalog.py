@@ -379,22 +379,3 @@ def test_results_of_a_file_are_called_by_what_tells_it_apart(
     path.rename(tmp_path / "0123abcd")
     path.symlink_to(tmp_path / "0123abcd")
     assert model_ref(str(path)).name == name
-
-
-def test_the_documents_examples(tmp_path: Path) -> None:
-    document = (Path(__file__).resolve().parents[1] / "catalog" / "README.md").read_text()
-    family, checkpoints, contrast = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
-    tuned = '[[models]]\nid = "me/my-model-1b-instruct"\nparameters = 1_100_000_000\n'
-    path = write(tmp_path, family + checkpoints + tuned)
-    write(tmp_path, contrast, "contrasts.toml")
-    kept = read_family(path).models[0].checkpoints
-    assert kept is not None
-    assert kept.revisions[:3] == ("step0", "step512", "step1000")
-    assert "mine" in {pair.name for pair in load_contrasts(tmp_path)}
-
-
-def test_the_document_lists_every_model_type() -> None:
-    document = (Path(__file__).resolve().parents[1] / "catalog" / "README.md").read_text()
-    listed = document.partition("`model_type`s:")[2].partition("##")[0]
-    types = {name.removeprefix("gguf-") for name in architecture_table().model_types}
-    assert types <= set(re.findall(r"[\w-]+", listed))

@@ -20,6 +20,7 @@ from click.testing import Result
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors, package_folder
 from huggingface_hub import HfApi
 from loopback_hub import Hold, LoopbackHub
+from readable import with_captions
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from test_cli import qk
@@ -192,7 +193,7 @@ class TestFiles:
         ]
         made = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
         spectra = {f"data/circuits/mini/model{twin}.safetensors" for twin in ("", "~random-0")}
-        assert made == spectra | {f"plots/circuits/mini/{name}" for name in names}
+        assert made == spectra | with_captions(f"plots/circuits/mini/{name}" for name in names)
         assert set(output.splitlines()) >= {str(root / "plots/circuits/mini" / n) for n in names}
 
     def test_what_is_said(self, studied: tuple[Path, str]) -> None:

@@ -435,7 +435,7 @@ class TestFigures:
 
 
 def drawn(evolution: Evolution) -> list[Figure]:
-    return [draw(evolution, "a title") for draw in FIGURES.values()]
+    return [draw(evolution, "a title") for draw, _ in FIGURES.values()]
 
 
 def hidden(figure: Figure) -> list[Any]:
@@ -580,6 +580,7 @@ class TestCommand:
         folder = Path("plots/evolution/mine")
         suffixes = (".csv", "_densities.png", "_heads.csv", "_maps.png", "_moving.gif")
         wanted = {f"model{s}" for s in (*suffixes, "_moving.html", "_paths.png", "_river.png")}
+        wanted |= {f"model_{name}.md" for name in FIGURES}
         assert {path.name for path in folder.iterdir()} == wanted
         table = pd.read_csv(folder / "model.csv")
         assert len(table) == 30

@@ -317,7 +317,8 @@ class TestOutputs:
         generate_joint_taxonomy(n_clusters="auto")
         generate_joint_taxonomy(n_clusters="auto", name="mine")
         written = generate_joint_taxonomy(n_clusters=3, name="mine")
-        assert set(Path("ESDs/joint").glob("mine.*")) == set(written)
+        caption = Path("ESDs/joint/mine.md")
+        assert set(Path("ESDs/joint").glob("mine.*")) == {*written, caption}
         assert Path("ESDs/joint/mine+yours.choice.csv").is_file()
 
     def test_names(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from public_shapes import RESTS
 
-from qk_taxonomy.catalog import find_family, load_families
+from qk_taxonomy.catalog import find_family, load_families, user_catalog
 from qk_taxonomy.cli import main
 from qk_taxonomy.costs import (
     RATE_LIMITS,
@@ -241,6 +241,18 @@ def test_the_whole_catalogue_is_planned_and_sums_up() -> None:
     for name, row in rows.items():
         assert row["weights"] > 2 * row["moved"], name
     assert record["useful_workers"] == 2
+
+
+def test_a_users_family_may_have_the_name_of_a_built_in_one() -> None:
+    path = user_catalog() / "families" / "opt.toml"
+    path.parent.mkdir(parents=True)
+    keys = {"name": "opt", "title": "OPT", "description": "One of them.", "license": "other"}
+    model = '[[models]]\nid = "facebook/opt-350m"\nparameters = 331_196_416\n'
+    path.write_text("".join(f'{key} = "{value}"\n' for key, value in keys.items()) + model)
+    shape_table.cache_clear()
+    result = plan("--family", "opt", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["total"]["models"] == 1
 
 
 def test_the_table_says_what_is_assumed() -> None:

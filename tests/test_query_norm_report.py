@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from readable import with_captions
 from synthetic_query_norm import planted_study
 
 from qk_taxonomy.outputs.query_norm import FIGURES, TABLES, query_norm_folder, write_query_norm
@@ -31,7 +32,8 @@ def written(study: QueryNormStudy, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = query_norm_folder(study, root)
     assert folder == root / "plots" / "query-norm" / "planted" / "planted-1M-90"
     assert paths[-1] == folder / "report.md"
-    assert sorted(paths) == sorted(folder.iterdir())
+    names = [path.name for path in folder.iterdir()]
+    assert sorted(names) == sorted(with_captions(path.name for path in paths))
     # What may be there is known by name, so that it is deleted where a later run has none.
     assert {path.stem for path in paths} == {*TABLES, *FIGURES, "report"}
     return folder
@@ -181,7 +183,7 @@ class TestEdges:
             *("correlation_map.png", "histograms.png", "layers.png", "scatter.png"),
         }
         # What the run before left there would be taken for this one's.
-        assert {path.name for path in own.parent.iterdir()} == {*names, own.name}
+        assert {path.name for path in own.parent.iterdir()} == {*with_captions(names), own.name}
         report = (query_norm_folder(bare, tmp_path) / "report.md").read_text()
         assert f"Behaviour is not held against spectra: {why}" in report
         assert "Intervention" not in report

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from readable import with_captions
 
 from qk_taxonomy.cache import find_spectra
 from qk_taxonomy.cli import main
@@ -115,7 +116,9 @@ def test_sizes_of_head_are_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("head-size", "--seeds", "1", "--steps", "3")
     assert result.exit_code == 0, result.output
     folder = Path("plots/superposition/head-size-1-seeds-3-steps")
-    assert {path.name for path in folder.iterdir()} == {"phases.png", "answer.png", "answer.csv"}
+    assert {path.name for path in folder.iterdir()} == with_captions(
+        ["phases.png", "answer.png", "answer.csv"]
+    )
     assert "One seed gives no interval: --seeds 10 gives one." in result.stdout
     assert "nan" not in result.stdout
     # A note is told once, with the runs that it is of; a training, as it begins and as it ends.
@@ -135,7 +138,7 @@ def test_a_grid_of_choices_weights_and_heads_is_one_answer(
     assert result.exit_code == 0, result.output
     folder = Path("plots/superposition/tegum-2-seeds-20-steps")
     # Several runs of one size of head make no phase diagram.
-    assert {path.name for path in folder.iterdir()} == {"answer.png", "answer.csv"}
+    assert {path.name for path in folder.iterdir()} == with_captions(["answer.png", "answer.csv"])
     answer = pd.read_csv(folder / "answer.csv")
     assert "within 1:1, r = 10" in set(answer["name"])
     assert "nan" not in result.stdout
