@@ -33,7 +33,7 @@ from untrained import Shape
 
 from qk_taxonomy.cache import load_metadata
 from qk_taxonomy.cli import main
-from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
+from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError, TaxonomyError
 from qk_taxonomy.hypotheses.heads import Untrained
 from qk_taxonomy.outputs.evolution import FIGURES, write_evolution
 from qk_taxonomy.statistics.findings import LEVEL
@@ -397,7 +397,8 @@ class TestFigures:
             lam[0, 0] = lam[:, -1] = 0.0
         if case == "no head moves":
             lam[:] = lam[0]
-        found = evolve(revisions_of(lam, (0, 9, 99), shape))
+        n_clusters = 2 if case == "one head" else 6
+        found = evolve(revisions_of(lam, (0, 9, 99), shape), n_clusters=n_clusters)
         if case == "no null":
             nothing = np.full_like(found.labels, np.nan, dtype=np.float64)
             null = dataclasses.replace(found.null, n=0, divergence=np.nan, usual=np.nan)
@@ -440,6 +441,14 @@ def drawn(evolution: Evolution) -> list[Figure]:
 
 def hidden(figure: Figure) -> list[Any]:
     return [ax for ax in figure.axes if not ax.get_visible()]
+
+
+class TestClasses:
+    def test_more_classes_than_heads_differ_are_refused(self) -> None:
+        """As by other commands: each head at each step would be a class, and all leave theirs."""
+        revisions = revisions_of(drifting(np.random.default_rng(2), SMALL, (0, 99)), (0, 99), SMALL)
+        with pytest.raises(TaxonomyError, match=r"2 steps.*into 21 .*Choose between 1 and 20 with"):
+            evolve(revisions, n_clusters=21)
 
 
 class TestRevisions:
