@@ -171,8 +171,16 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     made = {str(p.relative_to(tmp_path / "plots")) for p in tmp_path.glob("plots/**/*.*")}
     assert made == {
         "tests.csv",
-        *(f"tests/rxnfp/bert_{n}_rank.png" for n in ("ft", "ft_10k_25s", "pretrained")),
-        *(f"tests/contrasts/rxnfp/rxnfp-{n}.{s}" for n in ("ft", "ft-10k") for s in ("png", "csv")),
+        *(
+            f"tests/rxnfp/bert_{n}_rank.{s}"
+            for n in ("ft", "ft_10k_25s", "pretrained")
+            for s in ("png", "md")
+        ),
+        *(
+            f"tests/contrasts/rxnfp/rxnfp-{n}.{s}"
+            for n in ("ft", "ft-10k")
+            for s in ("png", "md", "csv")
+        ),
     }
     assert "rxnfp/bert_ft against rxnfp/bert_pretrained: shifted: MIN" in result.output
     table = pd.read_csv(tmp_path / "plots/tests.csv", keep_default_na=False)
