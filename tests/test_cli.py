@@ -25,7 +25,9 @@ from rich.console import Console
 
 from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
+from qk_taxonomy.cli.download import print_results
 from qk_taxonomy.cli.making import print_files
+from qk_taxonomy.records import ModelResult
 from qk_taxonomy.speeds import remember_speed
 from qk_taxonomy.statistics.moments import STATISTICS
 
@@ -407,6 +409,51 @@ class TestWrongCalls:
         result = qk("download", "--family", "minilm", "--output-root", tmp_path / "file" / "x")
         assert result.exit_code == 1
         assert "cannot be written" in result.output
+
+
+class TestResults:
+    RESULTS = (
+        ModelResult(
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "computed",
+            "data/minilm/all-MiniLM-L6-v2.safetensors",
+            *(6, 72, 7_090_000, 90_900_000),
+            seconds=0.1,
+        ),
+        ModelResult("EleutherAI/pythia-14m", "failed", error="a reason", revision="step512"),
+    )
+
+    def shown(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+    ) -> list[str]:
+        """What is printed of the table, so many letters wide, and of the files."""
+        monkeypatch.setattr("qk_taxonomy.cli.options._PIPE_WIDTH", width)
+        with click.Context(main):
+            print_results(self.RESULTS)
+        lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert max(map(len, lines)) <= width
+        return lines
+
+    def test_files_have_a_column_where_there_is_room(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lines = self.shown(monkeypatch, capsys, 150)
+        assert lines[0].split()[-1] == "file"
+        assert lines[1].endswith("s  data/minilm/all-MiniLM-L6-v2.safetensors")
+        assert len(lines) == 3
+
+    @pytest.mark.parametrize("width", [100, 80])
+    def test_no_cell_is_broken_inside_a_word(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+    ) -> None:
+        lines = self.shown(monkeypatch, capsys, width)
+        assert lines[0].split()[-1] == "time"
+        assert lines[-1] == "data/minilm/all-MiniLM-L6-v2.safetensors"
+        words = " ".join(lines).split()
+        whole = ["computed", "7.09", "90.9", "83.8", "failed"]
+        broken = ["sentence-transformers/", "all-MiniLM-L6-v2", "EleutherAI/", "pythia-14m@step512"]
+        named = ["sentence-transformers/all-MiniLM-L6-v2", "EleutherAI/pythia-14m@step512"]
+        assert set(whole + (broken if width == 80 else named)) <= set(words)
 
 
 class TestDownload:

@@ -464,6 +464,12 @@ class TestCommand:
         assert "moved most (layer.head): " in done.stdout
         shift = "scale, ln Σλ: +0.693 in the median; r = +1.00 ["
         assert shift in done.stdout
+        share = pd.read_csv(tmp_path / "plots/differences/f/a-to-b.csv")["scale_units"].median()
+        assert f"    scale: {100 * share:.0f} % in the median" in done.stdout
+        # Twice as large in scale alone; MEAN stands above them.
+        others = "MIN: smallest λ (+1.00), MAX: largest λ (+1.00), STD: standard deviation of λ ("
+        assert f"found to have shifted (r, q ≤ 0.05): {others}" in done.stdout
+        assert "by a finer yardstick, the shape of 0 of 48 moved farther" in done.stdout
         folder = tmp_path / "plots/differences/f"
         table = pd.read_csv(folder / "a-to-b.csv")
         np.testing.assert_allclose(table["scale"], np.log(2), atol=1e-4)

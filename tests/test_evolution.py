@@ -33,7 +33,7 @@ from untrained import Shape
 
 from qk_taxonomy.cache import load_metadata
 from qk_taxonomy.cli import main
-from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
+from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError, TaxonomyError
 from qk_taxonomy.hypotheses.heads import Untrained
 from qk_taxonomy.outputs.evolution import FIGURES, write_evolution
 from qk_taxonomy.statistics.findings import LEVEL
@@ -51,6 +51,7 @@ from qk_taxonomy.studies.evolution.records import settled_from, step_times
 from qk_taxonomy.studies.evolution.summary import summary
 from qk_taxonomy.studies.evolution.unusual import (
     FEWEST_HEADS,
+    most_unusual_feature,
     path_features,
     shrunk_covariance,
     unusual_paths,
@@ -295,7 +296,7 @@ class TestUnusual:
         assert (drifted.unusual.q_values[list(ODD)] <= LEVEL).all()
         assert (np.delete(drifted.unusual.q_values, ODD) <= LEVEL).sum() <= 1
         (line,) = (one for one in summary(drifted) if "unusual paths" in one)
-        assert "if other paths have the tails of Student's t of 5 degrees of freedom" in line
+        assert "if others have the tails of Student's t of 5 degrees of freedom" in line
         for head in ODD:
             assert f"{head // 8}.{head % 8} (" in line
 
@@ -303,8 +304,50 @@ class TestUnusual:
         for seed in range(4):
             one = evolve(revisions_of(drifting(np.random.default_rng(100 + seed))))
             assert (one.unusual.q_values > LEVEL).all()
-            (line,) = (line for line in summary(one) if "no path is unusual" in line)
+            (line,) = (line for line in summary(one) if "no head's path stands out" in line)
             assert f"takes a distance of {one.unusual.needed:.3g}" in line
+            first = heads_table(one).iloc[0]
+            place = f"{first['layer']}.{first['head']}"
+            assert line.endswith(f"the farthest, {place}, has {first['unusual_distance']:.3g}")
+
+    @pytest.mark.parametrize(
+        ("column", "off", "said"),
+        [
+            (0, 9.0, "a longer way than others'"),
+            (1, -9.0, "half of its way earlier than others"),
+            (2, -9.0, "effective rank fell further than others'"),
+            (2, 0.9, "effective rank fell less than others'"),
+            (2, 9.0, "effective rank rose where others' fell"),
+            (3, 9.0, "largest λ grew further than others'"),
+            (3, -0.9, "largest λ grew less than others'"),
+            (3, -9.0, "largest λ shrank where others' grew"),
+            (4, -9.0, "fewer class changes than others"),
+        ],
+    )
+    def test_what_is_unusual_is_told_the_right_way_round(
+        self, column: int, off: float, said: str
+    ) -> None:
+        """Ranks that fell by 1 in the median, and λ that grew by 1: log ratios."""
+        features = 0.05 * np.random.default_rng(11).standard_normal((24, 5))
+        features += [0.0, 0.0, -1.0, 1.0, 0.0]
+        features[5, column] += off
+        assert most_unusual_feature(unusual_paths(features))[5] == said
+
+    def test_the_head_whose_rank_fell_furthest_is_told_so(self) -> None:
+        """On real weights: all heads lose rank, and one loses most."""
+        root = Path(__file__).resolve().parents[1]
+        (stack,) = load_revisions("neox-1m", "neox", root).stacks
+        table = heads_table(evolve(stack))
+        first = table.iloc[0]
+        assert first["rank_change"] == table["rank_change"].min() < 0
+        assert first["unusual_in"] == "effective rank fell further than others'"
+
+    def test_of_two_steps_none_is_the_one_that_half_had_come_by(self) -> None:
+        lam = drifting(np.random.default_rng(2), SMALL, (0, 99))
+        found = evolve(revisions_of(lam, (0, 99), SMALL))
+        (line,) = (one for one in summary(found) if "left their first class" in one)
+        assert re.match(r"[1-9]\d* of 10 heads left", line)
+        assert not any("half of them" in one for one in summary(found))
 
     def test_features(self) -> None:
         times = np.array([0.0, 1.0, 3.0])
@@ -354,7 +397,8 @@ class TestFigures:
             lam[0, 0] = lam[:, -1] = 0.0
         if case == "no head moves":
             lam[:] = lam[0]
-        found = evolve(revisions_of(lam, (0, 9, 99), shape))
+        n_clusters = 2 if case == "one head" else 6
+        found = evolve(revisions_of(lam, (0, 9, 99), shape), n_clusters=n_clusters)
         if case == "no null":
             nothing = np.full_like(found.labels, np.nan, dtype=np.float64)
             null = dataclasses.replace(found.null, n=0, divergence=np.nan, usual=np.nan)
@@ -397,6 +441,14 @@ def drawn(evolution: Evolution) -> list[Figure]:
 
 def hidden(figure: Figure) -> list[Any]:
     return [ax for ax in figure.axes if not ax.get_visible()]
+
+
+class TestClasses:
+    def test_more_classes_than_heads_differ_are_refused(self) -> None:
+        """As by other commands: each head at each step would be a class, and all leave theirs."""
+        revisions = revisions_of(drifting(np.random.default_rng(2), SMALL, (0, 99)), (0, 99), SMALL)
+        with pytest.raises(TaxonomyError, match=r"2 steps.*into 21 .*Choose between 1 and 20 with"):
+            evolve(revisions, n_clusters=21)
 
 
 class TestRevisions:

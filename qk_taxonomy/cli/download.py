@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qk_taxonomy.cli.making import print_files
 from qk_taxonomy.cli.options import (
     checkpoint_choice,
     console,
@@ -24,8 +25,14 @@ from qk_taxonomy.records import CONTROL_KINDS, Control
 from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from qk_taxonomy.records import ControlKind, Family, ModelRef, ModelResult
     from qk_taxonomy.training_steps import CheckpointChoice
+
+
+# Letters that no table is as wide as.
+_WIDEST = 100_000
 
 
 def survey_with_bars(
@@ -42,17 +49,41 @@ def survey_with_bars(
 
 
 def print_results(results: Sequence[ModelResult]) -> None:
-    """One row a model; what went wrong, in full and once for all it befell, on stderr."""
+    """One row a model; what went wrong, in full and once for all it befell, on stderr.
+
+    Files have a column where the terminal is wide enough, and else lines of their own; names of
+    models are broken at their slash, and columns stand closer, where that is too wide as well.
+    """
+    from rich.measure import Measurement
+
+    out = console()
+    # A measure is cut at the width that it is taken for.
+    boundless = out.options.update(max_width=_WIDEST)
+    for files, broken in ((True, False), (False, False), (False, True)):
+        table = _results_table(results, files=files, broken=broken)
+        if Measurement.get(out, boundless, table).maximum <= out.width:
+            break
+    out.print(table)
+    if not files:
+        print_files([Path(result.path) for result in results if result.path], "file")
+    _print_notes(results)
+
+
+def _results_table(results: Sequence[ModelResult], *, files: bool, broken: bool) -> Table:
+    """The table, with a column of ``files`` or without, models' names ``broken`` or whole."""
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("model", "status", "layers", "heads", "read", "of", "saved", "time"):
-        table.add_column(column, justify="left" if column in ("model", "status") else "right")
-    table.add_column("file", overflow="fold")
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=broken)
+    table.add_column("model", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for column in ("layers", "heads", "read", "of", "saved", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if files:
+        table.add_column("file", overflow="fold")
     for result in results:
         known = result.layers > 0
         table.add_row(
-            result.title,
+            "/\n".join(result.title.rsplit("/", 1)) if broken else result.title,
             result.status,
             str(result.layers) if known else "",
             str(result.heads) if known else "",
@@ -60,7 +91,7 @@ def print_results(results: Sequence[ModelResult]) -> None:
             size(result.bytes_total) if result.bytes_total else "",
             _saved(result.bytes_read, result.bytes_total),
             duration(result.seconds) if result.seconds is not None else "",
-            result.path or "",
+            *([result.path or ""] if files else []),
         )
     planned = [result for result in results if result.status == "planned"]
     if len(planned) > 1:
@@ -77,11 +108,17 @@ def print_results(results: Sequence[ModelResult]) -> None:
             _saved(read, total),
             duration(sum(times)) if len(times) == len(planned) else "",
         )
-    console().print(table)
+    return table
+
+
+def _print_notes(results: Sequence[ModelResult]) -> None:
+    """What the table does not tell, on stderr."""
     unmeasured = sum(
         result.bytes_read
-        for result in planned
-        if result.seconds is None and result.source.startswith("hub ")
+        for result in results
+        if result.status == "planned"
+        and result.seconds is None
+        and result.source.startswith("hub ")
     )
     if unmeasured:
         click.echo(

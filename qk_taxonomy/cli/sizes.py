@@ -40,8 +40,9 @@ def sizes(families: tuple[str, ...], data_root: Path, figures: FigureFiles, **op
     Of three or more surveyed models, each of which counts once: the mean over models of each
     statistic's slope with depth, and its slope with the logarithm of the parameters, with
     intervals and corrected tests. Parameters are the catalogue's; a family of your own has them in
-    a file (--catalog). Writes plots/sizes/<family>/: tables, figures, densities that move from size
-    to size, and a page.
+    a file (--catalog). Where the same models are surveyed at step 0 too, slopes with parameters are
+    set beside those of these: widths alone move them. Writes plots/sizes/<family>/: tables,
+    figures, densities that move from size to size, and a page.
     """
     from qk_taxonomy.outputs.sizes import write_sizes
     from qk_taxonomy.studies.sizes import family_sizes, summary

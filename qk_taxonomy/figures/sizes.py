@@ -21,12 +21,11 @@ from qk_taxonomy.figures.style import (
     SCREEN,
     Page,
     statistic_axis,
-    statistic_label,
 )
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.statistics.slopes import LEAST_SQUARES
-from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends
+from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends, slope_label
 
 _COLUMNS = 4
 _PANEL = (3.5, 2.6)
@@ -96,12 +95,18 @@ def size_figure(trends: SizeTrends, title: str, page: Page = SCREEN) -> Figure:
 def size_caption(trends: SizeTrends) -> str:
     """What the figure of parameters shows."""
     known = int(np.isfinite(trends.parameters).sum())
+    untrained = (
+        ' "Also untrained": the slope of the same models at step 0, where that holds as well and '
+        "has the same sign."
+        if trends.untrained_known
+        else ""
+    )
     return (
         f"Statistics of λ by the number of parameters, a panel each of {len(trends.statistics)} "
         f"and a point each of n = {known} models: the median over layers of the median over heads. "
         "Lines: least squares in the logarithm of the parameters, orange where q ≤ "
         f"{LEVEL}. Titles: the slope per factor of ten, in the unit of the axis, with its 95 % "
-        "interval; q: corrected over statistics (Benjamini–Hochberg)."
+        f"interval; q: corrected over statistics (Benjamini–Hochberg).{untrained}"
     )
 
 
@@ -144,7 +149,8 @@ def _said(row: pd.Series) -> str:
         return str(row["note"])
     effect, low, high = (_signed(row[key]) for key in ("effect", "low", "high"))
     known = f" [{low}, {high}], q = {row['q_value']:.2g}" if math.isfinite(row["q_value"]) else ""
-    return f"slope {effect}{known}"
+    note = f"; {row['note'].replace('-', '−')}" if row["note"] else ""
+    return f"slope {effect}{known}{note}"
 
 
 def _signed(value: float) -> str:
@@ -152,8 +158,7 @@ def _signed(value: float) -> str:
 
 
 def _label(name: str) -> str:
-    name = f"ln {statistic_label(name)}" if name in LOG_STATISTICS else statistic_axis(name)
-    return wrapped(name, _NAME)
+    return wrapped(slope_label(name) if name in LOG_STATISTICS else statistic_axis(name), _NAME)
 
 
 def _size(n: float) -> str:

@@ -12,6 +12,7 @@ from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.hypotheses.run import Outcome
 from qk_taxonomy.hypotheses.trend import HYPOTHESIS as TREND
 from qk_taxonomy.hypotheses.trend import MANN_KENDALL
+from qk_taxonomy.labels import statistic_label
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.ranks import RANK_STATISTICS
 
@@ -37,21 +38,20 @@ def _rank_line(rank: RankResult) -> str:
         return f"rank  {rank.heads.name}: not tested: {rank.rows['note'].iloc[0]}"
     rejected = (rank.test.q_values <= LEVEL).sum(0)
     counts = ", ".join(
-        f"{count} by {_said(name)}" for name, count in zip(RANK_STATISTICS, rejected, strict=True)
+        f"{count} by {statistic_label(name)}"
+        for name, count in zip(RANK_STATISTICS, rejected, strict=True)
     )
     n = len(rank.heads.lam)
     return f"rank  {rank.heads.name}: of {n} heads, lower-rank than untrained ones: {counts}"
-
-
-def _said(statistic: str) -> str:
-    return statistic.replace("_", " ")
 
 
 def effects_found(rows: pd.DataFrame) -> str:
     """The statistics of rows that are rejected after correction, with their effects."""
     found = rows[rows["q_value"] <= LEVEL]
     effects = zip(found["statistic"], found["effect"], strict=True)
-    return ", ".join(f"{_said(name)} {effect:+.2f}" for name, effect in effects) or "none"
+    return (
+        ", ".join(f"{statistic_label(name)} ({effect:+.2f})" for name, effect in effects) or "none"
+    )
 
 
 def _contrast_lines(contrast: ContrastResult) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _group_lines(table: pd.DataFrame) -> Iterator[str]:
             name = f"{what}{f', {stack}' if stack else ''}"
             differ = dict.fromkeys(rows.loc[rows["q_value"] <= LEVEL, "statistic"])
             if rows["p_value"].notna().any():
-                yield f"{name}: {', '.join(map(_said, differ)) or 'none'} (q ≤ {LEVEL})"
+                yield f"{name}: {', '.join(map(statistic_label, differ)) or 'none'} (q ≤ {LEVEL})"
             else:
                 yield f"{name}: not tested: {rows['note'].iloc[0]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,16 +20,29 @@ from qk_taxonomy.figures.sizes import (
     size_figure,
     size_label,
 )
-from qk_taxonomy.figures.style import house_style, statistic_label
+from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
 from qk_taxonomy.outputs.markdown import markdown_table, number
 from qk_taxonomy.records import SCREEN_PNG, FigureFiles
-from qk_taxonomy.statistics.moments import LOG_STATISTICS
-from qk_taxonomy.studies.sizes import BY_DEPTH, FamilySizes, SizeTrends, densities_of
+from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.statistics.slopes import LEAST_SQUARES, THEIL_SEN
+from qk_taxonomy.studies.sizes import (
+    ALSO_UNTRAINED,
+    BY_DEPTH,
+    BY_SIZE,
+    UNTRAINED_BY_SIZE,
+    FamilySizes,
+    SizeTrends,
+    densities_of,
+    slope_label,
+)
 from qk_taxonomy.tables import csv_bytes
 
 SIZES_FOLDER = "sizes"
+
+# What figures, their captions and what moves end in.
+_FIGURE_FILES = (".png", ".pdf", ".svg", ".md", ".gif", ".html")
 
 
 def write_sizes(
@@ -42,7 +56,8 @@ def write_sizes(
     ``<family>_parameters.png``; densities that move from model to model in order of size,
     ``<family>_moving.gif`` and ``_moving.html``; and at last the page, ``<family>.md``. Figures are
     named after stack, circuit and convention where these are not the usual, and ``<family>`` is
-    followed by @ and the revision where one was asked for. Raises SpectraFileError.
+    followed by @ and the revision where one was asked for. Figures of an earlier run of the same
+    name that there is nothing for now are removed. Raises SpectraFileError.
     """
     folder = Path(data_root) / PLOT_FOLDER / SIZES_FOLDER / sizes.family
     name = sizes.family
@@ -52,6 +67,7 @@ def write_sizes(
     models = pd.concat([_models(one) for one in sizes.trends], ignore_index=True)
     yield write_file(folder / f"{name}_models.csv", csv_bytes(models))
     sections = []
+    made: set[str] = set()
     for one in sizes.trends:
         heads = one.models[0]
         kind = heads.circuit, heads.convention
@@ -62,6 +78,7 @@ def write_sizes(
         for what, draw, caption in _figures(one, f"{name} by", title):
             written = write_figure(folder / f"{stem}_{what}", draw, caption, figures)
             yield from written
+            made.add(f"{stem}_{what}")
             # A page can show all but PDF.
             shown = [path for path in written if path.suffix != ".pdf"]
             link = f"by {what}]({_link((shown or written)[0])})"
@@ -72,9 +89,22 @@ def write_sizes(
             gif, page = folder / f"{stem}_moving.gif", folder / f"{stem}_moving.html"
             yield write_file(gif, moving.gif)
             yield write_file(page, moving.page)
+            made.add(f"{stem}_moving")
             sections.append(f"[![from size to size]({_link(gif)})]({_link(page)})")
         sections.append(_trend_table(one))
+    _remove_others(folder, name, made)
     yield write_file(folder / f"{name}.md", _page(sizes, name, sections).encode())
+
+
+def _remove_others(folder: Path, name: str, made: set[str]) -> None:
+    """Remove figures of an earlier run, in whatever format, that this one made none of: beside new
+    tables they would be taken for theirs.
+    """
+    figure = re.compile(rf"({re.escape(name)}(?:\..+)?_(?:depth|parameters|moving))\.[^/]+")
+    for path in folder.iterdir():
+        found = figure.fullmatch(path.name)
+        if found and found[1] not in made and path.suffix in _FIGURE_FILES:
+            path.unlink()
 
 
 def _figures(one: SizeTrends, beginning: str, title: str) -> Iterator[tuple[str, Draw, Caption]]:
@@ -127,9 +157,7 @@ def _page(sizes: FamilySizes, name: str, sections: list[str]) -> str:
         "test (Benjamini–Hochberg).",
         "Sizes of a family differ in more than parameters: in layers, heads and d_head, and often "
         "in training.",
-        "Spectra of untrained heads depend on d_head and d_model too: where first steps are "
-        "surveyed, `--revision step0` tells what of a slope with parameters was there before "
-        "training.",
+        *_untrained_limits(sizes),
     )
     parts = [
         f"# {name}: statistics by depth and by size",
@@ -142,23 +170,51 @@ def _page(sizes: FamilySizes, name: str, sections: list[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _untrained_limits(sizes: FamilySizes) -> Iterator[str]:
+    """What is to be known of slopes with parameters, which widths of models have a part in."""
+    if any(one.untrained_known for one in sizes.trends):
+        yield (
+            "Untrained: slopes with parameters of the same models at step 0, whose spectra depend "
+            "on d_head, d_model and the initialisation alone; what both show, with q ≤ "
+            f'{LEVEL} and one sign, is marked "also" and need not come of training.'
+        )
+    elif any(one.by_size and not one.are_untrained for one in sizes.trends):
+        yield (
+            "Spectra of untrained heads depend on d_head and d_model too: where first steps are "
+            "surveyed (`qk-taxonomy download --revision step0`), slopes with parameters are set "
+            "beside those before training."
+        )
+
+
 def _trend_table(trends: SizeTrends) -> str:
     """A row a statistic: its slopes with depth and, both ways, with parameters where known."""
     header = ["statistic", "slope with depth", "q"]
     if trends.by_size:
         header += ["slope with parameters, least squares", "q", "Theil–Sen"]
+    if trends.untrained_known:
+        header += ["untrained, least squares", "q"]
     rows = []
     for name in trends.statistics:
         own = trends.rows[trends.rows["statistic"] == name]
         depth = own[own["hypothesis"] == BY_DEPTH].iloc[0]
-        label = statistic_label(name)
-        cells = [f"ln {label}" if name in LOG_STATISTICS else label]
-        cells += [_slope(depth), number(depth["q_value"], ".2g")]
+        cells = [slope_label(name), _slope(depth), number(depth["q_value"], ".2g")]
         if trends.by_size:
-            least, median = (row for _, row in own[own["hypothesis"] != BY_DEPTH].iterrows())
+            by_size = own[own["hypothesis"] == BY_SIZE].set_index("method")
+            least, median = by_size.loc[LEAST_SQUARES], by_size.loc[THEIL_SEN]
             cells += [_slope(least), number(least["q_value"], ".2g"), _slope(median)]
+            if trends.untrained_known:
+                before = own[own["hypothesis"] == UNTRAINED_BY_SIZE]
+                cells += _untrained_cells(before, also=ALSO_UNTRAINED in least["note"])
         rows.append(cells)
     return markdown_table(header, rows)
+
+
+def _untrained_cells(before: pd.DataFrame, *, also: bool) -> list[str]:
+    """The slope of untrained models, where their files have the statistic, and its q-value."""
+    if before.empty:
+        return ["–", "–"]
+    row = before.iloc[0]
+    return [f"{'also ' if also else ''}{_slope(row)}", number(row["q_value"], ".2g")]
 
 
 def _slope(row: pd.Series) -> str:

@@ -1,7 +1,9 @@
 """A family over its sizes: statistics against depth and against parameters; the model is the unit.
 
 One value a layer, the median over its heads, and one a model, the median over its layers. Those in
-the units of the weights are natural logarithms.
+the units of the weights are natural logarithms. d_model and d_head alone move the spectra of
+untrained heads, so that slopes with parameters are set beside those of the same models at their
+first step, where these are surveyed.
 """
 
 from __future__ import annotations
@@ -21,12 +23,20 @@ from qk_taxonomy.hypotheses.contrast import check_comparable
 from qk_taxonomy.hypotheses.heads import HeadSet, common_statistics, load_heads, untrained_like
 from qk_taxonomy.hypotheses.pairs import newest_of_each, one_per_training
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
+from qk_taxonomy.labels import statistic_label
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, N_BINS, Circuit, Contrast, Convention
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
-from qk_taxonomy.statistics.findings import LEVEL
-from qk_taxonomy.statistics.moments import with_logs
-from qk_taxonomy.statistics.slopes import FEWEST_MODELS, mean_slope, slopes_against
+from qk_taxonomy.statistics.findings import LEVEL, join_notes
+from qk_taxonomy.statistics.moments import LOG_STATISTICS, with_logs
+from qk_taxonomy.statistics.slopes import (
+    FEWEST_MODELS,
+    LEAST_SQUARES,
+    THEIL_SEN,
+    mean_slope,
+    slopes_against,
+)
 from qk_taxonomy.statistics.trends import first_layer, monotone_trend
+from qk_taxonomy.training_steps import training_stage, training_step
 
 Array = NDArray[np.float64]
 
@@ -34,6 +44,15 @@ Array = NDArray[np.float64]
 _MOST_NAMED = 6
 
 BY_DEPTH, BY_SIZE = "sizes: slope with depth", "sizes: slope with parameters"
+
+#: The same of the models before training.
+UNTRAINED_BY_SIZE = f"{BY_SIZE}, untrained"
+
+#: How the note of a slope that untrained models have too begins.
+ALSO_UNTRAINED = "also untrained"
+
+# Theil and Sen's slope is named where it is off by more than this share of the larger one.
+_APART = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +64,8 @@ class SizeTrends:
     over heads of each statistic. ``values``: a row a model, the median over layers of these.
     ``slopes``: a row a model, each statistic's slope from the first to the last layer. ``rows``:
     the tests, in the columns of ``hypotheses.table.COLUMNS``, those with parameters where three
-    models' are known.
+    models' are known, and of untrained models where all of those are surveyed at step 0; the note
+    of a slope that these have too says so.
     """
 
     models: tuple[HeadSet, ...]
@@ -63,6 +83,16 @@ class SizeTrends:
     def by_size(self) -> bool:
         """Whether enough models' parameters are known for a slope."""
         return int(np.isfinite(self.parameters).sum()) >= FEWEST_MODELS
+
+    @property
+    def untrained_known(self) -> bool:
+        """Whether the slopes of the same models before training are there to compare with."""
+        return UNTRAINED_BY_SIZE in set(self.rows["hypothesis"])
+
+    @property
+    def are_untrained(self) -> bool:
+        """Whether these are models at step 0 themselves."""
+        return all(map(_is_untrained, self.models))
 
     @property
     def title(self) -> str:
@@ -121,7 +151,7 @@ def family_sizes(
             for stack in dict.fromkeys(heads.stack for heads in chosen):
                 of_stack = [heads for heads in chosen if heads.stack == stack]
                 if len(of_stack) >= FEWEST_MODELS:
-                    trends.append(size_trends(of_stack, parameters))
+                    trends.append(size_trends(of_stack, parameters, surveyed.sets))
                 else:
                     what = f"{circuit} {convention} {stack}".rstrip()
                     found.append(f"{len(of_stack)} with {what} spectra")
@@ -166,6 +196,31 @@ def _chosen(
     return exact, notes
 
 
+def _is_untrained(heads: HeadSet) -> bool:
+    """Whether a file's name tells that these are weights of step 0, of the first stage if any."""
+    revision = asked_revision(heads.model)
+    return (
+        revision is not None
+        and training_step(revision) == 0
+        and training_stage(revision) <= 1
+        and not heads.spectra.control
+    )
+
+
+def _before_training(models: Sequence[HeadSet], sets: Iterable[HeadSet]) -> list[HeadSet]:
+    """Each model at step 0, in the same order; none where one is missing, or is itself at it."""
+    firsts = {_untimed(heads): heads for heads in sets if _is_untrained(heads)}
+    found = [firsts.get(_untimed(heads)) for heads in models if not _is_untrained(heads)]
+    whole = [heads for heads in found if heads is not None]
+    return whole if len(whole) == len(models) else []
+
+
+def _untimed(heads: HeadSet) -> tuple[str, str, str, bool]:
+    """What a model's revisions share."""
+    name = heads.model.partition("@")[0]
+    return heads.family, name, heads.stack, heads.spectra.is_imported
+
+
 def _some(names: Iterable[str]) -> str:
     """The first names of many, and how many more there are."""
     every = list(names)
@@ -191,15 +246,17 @@ def _unknown_parameters(trends: SizeTrends) -> str:
     )
 
 
-def size_trends(models: Sequence[HeadSet], parameters: Mapping[str, int]) -> SizeTrends:
+def size_trends(
+    models: Sequence[HeadSet], parameters: Mapping[str, int], sets: Sequence[HeadSet] = ()
+) -> SizeTrends:
     """Slopes of every statistic with depth, within models, and with parameters, between them.
 
     models: of one stack, circuit, convention and formula, trained apart from each other;
-    parameters: by model id. A model's slope with depth is Theil and Sen's over its layers, from the
-    first to the last, without the early ones that
-    :func:`~qk_taxonomy.statistics.trends.first_layer` leaves out; slopes with parameters are per
-    factor of ten. q-values are over the statistics, for each test. Raises HypothesisError where
-    models cannot be compared.
+    parameters: by model id; sets: where the same models at step 0 are looked for. A model's slope
+    with depth is Theil and Sen's over its layers, from the first to the last, without the early
+    ones that :func:`~qk_taxonomy.statistics.trends.first_layer` leaves out; slopes with parameters
+    are per factor of ten. q-values are over the statistics, for each test. Raises HypothesisError
+    where models cannot be compared.
     """
     check_comparable(models)
     known = np.array([parameters.get(heads.spectra.model_id, np.nan) for heads in models])
@@ -209,10 +266,7 @@ def size_trends(models: Sequence[HeadSet], parameters: Mapping[str, int]) -> Siz
     sizes = known[order].astype(np.float64)
     known_sizes = sizes[np.isfinite(sizes)]
     names = common_statistics(ordered)
-    layers = pd.concat(
-        [_layer_medians(heads, names).assign(model=i) for i, heads in enumerate(ordered)],
-        ignore_index=True,
-    )
+    layers = _all_layers(ordered, names)
     values = layers.groupby("model")[names].median()
     slopes = pd.DataFrame(
         {name: [_depth_slope(part[name]) for _, part in layers.groupby("model")] for name in names}
@@ -232,8 +286,34 @@ def size_trends(models: Sequence[HeadSet], parameters: Mapping[str, int]) -> Siz
             # Those that are known come first.
             y = values[name].to_numpy(np.float64)[: len(known_sizes)]
             rows += [(own, finding) for finding in slopes_against(np.log10(known_sizes), y)]
-    table = corrected(finding_rows(shared, rows), ["method"])
-    return SizeTrends(ordered, sizes, layers, values, slopes, table)
+    if len(known_sizes) >= FEWEST_MODELS and (
+        untrained := _before_training(ordered[: len(known_sizes)], sets)
+    ):
+        check_comparable(untrained)
+        shown = [name for name in common_statistics(untrained) if name in names]
+        before = _all_layers(untrained, shown).groupby("model")[shown].median()
+        for name in shown:
+            own = {"statistic": name, "hypothesis": UNTRAINED_BY_SIZE}
+            y = before[name].to_numpy(np.float64)
+            rows.append((own, slopes_against(np.log10(known_sizes), y)[0]))
+    table = corrected(finding_rows(shared, rows), ["hypothesis", "method"])
+    return SizeTrends(ordered, sizes, layers, values, slopes, _marked(table))
+
+
+def _marked(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, with a note at slopes that hold and that untrained models have too: one that holds
+    as well, of the same sign.
+    """
+    marked = rows.copy()
+    untrained = rows[rows["hypothesis"] == UNTRAINED_BY_SIZE].set_index("statistic")
+    trained = (rows["hypothesis"] == BY_SIZE) & (rows["method"] == LEAST_SQUARES)
+    for index, row in rows[trained & rows["statistic"].isin(untrained.index)].iterrows():
+        before = untrained.loc[row["statistic"]]
+        hold = row["q_value"] <= LEVEL and before["q_value"] <= LEVEL
+        if hold and row["effect"] * before["effect"] > 0:
+            note = f"{ALSO_UNTRAINED}: {before['effect']:+.3g}"
+            marked.loc[index, "note"] = join_notes(row["note"], note)
+    return marked
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,6 +345,14 @@ def densities_of(models: Sequence[HeadSet]) -> ModelDensities:
     )
 
 
+def _all_layers(models: Sequence[HeadSet], names: Sequence[str]) -> pd.DataFrame:
+    """The medians of every layer of every model, ``model`` its number."""
+    return pd.concat(
+        [_layer_medians(heads, names).assign(model=i) for i, heads in enumerate(models)],
+        ignore_index=True,
+    )
+
+
 def _layer_medians(heads: HeadSet, names: Sequence[str]) -> pd.DataFrame:
     """Medians over heads, a row a layer, of logarithms where statistics have the weights' units."""
     table = pd.DataFrame(with_logs(heads.statistics[list(names)], names), columns=list(names))
@@ -287,9 +375,15 @@ def _parameters(catalog: str | Path | None) -> dict[str, int]:
     }
 
 
+def slope_label(name: str) -> str:
+    """What figures and tables call a statistic whose slope they tell."""
+    label = statistic_label(name)
+    return f"ln {label}" if name in LOG_STATISTICS else label
+
+
 def summary(sizes: FamilySizes) -> Iterator[str]:
-    """A line or two a stack, circuit and convention: what rises or falls with depth, and with size,
-    where parameters are known.
+    """Of each stack, circuit and convention, what rises or falls with depth, and with size, where
+    parameters are known; and of the last what the same models do before training.
     """
     for one in sizes.trends:
         yield f"{sizes.family}, {one.title}: {len(one.models)} models"
@@ -301,6 +395,33 @@ def summary(sizes: FamilySizes) -> Iterator[str]:
                 yield f"  {hypothesis}: not tested: {rows['note'].iloc[0]}"
                 continue
             held = rows[rows["q_value"] <= LEVEL]
-            effects = zip(held["statistic"], held["effect"], strict=True)
-            listed = ", ".join(f"{name} {effect:+.3g}" for name, effect in effects)
-            yield f"  {hypothesis}, per {unit}: {listed or 'none'} (q ≤ {LEVEL})"
+            none = ": none" if held.empty else ":"
+            yield f"  {hypothesis}, per {unit} (q ≤ {LEVEL}){none}"
+            for _, row in held.iterrows():
+                yield f"  {told_slope(row, one.rows)}"
+    by_size = [one for one in sizes.trends if one.by_size]
+    if any(not (one.untrained_known or one.are_untrained) for one in by_size):
+        yield (
+            "d_model and d_head alone move slopes with parameters: spectra of the same models at "
+            "step 0, where the hub has them, tell how far (`qk-taxonomy download --revision step0`)"
+        )
+
+
+def told_slope(row: pd.Series, rows: pd.DataFrame) -> str:
+    """A statistic's slope, Theil and Sen's where that is another, and that of untrained models."""
+    # The number first: "λ₁ / 1000 -0.5" would be read as a difference.
+    said = f"{row['effect']:>+8.3g}  {slope_label(row['statistic'])}"
+    if row["hypothesis"] == BY_DEPTH:
+        return said
+    own = rows[rows["statistic"] == row["statistic"]]
+    median = float(own.loc[own["method"] == THEIL_SEN, "effect"].iloc[0])
+    apart = abs(median - row["effect"]) > _APART * max(abs(median), abs(row["effect"]))
+    if apart or not row["low"] <= median <= row["high"]:
+        said += f" (Theil–Sen {median:+.3g})"
+    before = own.loc[own["hypothesis"] == UNTRAINED_BY_SIZE]
+    if row["note"]:
+        return f"{said}; {row['note']}"
+    if len(before):
+        first = before.iloc[0]
+        said += f"; untrained: {first['effect']:+.3g} (q = {first['q_value']:.2g})"
+    return said

@@ -32,15 +32,20 @@ def _lines(stack: StackDifference) -> Iterator[str]:
         f"{heads['jensen_shannon'].median():.3g} nats"
     )
     yield from _shift_lines(stack)
-    yield "  how far, 1 being what 1 in 20 pairs of the first model's heads exceeds:"
+    yield (
+        "  how far each head moved, 100 % being how far two unlike heads of the first model are "
+        "apart (1 pair in 20 is farther):"
+    )
     for name in MOVES:
         sizes = heads[f"{name}_units"]
-        yield f"    {name}: {sizes.median():.2g} in the median, {sizes.max():.2g} at most"
+        known = f"{_percent(sizes.median())} in the median, {_percent(sizes.max())} at most"
+        yield f"    {name}: {known if sizes.notna().any() else 'no two heads to compare with'}"
     if heads["q_untrained"].notna().any():
         n = int((heads["q_untrained"] <= LEVEL).sum())
         yield (
-            f"  a yardstick: shape farther from what it was than two untrained heads are apart "
-            f"(q ≤ {LEVEL}), {n} of {len(heads)}"
+            f"  by a finer yardstick, the shape of {n} of {len(heads)} moved farther than two "
+            f"untrained heads are apart (q ≤ {LEVEL}): those are nearly alike, and heads of a "
+            "trained model are not, so that both can be true"
         )
     most = ", ".join(
         _named(row) for row in heads[heads["moved"] != ""].head(_NAMED).to_dict("records")
@@ -77,4 +82,10 @@ def _shift_lines(stack: StackDifference) -> Iterator[str]:
 def _named(row: Mapping[Hashable, Any]) -> str:
     """A head, and what of it moved most."""
     size = row[f"{row['moved']}_units"]
-    return f"{row['layer']}.{row['head']} ({row['moved']} {size:.2g})"
+    return f"{row['layer']}.{row['head']} ({row['moved']} {_percent(size)})"
+
+
+def _percent(share: float) -> str:
+    """A share in per cent: two digits, or all that are before the point."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"

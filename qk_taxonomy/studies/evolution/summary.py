@@ -52,7 +52,8 @@ def _when(evolution: Evolution, what: str, index: Integers) -> str:
     """
     came = np.sort(index[(index > 0) & (index < len(evolution.names))])
     line = f"{len(came)} of {len(index)} heads {what}"
-    if len(came):
+    # Of two steps it could only be the last.
+    if len(came) and len(evolution.names) > 2:
         line += f", half of them by {evolution.names[came[(len(came) - 1) // 2]]}"
     began = int((index == 0).sum())
     return f"{line}; {began} had them from {evolution.names[0]} on" if began else line
@@ -61,18 +62,23 @@ def _when(evolution: Evolution, what: str, index: Integers) -> str:
 def _unusual(evolution: Evolution) -> str:
     table = heads_table(evolution)
     found = table[table["unusual_q"] <= LEVEL]
-    shown = (found if len(found) else table).head(_MOST_NAMED)
+    law = f"the tails of Student's t of {TAIL} degrees of freedom"
+    if found.empty:
+        farthest = table.iloc[0]
+        return (
+            f"no head's path stands out: that takes a distance of {evolution.unusual.needed:.3g} "
+            f"from the others', if these have {law}, and the farthest, {_place(farthest)}, has "
+            f"{farthest['unusual_distance']:.3g}"
+        )
+    shown = found.head(_MOST_NAMED)
     heads = ", ".join(_described(row) for _, row in shown.iterrows())
-    law = f"if other paths have the tails of Student's t of {TAIL} degrees of freedom"
-    if len(found):
-        more = f", and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
-        return f"unusual paths (q ≤ {LEVEL}, {law}): {heads}{more}"
-    return (
-        f"no path is unusual after correction, which takes a distance of "
-        f"{evolution.unusual.needed:.3g} {law}; the farthest from the others: {heads}"
-    )
+    more = f", and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+    return f"unusual paths (q ≤ {LEVEL}, if others have {law}): {heads}{more}"
 
 
 def _described(row: pd.Series) -> str:
-    place = f"{row['stack']} {row['layer']}.{row['head']}".strip()
-    return f"{place} ({row['unusual_distance']:.3g}: {row['unusual_in'].replace('_', ' ')})"
+    return f"{_place(row)} ({row['unusual_distance']:.3g}: {row['unusual_in']})"
+
+
+def _place(row: pd.Series) -> str:
+    return f"{row['stack']} {row['layer']}.{row['head']}".strip()

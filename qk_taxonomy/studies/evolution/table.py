@@ -50,8 +50,8 @@ def heads_table(evolution: Evolution) -> pd.DataFrame:
     changes little with the choice of checkpoints (2 to 3 at 20 to 2 of them, where the whole sum
     falls from 11 to 3). ``from_start`` is of the last step. ``unusual_distance`` is a Mahalanobis
     distance; ``unusual_p`` and ``unusual_q`` assume tails
-    (:mod:`~qk_taxonomy.studies.evolution.unusual`); ``unusual_in`` names the feature that is
-    farthest from the heads' median.
+    (:mod:`~qk_taxonomy.studies.evolution.unusual`); ``unusual_in`` says in what
+    the head is farthest from the heads' median, and which way.
     """
     heads, unusual = evolution.heads, evolution.unusual
     changes = (evolution.labels[1:] != evolution.labels[:-1]).sum(0)

@@ -47,6 +47,19 @@ TAIL = 5
 # Models drawn for the null: q-values reach 1 / 400.
 _DRAWS = 400
 
+# What is said of a head with less and with more of a feature than others.
+_PLAIN = {
+    "travel": ("a shorter way than others'", "a longer way than others'"),
+    "half_time": ("half of its way earlier than others", "half of its way later than others"),
+    "class_changes": ("fewer class changes than others", "more class changes than others"),
+}
+
+# What changes in a feature that is a log ratio, and how it does.
+_CHANGES = {
+    "rank_change": ("effective rank", "rose", "fell"),
+    "largest_change": ("largest λ", "grew", "shrank"),
+}
+
 
 def path_features(
     times: Array, travelled: Array, effective_rank: Array, largest: Array, labels: NDArray[np.int64]
@@ -160,12 +173,28 @@ def shrunk_covariance(centred: Array) -> Array:
 
 
 def most_unusual_feature(unusual: UnusualPaths) -> list[str]:
-    """The feature in which each head is farthest from the mean, with its direction; "" for none."""
-    names = []
-    for row in unusual.z:
-        if np.isnan(row).all():
-            names.append("")
+    """In what each head is farthest from the others' median, and which way; "" for none.
+
+    Changes have a sign of their own, so that "more" would not tell whether the head changed more or
+    is farther up: a head whose rank fell furthest has the least log ratio.
+    """
+    said = []
+    for own, z in zip(unusual.features, unusual.z, strict=True):
+        if np.isnan(z).all():
+            said.append("")
             continue
-        column = int(np.nanargmax(np.abs(row)))
-        names.append(f"{'more' if row[column] > 0 else 'less'} {PATH_FEATURES[column]}")
-    return names
+        column = int(np.nanargmax(np.abs(z)))
+        middle = float(np.nanmedian(unusual.features[:, column]))
+        said.append(_said_of(PATH_FEATURES[column], float(own[column]), middle))
+    return said
+
+
+def _said_of(feature: str, own: float, others: float) -> str:
+    """How a head's feature differs from the others' median."""
+    if feature in _PLAIN:
+        return _PLAIN[feature][own > others]
+    what, rose, fell = _CHANGES[feature]
+    verb, other = (rose, fell) if (own or others) > 0 else (fell, rose)
+    if own * others < 0:
+        return f"{what} {verb} where others' {other}"
+    return f"{what} {verb} {'further' if abs(own) > abs(others) else 'less'} than others'"

@@ -295,10 +295,15 @@ def _explained(ref: str) -> Iterator[None]:
         if isinstance(err, StudyError):
             raise
         reason = " ".join(str(err).split())[:400] or type(err).__name__
+        advice = (
+            "Wanted are config.json, weights and a tokenizer of an architecture that it knows; a "
+            "newer release may know more (pip install --upgrade transformers)."
+        )
+        # It names a package that it lacks so, in errors of several kinds.
+        if "pip install" in reason:
+            advice = 'pip install "qk-taxonomy[activations]" brings what is needed.'
         raise CheckpointError(
-            f"transformers cannot open {ref}: {reason.rstrip('.')}. Wanted are config.json, "
-            "weights and a tokenizer of an architecture that it knows; a newer release may know "
-            "more (pip install --upgrade transformers)."
+            f"transformers cannot open {ref}: {reason.rstrip('.')}. {advice}"
         ) from err
 
 
