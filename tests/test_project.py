@@ -56,3 +56,9 @@ def test_all_pythons_that_are_promised_are_tested() -> None:
     assert tested
     assert re.findall(r"3\.\d+", tested[1]) == promised
     assert PROJECT["requires-python"] == f">={promised[0]}"
+
+
+def test_committed_figures_have_captions() -> None:
+    figures = [path for folder in ("ESDs", "plots") for path in (ROOT / folder).rglob("*.png")]
+    assert len(figures) > 100
+    assert [path.name for path in figures if not path.with_suffix(".md").is_file()] == []

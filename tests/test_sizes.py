@@ -295,7 +295,10 @@ class TestCommand:
         assert qk(*once, *known, "--revision", "step0").exit_code == 0
         folder = family / "plots/sizes/made"
         (folder / "made.ov.raw_depth.png").touch()
-        others = ("made_notes.md", "made_parameters.ods", "other_parameters.png")
+        others = (
+            *("made_notes.md", "made_parameters.ods", "other_parameters.png"),
+            "made.5_depth.png",  # of a revision or family with a dot in its name
+        )
         for name in others:
             (folder / name).touch()
         before = {path.name for path in folder.iterdir()}

@@ -15,6 +15,7 @@ from qk_taxonomy.cli.options import (
     one_circuit_options,
     seed_option,
 )
+from qk_taxonomy.records import MATCHES
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import FigureFiles
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @data_root_option
 @click.option(
     "--match",
-    type=click.Choice(["auto", "place", "spectra"]),
+    type=click.Choice(MATCHES),
     default="auto",
     show_default=True,
     help="place: heads of one layer and number; spectra: those whose spectra are most alike, for "

@@ -55,9 +55,8 @@ def write_figure(
     base: the path without an ending. Files for paper have the size in their name,
     ``<base>.one-column.pdf``, so that none takes another's place; a figure that cannot be read in
     one column, or would be higher than a page, is as wide as two, has that in its name, and says so
-    in its caption. The caption is
-    Markdown with the figure on top, ``<base>.md``. What is drawn again is the same bytes. Raises
-    SpectraFileError.
+    in its caption. The caption is Markdown with the figure on top, ``<base>.md``. What is drawn
+    again is the same bytes. Raises SpectraFileError.
     """
     page = PAGES[files.size]
     with house_style():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +25,7 @@ from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
 from qk_taxonomy.outputs.markdown import markdown_table, number
-from qk_taxonomy.records import SCREEN_PNG, FigureFiles
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, SCREEN_PNG, FigureFiles
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.slopes import LEAST_SQUARES, THEIL_SEN
 from qk_taxonomy.studies.sizes import (
@@ -40,6 +41,8 @@ from qk_taxonomy.studies.sizes import (
 from qk_taxonomy.tables import csv_bytes
 
 SIZES_FOLDER = "sizes"
+
+_KINDS = tuple(itertools.product(CIRCUITS, CONVENTIONS))
 
 # What figures, their captions and what moves end in.
 _FIGURE_FILES = (".png", ".pdf", ".svg", ".md", ".gif", ".html")
@@ -92,18 +95,25 @@ def write_sizes(
             made.add(f"{stem}_moving")
             sections.append(f"[![from size to size]({_link(gif)})]({_link(page)})")
         sections.append(_trend_table(one))
-    _remove_others(folder, name, made)
+    stacks = {one.models[0].stack for one in sizes.trends}
+    stems = {stem_of(name, *kind, stack) for kind in _KINDS for stack in stacks}
+    _remove_others(folder, stems, made)
     yield write_file(folder / f"{name}.md", _page(sizes, name, sections).encode())
 
 
-def _remove_others(folder: Path, name: str, made: set[str]) -> None:
-    """Remove figures of an earlier run, in whatever format, that this one made none of: beside new
-    tables they would be taken for theirs.
+def _remove_others(folder: Path, stems: set[str], made: set[str]) -> None:
+    """Remove figures of these stems of an earlier run, in whatever format and size, that this one
+    made none of: beside new tables they would be taken for theirs.
     """
-    figure = re.compile(rf"({re.escape(name)}(?:\..+)?_(?:depth|parameters|moving))\.[^/]+")
+    figure = re.compile(r"(.+)_(depth|parameters|moving)(?:\.(?:one|two)-column)?\.\w+")
     for path in folder.iterdir():
         found = figure.fullmatch(path.name)
-        if found and found[1] not in made and path.suffix in _FIGURE_FILES:
+        if (
+            found
+            and found[1] in stems
+            and f"{found[1]}_{found[2]}" not in made
+            and path.suffix in _FIGURE_FILES
+        ):
             path.unlink()
 
 

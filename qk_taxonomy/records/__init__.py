@@ -53,6 +53,7 @@ from qk_taxonomy.records.words import (
     DEFAULT_MEMORY,
     DISTANCES,
     FORMULAS,
+    MATCHES,
     N_BINS,
     N_CLUSTERS,
     PACKINGS,
@@ -62,6 +63,7 @@ from qk_taxonomy.records.words import (
     Convention,
     Distance,
     Formula,
+    Match,
     Packing,
 )
 
@@ -76,6 +78,7 @@ __all__ = [
     "FIGURE_FORMATS",
     "FIGURE_SIZES",
     "FORMULAS",
+    "MATCHES",
     "N_BINS",
     "N_BLOCKS",
     "N_CLUSTERS",
@@ -102,6 +105,7 @@ __all__ = [
     "LayerPlan",
     "LayerSpectra",
     "LowRankUpdate",
+    "Match",
     "ModelEntry",
     "ModelRef",
     "ModelResult",

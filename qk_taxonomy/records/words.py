@@ -11,6 +11,7 @@ Packing = Literal["separate", "concatenated", "grouped", "blocks", "latent"]
 ContrastKind = Literal["reasoning", "instruct", "base-tuned"]
 ControlKind = Literal["random", "one-layer"]
 Distance = Literal["euclidean", "jensen-shannon"]
+Match = Literal["auto", "place", "spectra"]
 Formula = Literal["exact", "predecessor"]
 
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
@@ -20,6 +21,7 @@ CONTRAST_KINDS: tuple[ContrastKind, ...] = get_args(ContrastKind)
 CONTROL_KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 FORMULAS: tuple[Formula, ...] = get_args(Formula)
+MATCHES: tuple[Match, ...] = get_args(Match)
 
 #: Number of classes, and of bins of a head's histogram, unless told otherwise.
 N_CLUSTERS = 6

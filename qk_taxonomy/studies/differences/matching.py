@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from qk_taxonomy.statistics.findings import Finding
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 Matching = Literal["place", "spectra"]
-Match = Literal["auto", "place", "spectra"]
-
-MATCHES: tuple[Match, ...] = get_args(Match)
 
 # Nats for the whole depth of a model: a thousandth of a thousandth of what one λ in another bin
 # makes, so that depth decides between heads of equal spectra and never against a spectrum.

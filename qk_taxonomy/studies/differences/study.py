@@ -20,12 +20,11 @@ from qk_taxonomy.hypotheses.contrast import (
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads, untrained_like
 from qk_taxonomy.hypotheses.pairs import named_heads, shared_stacks
 from qk_taxonomy.hypotheses.table import corrected
-from qk_taxonomy.records import N_BINS, Circuit, Convention
+from qk_taxonomy.records import N_BINS, Circuit, Convention, Match
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
 from qk_taxonomy.statistics.findings import benjamini_hochberg
 from qk_taxonomy.statistics.moves import MOVES, HeadMoves, head_moves
 from qk_taxonomy.studies.differences.matching import (
-    Match,
     Matched,
     depth_agreement,
     matched_by_place,
