@@ -360,6 +360,12 @@ class TestRefused:
         # A model's id, which files tell only inside.
         write_heads(root, "g/c", varied_model(19), model_id="org/C")
         assert diff_models("f/a", "org/C", root).stacks[0].second.file == "g/c"
+        for step in (1, 10):
+            lam = varied_model(19 + step)
+            write_heads(root, f"g/d@step{step}", lam, model_id="org/D")
+        assert diff_models("f/a", "org/D@step1", root).stacks[0].second.file == "g/d@step1"
+        with pytest.raises(HypothesisError, match="any of g/d@step1, g/d@step10"):
+            diff_models("f/a", "org/D", root)
         with pytest.raises(SpectraFileError, match="There is no spectra file nowhere"):
             diff_models("f/a", "nowhere.safetensors", root)
         (root / "data/f/broken.safetensors").write_bytes(b"not a file of tensors")

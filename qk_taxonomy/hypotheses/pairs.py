@@ -25,14 +25,14 @@ class Pair:
 def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
     """The stacks of the one surveyed model that ``ref`` names.
 
-    ``ref``: a spectra file, ``family/stem``, its stem or the model's id. Raises HypothesisError
-    where no surveyed model or more than one answers to it.
+    ``ref``: a spectra file, ``family/stem``, its stem or the model's id, which @ and a revision may
+    follow. Raises HypothesisError where no surveyed model or more than one answers to it.
     """
     if ref.endswith(".safetensors"):
         found = [s for s in sets if s.path.resolve() == Path(ref).resolve()]
     else:
         found = [s for s in sets if ref in (s.model, s.file)]
-        found = found or [s for s in sets if s.spectra.model_id == ref and not s.spectra.control]
+        found = found or [s for s in sets if _is_of_id(s, ref)]
     files = list(dict.fromkeys(s.file for s in found))
     if len(files) == 1:
         return found
@@ -49,6 +49,14 @@ def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
         f"No surveyed model is called {ref!r} (with spectra of this circuit and convention). "
         f"{'Like it are' if near else 'There are'} {shown}. `qk-taxonomy download` surveys others."
     )
+
+
+def _is_of_id(heads: HeadSet, ref: str) -> bool:
+    model_id, _, revision = ref.partition("@")
+    spectra = heads.spectra
+    if spectra.model_id != model_id or spectra.control:
+        return False
+    return not revision or asked_revision(heads.model) == revision
 
 
 def _in_order_of_training(heads: HeadSet) -> tuple[object, ...]:
