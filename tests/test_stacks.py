@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from readable import with_captions
 from tiny_models import TINY_MODELS
 
 from qk_taxonomy import head_table, load_spectra
@@ -50,16 +51,16 @@ def surveyed(t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_figure_a_stack(surveyed: Path) -> None:
     made = {path.name for path in (surveyed / "ESDs/tiny").iterdir()}
-    assert made == {
+    assert made == with_captions(
         f"tiny-t5.{stack}{suffix}"
         for stack in STACKS
         for suffix in (
             *(".png", ".csv", ".classes.csv"),
             *(".agreement.csv", ".taxonomy.safetensors"),
         )
-    }
+    )
     means = {path.name for path in (surveyed / "plots/tiny/MEAN").iterdir()}
-    assert means == {f"tiny-t5.{stack}_MEAN_box.png" for stack in STACKS}
+    assert means == with_captions(f"tiny-t5.{stack}_MEAN_box.png" for stack in STACKS)
     for stack, (n_layers, n_heads) in STACKS.items():
         with (surveyed / f"ESDs/tiny/tiny-t5.{stack}.csv").open() as stream:
             assert len(list(csv.DictReader(stream))) == n_layers * n_heads
