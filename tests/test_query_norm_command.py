@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,22 @@ class TestGoingOn:
         whole = studied(tiny, **text, output_root="other")
         pd.testing.assert_frame_equal(went_on.correlations.heads, whole.correlations.heads)
         pd.testing.assert_frame_equal(went_on.behaviour, whole.behaviour)
+
+    def test_an_interrupt_between_two_texts(
+        self, tiny: Path, captured: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No lock stays behind, although the interrupt holds on to all that was under way."""
+
+        def interrupted(samples: Iterator[Sample]) -> pd.DataFrame:
+            next(samples)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(study_module, "head_behaviour", interrupted)
+        with pytest.raises(KeyboardInterrupt) as held:
+            studied(tiny)
+        assert len(captured) == 1
+        assert held.tb is not None
+        assert not list(Path("data").rglob("*.lock"))
 
     @pytest.mark.parametrize(
         "changes",

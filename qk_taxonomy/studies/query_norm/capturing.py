@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,24 +51,27 @@ class Capturing:
     seconds: float = 0.0
     kept: list[Sample] = field(default_factory=list)
 
-    def samples(self) -> Iterator[Sample]:
-        """Each window's sample, with all measures.
+    @contextmanager
+    def samples(self) -> Iterator[Iterator[Sample]]:
+        """Each window's sample, with all measures, while no other process captures such samples.
 
         Raises QKTaxonomyError as :func:`~qk_taxonomy.studies.query_norm.capture.capture` does, for
         files that are no samples, and BusyFileError where another process captures samples of the
         model and context.
         """
-        settings = self._settings()
         folder = make_folder(samples_folder(self.output_root, self.ref, self.context))
         with exclusive(folder):  # all of it: a later run would stop the first half-way
-            what = ", ".join(filter(None, (self.ref.name, self.control)))
-            told = f"Capture of {what}, {self.context} tokens a window"
-            self.progress.start(told, len(self.shown))
-            for window in self.shown:
-                sample = self._sample(folder, window, {**settings, "name": window.name})
-                self.kept.append(sample.only(*KEPT))
-                self.progress.advance(1)
-                yield sample
+            yield self._samples(folder)
+
+    def _samples(self, folder: Path) -> Iterator[Sample]:
+        settings = self._settings()
+        what = ", ".join(filter(None, (self.ref.name, self.control)))
+        self.progress.start(f"Capture of {what}, {self.context} tokens a window", len(self.shown))
+        for window in self.shown:
+            sample = self._sample(folder, window, {**settings, "name": window.name})
+            self.kept.append(sample.only(*KEPT))
+            self.progress.advance(1)
+            yield sample
 
     def _settings(self) -> dict[str, str]:
         """What samples depend on but for the window."""

@@ -127,7 +127,8 @@ def study_query_norm(
     if scaled:  # a head that is not there is said before the capture, which may take long
         scale_heads(model, shown[0].tokens[:FEWEST_KEYS], scaled, alphas=(1.0,))
     capturing = Capturing(ref, model, shown, context, after_rope, output_root, force, told)
-    behaviour = head_behaviour(capturing.samples())
+    with capturing.samples() as each:
+        behaviour = head_behaviour(each)
     samples = tuple(capturing.kept)
     memory = peak_memory(model.model.device)
     correlations = correlate(samples, criteria)
@@ -184,8 +185,9 @@ def _untrained(
             own, model=untrained(own.model, seed=_CONTROL_SEED), shown=some,
             control=f"untrained, seed {_CONTROL_SEED}", n_before=0, seconds=0.0, kept=[],
         )  # fmt: skip
-        for _ in capturing.samples():  # which keeps them
-            pass
+        with capturing.samples() as each:
+            for _ in each:  # which is kept
+                pass
     except StudyError as err:
         return None, (f"The model is not held against an untrained one: {err}",)
     return correlate_control(capturing.kept, criteria), ()
