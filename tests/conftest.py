@@ -25,6 +25,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CONFORMANCE] = {}
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands over what it found."""
+    if hasattr(session.config, "workeroutput"):
+        found = session.config.stash[CONFORMANCE]
+        session.config.workeroutput["conformance"] = [
+            (name, circuit, convention, *map(float, errors))
+            for name, pairs in found.items()
+            for (circuit, convention), errors in pairs.items()
+        ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    found = node.config.stash[CONFORMANCE]
+    handed_over = getattr(node, "workeroutput", {})  # missing of a worker that crashed
+    for name, circuit, convention, *errors in handed_over.get("conformance", ()):
+        found.setdefault(name, {})[circuit, convention] = errors
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:

@@ -12,12 +12,14 @@ from qk_taxonomy.catalog import load_families
 from qk_taxonomy.errors import QKTaxonomyError
 from qk_taxonomy.training_steps import choose_checkpoints, training_stage, training_step
 
-PUBLISHED = {
-    model.checkpoints.revisions
-    for family in load_families()
-    for model in family.models
-    if model.checkpoints
-}
+PUBLISHED = sorted(
+    {
+        model.checkpoints.revisions
+        for family in load_families()
+        for model in family.models
+        if model.checkpoints
+    }
+)
 
 
 @pytest.mark.parametrize(
