@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import asked_revision, find_spectra, load_spectra, stack_table
+from qk_taxonomy.cache import find_spectra, load_spectra, stack_table
 from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
     Circuit,
     Convention,
+    FileStem,
     LayerSpectra,
     ModelSpectra,
 )
@@ -106,7 +107,7 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
     depths = _depths(spectra.layers)
     sizes = [len(layer.statistics) for layer in layers]
     heads = np.concatenate([np.arange(size) for size in sizes])
-    revision = asked_revision(stem)
+    revision = FileStem.parse(stem).revision
     step = None if revision is None else training_step(revision)
     n_heads, n_kv_heads = (
         np.repeat([stacks[layer.stack][key] for layer in layers], sizes)

@@ -20,9 +20,8 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
-from qk_taxonomy.cache.naming import files_of_model, model_name
+from qk_taxonomy.cache.naming import files_of_model
 from qk_taxonomy.cache.revisions import (
-    asked_revision,
     of_each_model,
     revision_order,
     sibling_files,
@@ -39,7 +38,6 @@ __all__ = [
     "FORMAT_VERSION",
     "CacheState",
     "UnfinishedSpectra",
-    "asked_revision",
     "cache_state",
     "check_header",
     "checksum",
@@ -50,7 +48,6 @@ __all__ = [
     "load_metadata",
     "load_spectra",
     "make_folder",
-    "model_name",
     "of_each_model",
     "ordered_safetensors",
     "revision_order",

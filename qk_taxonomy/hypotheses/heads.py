@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qk_taxonomy.architectures import architecture_table
 from qk_taxonomy.cache import load_spectra, stack_table
 from qk_taxonomy.errors import HypothesisError, SpectraFileError
-from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelSpectra
+from qk_taxonomy.records import Circuit, Convention, FileStem, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.tables import spectra_rows
 from qk_taxonomy.untrained import draws_for, untrained_heads
@@ -47,6 +47,11 @@ class HeadSet:
     def model(self) -> str:
         """The file's stem."""
         return self.path.stem
+
+    @property
+    def stem(self) -> FileStem:
+        """What the file's stem tells: the model's name, revision and control."""
+        return FileStem.parse(self.model)
 
     @property
     def file(self) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import asked_revision, find_spectra, of_each_model, stack_table, write_file
+from qk_taxonomy.cache import find_spectra, of_each_model, stack_table, write_file
 from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.hypotheses.run import Watcher
 from qk_taxonomy.outputs.files import PLOT_FOLDER, load_models, stem_of
@@ -35,6 +35,7 @@ from qk_taxonomy.records import (
     Circuit,
     Convention,
     Distance,
+    FileStem,
     ModelSpectra,
 )
 from qk_taxonomy.report import Atlas
@@ -329,10 +330,11 @@ def _left_out(
         notes.append(f"{files} left out (random or one-layer twins); tests compare with them.")
     for *others, last in groups:
         if others:
-            shown = asked_revision(last.stem) or "the one that nobody had to name"
+            stem = FileStem.parse(last.stem)
+            shown = stem.revision or "the one that nobody had to name"
             notes.append(
-                f"Of {len(others) + 1} revisions of {last.parent.name}/"
-                f"{last.stem.partition('@')[0]} the last is shown, {shown}; --revisions shows all."
+                f"Of {len(others) + 1} revisions of {last.parent.name}/{stem.model} the last "
+                f"is shown, {shown}; --revisions shows all."
             )
     if n_imported:
         files = "1 model is" if n_imported == 1 else f"{n_imported} models are"

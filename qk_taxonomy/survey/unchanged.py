@@ -13,10 +13,10 @@ from typing import Any
 
 from qk_taxonomy import __version__
 from qk_taxonomy.architectures import restrict
-from qk_taxonomy.cache import DAMAGE, asked_revision, load_metadata, load_spectra, sibling_files
+from qk_taxonomy.cache import DAMAGE, load_metadata, load_spectra, sibling_files
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.errors import SpectraFileError
-from qk_taxonomy.records import CIRCUITS, Circuit, Convention, LayerPlan, LayerSpectra
+from qk_taxonomy.records import CIRCUITS, Circuit, Convention, FileStem, LayerPlan, LayerSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
 
 Place = tuple[str, int]
@@ -100,7 +100,7 @@ def unchanged_layers(
             spectra = {(s.place, s.circuit, s.convention): s for s in load_spectra(other).layers}
         except (SpectraFileError, *DAMAGE):
             continue  # nothing is taken of a damaged file
-        revision = asked_revision(other.stem) or metadata["revision"]
+        revision = FileStem.parse(other.stem).revision or metadata["revision"]
         for place in places:
             found = [spectra.get((place, *pair)) for pair in pairs]
             whole = [layer for layer in found if layer is not None]

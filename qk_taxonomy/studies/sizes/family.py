@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import asked_revision, find_spectra
+from qk_taxonomy.cache import find_spectra
 from qk_taxonomy.catalog import load_contrasts, load_families
 from qk_taxonomy.errors import HypothesisError, PartialFailureError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
@@ -101,11 +101,11 @@ def _chosen(
     notes = []
     if revision is None:
         newest = newest_of_each(sets)
-        named = dict.fromkeys(heads.model for heads in newest if "@" in heads.model)
+        named = dict.fromkeys(heads.model for heads in newest if heads.stem.revision is not None)
         if named:
             notes.append(f"of models with revisions alone, the last: {_some(named)}")
     else:
-        newest = [heads for heads in sets if asked_revision(heads.model) == revision]
+        newest = [heads for heads in sets if heads.stem.revision == revision]
     models, others = one_per_training(contrasts, newest, revisions=True)
     if others:
         names = dict.fromkeys(heads.model for heads in others)
