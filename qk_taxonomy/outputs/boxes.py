@@ -12,7 +12,7 @@ import pandas as pd
 from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.errors import CatalogError
 from qk_taxonomy.figures.boxes import box_caption, box_figure
-from qk_taxonomy.figures.style import statistic_axis, statistic_label
+from qk_taxonomy.labels import statistic_axis, statistic_label
 from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     PLOT_FOLDER,
