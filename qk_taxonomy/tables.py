@@ -147,9 +147,9 @@ def _depths(layers: Iterable[LayerSpectra]) -> dict[tuple[str, int], float]:
     return depths
 
 
-def csv_bytes(table: pd.DataFrame) -> bytes:
-    """A CSV with numbers to 9 significant digits: the same table gives the same bytes."""
-    return table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
+def csv_bytes(table: pd.DataFrame, *, digits: int = 9) -> bytes:
+    """A CSV with numbers to so many significant digits: the same table gives the same bytes."""
+    return table.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n").encode()
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:

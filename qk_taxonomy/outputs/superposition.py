@@ -57,6 +57,7 @@ from qk_taxonomy.studies.superposition.measures import (
 from qk_taxonomy.studies.superposition.records import SuperpositionRun
 from qk_taxonomy.studies.superposition.sharing import factor_spread
 from qk_taxonomy.studies.superposition.tables import tables
+from qk_taxonomy.tables import csv_bytes
 
 #: Where the study's tables and figures are, below the folder of plots.
 SUPERPOSITION_FOLDER = "superposition"
@@ -89,8 +90,7 @@ def write_superposition(
     shown = measured.of_seed(seed)
     folder = superposition_folder(run.config.name, data_root)
     for name, table in tables(measured).items():
-        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        yield write_file(folder / f"{name}.csv", text.encode())
+        yield write_file(folder / f"{name}.csv", csv_bytes(table, digits=6))
     for name, draw, caption in _drawings(measured, shown):
         yield from write_figure(folder / name, draw, caption, figures)
     groups = [
@@ -161,8 +161,7 @@ def write_answer(
     its numbers of seeds and steps have changed it. Raises SpectraFileError.
     """
     folder = superposition_folder(name, data_root)
-    text = _answer_table(answer).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    yield write_file(folder / "answer.csv", text.encode())
+    yield write_file(folder / "answer.csv", csv_bytes(_answer_table(answer), digits=6))
     draw = partial(answer_figure, answer, name)
     caption = Caption(name, answer_caption(answer))
     yield from write_figure(folder / "answer", draw, caption, figures)
