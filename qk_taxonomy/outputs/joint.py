@@ -41,6 +41,7 @@ from qk_taxonomy.records import (
 )
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import Taxonomy, chosen_models
+from qk_taxonomy.wording import counted
 
 JOINT_FOLDER = "joint"
 
@@ -104,10 +105,7 @@ def generate_joint_taxonomy(
     written = write_tables(base, classified, joint_rows(taxonomy, paths))
     written.append(write_file(base.with_name(f"{stem}.composition.csv"), csv_bytes(shares)))
     chosen = [models[i] for i in pooled]
-    heading = (
-        f"{title}: {len(pooled)} {'model' if len(pooled) == 1 else 'models'}, "
-        f"{numbers_of(chosen, circuit, convention)}"
-    )
+    heading = f"{title}: {counted(len(pooled), 'model')}, {numbers_of(chosen, circuit, convention)}"
     names, of = [path.stem for path in paths], [path.parent.name for path in paths]
     drawn = write_figure(
         base,

@@ -41,6 +41,7 @@ from qk_taxonomy.records import (
 from qk_taxonomy.report import Atlas
 from qk_taxonomy.tables import spectra_rows
 from qk_taxonomy.taxonomy import chosen_models
+from qk_taxonomy.wording import counted
 
 _PUBLIC_HUB = "huggingface.co"
 
@@ -124,10 +125,9 @@ def generate_report(
     page = atlas_page(atlas).encode()
     write_file(path, page)
     if report is not None:
-        n_models = len(atlas.models)
         report(
-            f"{path}: {len(page) / 1e6:.1f} MB, {len(atlas.heads):,} heads of {n_models} "
-            f"{'model' if n_models == 1 else 'models'}"
+            f"{path}: {len(page) / 1e6:.1f} MB, {len(atlas.heads):,} heads of "
+            f"{counted(len(atlas.models), 'model')}"
         )
         for note in atlas.notes:
             report(note)

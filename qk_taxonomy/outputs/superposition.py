@@ -32,7 +32,7 @@ from qk_taxonomy.figures.superposition.dimensionality import (
 from qk_taxonomy.figures.superposition.gram import gram_caption, gram_figure
 from qk_taxonomy.figures.superposition.losses import loss_caption, loss_figure
 from qk_taxonomy.figures.superposition.norms import norm_caption, norm_figure
-from qk_taxonomy.figures.superposition.parts import seeds_text, sparsity_label
+from qk_taxonomy.figures.superposition.parts import sparsity_label
 from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_caption, phase_figure
 from qk_taxonomy.figures.superposition.singular import singular_caption, singular_figure
 from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_caption, tegum_figure
@@ -58,6 +58,7 @@ from qk_taxonomy.studies.superposition.records import SuperpositionRun
 from qk_taxonomy.studies.superposition.sharing import factor_spread
 from qk_taxonomy.studies.superposition.tables import tables
 from qk_taxonomy.tables import csv_bytes
+from qk_taxonomy.wording import counted
 
 #: Where the study's tables and figures are, below the folder of plots.
 SUPERPOSITION_FOLDER = "superposition"
@@ -318,7 +319,7 @@ def _of_phase(
         course("norm of a target's i", targets.left_norm[kept])
         course("norm of its j", targets.right_norm[kept])
     name = "training" if phase == "joint" else f"training_{phase}"
-    of = f"the targets of {seeds_text(run.config.n_seeds)}"
+    of = f"the targets of {counted(run.config.n_seeds, 'seed')}"
     headings = [sparsity_label(p) for p in np.unique(run.instances.probability)[::-1]]
     what = "alignment over training" if phase == "joint" else f"training of {phase}"
     title = _title(run, what)

@@ -25,6 +25,7 @@ from qk_taxonomy.taxonomy import (
     joint_taxonomy,
     taxonomy_bytes,
 )
+from qk_taxonomy.wording import counted
 
 #: Number of classes, or "auto": the choice of :func:`choose_n_clusters`.
 NClusters = int | Literal["auto"]
@@ -149,7 +150,7 @@ def summary(name: str, classified: Classified) -> str:
     quality = classified.quality
     k = quality.n_clusters
     line = (
-        f"{name}: {k} {'class' if k == 1 else 'classes'}, {quality_of(quality)}; "
+        f"{name}: {counted(k, 'class', 'classes')}, {quality_of(quality)}; "
         f"{_lowest(classified.agreement)}"
     )
     if classified.choice is None:

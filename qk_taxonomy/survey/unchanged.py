@@ -18,6 +18,7 @@ from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import CIRCUITS, Circuit, Convention, FileStem, LayerPlan, LayerSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
+from qk_taxonomy.wording import counted
 
 Place = tuple[str, int]
 
@@ -37,7 +38,7 @@ class Unchanged:
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(
-            f"{n} layer{'' if n == 1 else 's'} as at {revision}: the same files"
+            f"{counted(n, 'layer')} as at {revision}: the same files"
             for revision, n in self.counts.items()
         )
 
