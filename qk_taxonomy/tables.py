@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, load_spectra, stack_table
 from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
+from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
@@ -28,9 +29,6 @@ IDENTITY = (
     *("family", "model", "model_id", "revision", "step", "control", "formula"),
     *("stack", "layer", "depth", "head", "kv_head", "circuit", "convention"),
 )
-
-#: Called after each file is read with its number (from 1), the number of files, and its path.
-FileProgress = Callable[[int, int, Path], None]
 
 
 def head_table(

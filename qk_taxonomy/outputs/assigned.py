@@ -11,11 +11,10 @@ import pandas as pd
 from qk_taxonomy.cache import find_spectra, load_spectra, write_file
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
-    FigureProgress,
     for_each_file,
     stem_of,
 )
-from qk_taxonomy.outputs.taxonomies import Report
+from qk_taxonomy.progress import FileProgress, Report
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import Assignment, SavedTaxonomy, assign_heads, load_taxonomy
 
@@ -26,7 +25,7 @@ def generate_assignments(
     *,
     data_root: str | Path = ".",
     report: Report | None = None,
-    progress: FigureProgress | None = None,
+    progress: FileProgress | None = None,
 ) -> list[Path]:
     """Sort the heads of surveyed models into the classes of a taxonomy; paths of the tables.
 

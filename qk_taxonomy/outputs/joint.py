@@ -16,7 +16,6 @@ from qk_taxonomy.figures.joint import joint_caption, joint_figure
 from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
-    FigureProgress,
     load_models,
     numbers_of,
     source_of,
@@ -24,12 +23,12 @@ from qk_taxonomy.outputs.files import (
 )
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,
-    Report,
     classify,
     joint_rows,
     summary,
     write_tables,
 )
+from qk_taxonomy.progress import FileProgress, Report
 from qk_taxonomy.records import (
     N_BINS,
     N_CLUSTERS,
@@ -62,7 +61,7 @@ def generate_joint_taxonomy(
     distance: Distance = "euclidean",
     include_imported: bool = False,
     report: Report | None = None,
-    progress: FigureProgress | None = None,
+    progress: FileProgress | None = None,
     figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """One taxonomy of all models of some families (None: of all); paths of what was written.

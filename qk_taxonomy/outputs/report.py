@@ -16,17 +16,16 @@ import pandas as pd
 
 from qk_taxonomy.cache import find_spectra, of_each_model, stack_table, write_file
 from qk_taxonomy.errors import PartialFailureError
-from qk_taxonomy.hypotheses.run import Watcher
 from qk_taxonomy.outputs.files import PLOT_FOLDER, load_models, stem_of
 from qk_taxonomy.outputs.findings import read_findings
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,
-    Report,
     SortedHeads,
     joint_rows,
     quality_of,
     sort_models,
 )
+from qk_taxonomy.progress import Report, StepProgress
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
@@ -96,7 +95,7 @@ def generate_report(
     include_imported: bool = DEFAULTS.include_imported,
     revisions: bool = DEFAULTS.revisions,
     report: Report | None = None,
-    progress: Watcher | None = None,
+    progress: StepProgress | None = None,
 ) -> list[Path]:
     """Write the page that shows all surveyed heads, of some families or (None) of all; its path.
 
@@ -141,7 +140,7 @@ def load_atlas(
     families: str | Iterable[str] | None = None,
     choices: Choices = DEFAULTS,
     *,
-    progress: Watcher | None = None,
+    progress: StepProgress | None = None,
 ) -> tuple[Atlas, dict[str, Exception]]:
     """What a page shows of the spectra under ``<data_root>/data``; and, by name, what failed.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +29,6 @@ from qk_taxonomy.wording import counted
 
 #: Number of classes, or "auto": the choice of :func:`choose_n_clusters`.
 NClusters = int | Literal["auto"]
-
-#: Called with what there is to say, a sentence or a small table.
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
