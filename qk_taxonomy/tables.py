@@ -130,7 +130,7 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
         "convention": np.repeat([layer.convention for layer in layers], sizes),
     }
     statistics = np.concatenate([layer.statistics for layer in layers])
-    names = spectra.metadata["statistics"].split(",")
+    names = spectra.statistic_names
     columns = pd.DataFrame(identity, columns=list(IDENTITY))
     return columns.join(pd.DataFrame(statistics, columns=names))
 

@@ -82,8 +82,7 @@ class HeadSet:
     @cached_property
     def statistics(self) -> pd.DataFrame:
         """Every statistic of every head, float64, in the file's order."""
-        names = self.spectra.metadata["statistics"].split(",")
-        return self.table[names].astype(np.float64)
+        return self.table[self.spectra.statistic_names].astype(np.float64)
 
     @property
     def layer(self) -> Places:

@@ -71,7 +71,7 @@ def generate_stat_boxplots(
             yield from plot(path, spectra)
 
     def plot(path: Path, spectra: ModelSpectra) -> Iterator[Path]:
-        names = spectra.metadata["statistics"].split(",")
+        names = spectra.statistic_names
         folder = Path(data_root) / PLOT_FOLDER / path.parent.name
         layers = spectra.layers[first_layer(len(spectra.layers)) :]
         for column, name in enumerate(names):

@@ -219,7 +219,7 @@ def _heads(
         [
             spectra_rows(models[i], models[i].layers, paths[i].stem)
             .assign(family=paths[i].parent.name)
-            .set_index(_KEY)[models[i].metadata["statistics"].split(",")]
+            .set_index(_KEY)[models[i].statistic_names]
             for i in dict.fromkeys(taxonomy.models.tolist())
         ]
     )
