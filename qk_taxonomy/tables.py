@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, load_spectra, stack_table
+from qk_taxonomy.cache import filed_as, find_spectra, load_spectra, stack_table
 from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
 from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import (
@@ -81,7 +81,7 @@ def readable_heads(
         try:
             spectra = load_spectra(path)
         except QKTaxonomyError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
         else:
             layers = [s for s in spectra.layers if (s.circuit, s.convention) in pairs]
             if layers:

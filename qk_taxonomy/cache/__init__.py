@@ -20,7 +20,7 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
-from qk_taxonomy.cache.naming import files_of_model
+from qk_taxonomy.cache.naming import filed_as, files_of_model
 from qk_taxonomy.cache.revisions import (
     of_each_model,
     revision_order,
@@ -43,6 +43,7 @@ __all__ = [
     "checksum",
     "contents",
     "exclusive",
+    "filed_as",
     "files_of_model",
     "find_spectra",
     "load_metadata",

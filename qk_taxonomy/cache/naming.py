@@ -10,6 +10,11 @@ from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import FileStem, split_revision
 
 
+def filed_as(path: Path) -> str:
+    """Family and stem of a spectra file, ``family/stem``, which no two under a folder share."""
+    return f"{path.parent.name}/{path.stem}"
+
+
 def files_of_model(ref: str, paths: Sequence[Path]) -> list[Path]:
     """Those of the spectra files that are of the model ``ref``, of all its revisions and controls.
 

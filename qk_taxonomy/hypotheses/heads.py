@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qk_taxonomy.architectures import architecture_table
-from qk_taxonomy.cache import load_spectra, stack_table
+from qk_taxonomy.cache import filed_as, load_spectra, stack_table
 from qk_taxonomy.errors import HypothesisError, SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, FileStem, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.findings import LEVEL
@@ -56,7 +56,7 @@ class HeadSet:
     @property
     def file(self) -> str:
         """Family and model, which no two surveyed models share."""
-        return f"{self.family}/{self.model}"
+        return filed_as(self.path)
 
     @property
     def name(self) -> str:
@@ -152,7 +152,7 @@ def load_heads(paths: Iterable[Path], circuit: Circuit, convention: Convention) 
         try:
             spectra = load_spectra(path)
         except SpectraFileError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
             continue
         own = [
             HeadSet(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, load_spectra, write_file
+from qk_taxonomy.cache import filed_as, find_spectra, load_spectra, write_file
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
     for_each_file,
@@ -41,7 +41,7 @@ def generate_assignments(
         assigned = assign_heads(saved, load_spectra(path))
         folder = Path(data_root) / CLASS_FOLDER / path.parent.name
         if report is not None:
-            report(_sentence(f"{path.parent.name}/{path.stem}", assigned, saved))
+            report(_sentence(filed_as(path), assigned, saved))
         rows = _rows(assigned)
         for stack in dict.fromkeys(assigned.pool.stacks.tolist()):
             stem = stem_of(path.stem, saved.circuit, saved.convention, stack)

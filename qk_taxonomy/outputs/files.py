@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qk_taxonomy.cache import load_spectra
+from qk_taxonomy.cache import filed_as, load_spectra
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError, SpectraFileError
 from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, ModelSpectra
@@ -89,7 +89,7 @@ def load_models(
         try:
             stacks = load_stacks(path, circuit, convention)
         except QKTaxonomyError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
             continue
         layers = tuple(layer for stack in stacks for layer in stack.layers)
         found.append(path)
@@ -110,7 +110,7 @@ def for_each_file(
                 if progress is not None:
                     progress(index, len(paths), figure)
         except QKTaxonomyError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
     if failures:
         raise PartialFailureError(failures)
     return figures

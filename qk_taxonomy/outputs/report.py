@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, of_each_model, stack_table, write_file
+from qk_taxonomy.cache import filed_as, find_spectra, of_each_model, stack_table, write_file
 from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.outputs.files import PLOT_FOLDER, load_models, stem_of
 from qk_taxonomy.outputs.findings import read_findings
@@ -168,7 +168,7 @@ def load_atlas(
     if not models:
         raise PartialFailureError(failures)
     pooled = chosen_models(models, include_imported=choices.include_imported)
-    names = [f"{paths[i].parent.name}/{paths[i].stem}" for i in pooled]
+    names = [filed_as(paths[i]) for i in pooled]
     n_heads = sum(len(layer.statistics) for i in pooled for layer in models[i].layers)
     watch(f"classes and map of {n_heads:,} heads", len(kept), len(kept) + 1)
     heads = sort_models(

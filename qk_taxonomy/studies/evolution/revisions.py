@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qk_taxonomy.cache import files_of_model, find_spectra, unfinished_stems
+from qk_taxonomy.cache import filed_as, files_of_model, find_spectra, unfinished_stems
 from qk_taxonomy.catalog import load_families
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
@@ -79,7 +79,7 @@ def load_revisions(
     loaded = load_heads(own, circuit, convention)
     failures = dict(loaded.failures)
     for path in loaded.without:
-        failures[f"{path.parent.name}/{path.stem}"] = SpectraFileError(
+        failures[filed_as(path)] = SpectraFileError(
             f"has no {circuit} {convention} spectra; give the command that made it --circuit "
             f"{circuit} --convention {convention}."
         )
