@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from qk_taxonomy.records import ModelRef, ModelResult
+
+#: Called before each piece of a work with what it is, how many are done and how many there are.
+StepProgress = Callable[[str, int, int], None]
+
+#: Called after each file with its number (from 1), or its model's, how many there are of these, and
+#: its path.
+FileProgress = Callable[[int, int, Path], None]
+
+#: Called with what there is to say, a sentence or a small table.
+Report = Callable[[str], None]
 
 
 class Progress(Protocol):

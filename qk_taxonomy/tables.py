@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import asked_revision, find_spectra, load_spectra, stack_table
+from qk_taxonomy.cache import filed_as, find_spectra, load_spectra, stack_table
 from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
+from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
     Circuit,
     Convention,
+    FileStem,
     LayerSpectra,
     ModelSpectra,
 )
@@ -27,9 +29,6 @@ IDENTITY = (
     *("family", "model", "model_id", "revision", "step", "control", "formula"),
     *("stack", "layer", "depth", "head", "kv_head", "circuit", "convention"),
 )
-
-#: Called after each file is read with its number (from 1), the number of files, and its path.
-FileProgress = Callable[[int, int, Path], None]
 
 
 def head_table(
@@ -82,7 +81,7 @@ def readable_heads(
         try:
             spectra = load_spectra(path)
         except QKTaxonomyError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
         else:
             layers = [s for s in spectra.layers if (s.circuit, s.convention) in pairs]
             if layers:
@@ -106,7 +105,7 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
     depths = _depths(spectra.layers)
     sizes = [len(layer.statistics) for layer in layers]
     heads = np.concatenate([np.arange(size) for size in sizes])
-    revision = asked_revision(stem)
+    revision = FileStem.parse(stem).revision
     step = None if revision is None else training_step(revision)
     n_heads, n_kv_heads = (
         np.repeat([stacks[layer.stack][key] for layer in layers], sizes)
@@ -131,7 +130,7 @@ def spectra_rows(spectra: ModelSpectra, layers: Sequence[LayerSpectra], stem: st
         "convention": np.repeat([layer.convention for layer in layers], sizes),
     }
     statistics = np.concatenate([layer.statistics for layer in layers])
-    names = spectra.metadata["statistics"].split(",")
+    names = spectra.statistic_names
     columns = pd.DataFrame(identity, columns=list(IDENTITY))
     return columns.join(pd.DataFrame(statistics, columns=names))
 
@@ -146,9 +145,9 @@ def _depths(layers: Iterable[LayerSpectra]) -> dict[tuple[str, int], float]:
     return depths
 
 
-def csv_bytes(table: pd.DataFrame) -> bytes:
-    """A CSV with numbers to 9 significant digits: the same table gives the same bytes."""
-    return table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
+def csv_bytes(table: pd.DataFrame, *, digits: int = 9) -> bytes:
+    """A CSV with numbers to so many significant digits: the same table gives the same bytes."""
+    return table.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n").encode()
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:

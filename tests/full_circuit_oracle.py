@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from oracle import LOUD, heads_apart
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 from tiny_base import BERT, TinyModel
@@ -31,9 +31,6 @@ from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention
 
 Array = NDArray[Any]
 Heads = Mapping[tuple[int, Circuit, Convention], Array]  # (n_heads, n_tokens, n_tokens)
-
-# Vectors so long that the epsilon of a norm is lost in them.
-LOUD = 1e6
 
 # Parts of the names of tables that are added to the embedded tokens and tell something else.
 _POSITIONS = ("wpe", "position", "token_type")
@@ -377,32 +374,12 @@ def observed(
                 parameter.zero_()
     layers = stack.layers_of(model)
     attention = layers[index].get_submodule(stack.attention)
-    forward = attention.forward
     ids = torch.as_tensor(tokens).repeat(stack.n_heads, 2)
     stored: torch.Tensor = model.get_submodule(places.embed).weight.detach()
     stream = [] if folded else [LOUD * stored[ids]]
     scores: list[torch.Tensor] = []
     written: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
-
-    def softmax(values: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Keep the scores; sequence i of the batch gets head i alone, looking at itself."""
-        shape = values.shape
-        values = values.reshape(stack.n_heads, stack.n_heads, 2 * n, -1)
-        scores.append(values[0].double())
-        weights = torch.zeros(values.shape, dtype=torch.float64)
-        heads = torch.arange(stack.n_heads)
-        weights[heads, heads, :, : 2 * n] = torch.eye(2 * n, dtype=torch.float64)
-        return weights.reshape(shape)
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as patches:
-            patches.enter_context(patch.object(nn.functional, "softmax", softmax))
-            patches.enter_context(patch.object(torch, "softmax", softmax))
-            if stack.gated:
-                patches.enter_context(patch.object(torch, "sigmoid", torch.ones_like))
-                patches.enter_context(patch.object(torch.Tensor, "sigmoid", torch.ones_like))
-            return forward(*args, **kwargs)
 
     def feed(source: list[torch.Tensor], module: nn.Module, args: Any, kwargs: Any) -> Any:
         if args:
@@ -441,7 +418,7 @@ def observed(
     head.register_forward_hook(partial(keep, logits))
 
     with ExitStack() as patches:
-        patches.enter_context(patch.object(attention, "forward", watched))
+        patches.enter_context(heads_apart(stack, attention, 2 * n, scores))
         patches.enter_context(torch.no_grad())
         # Constants that a model makes on its way are of the default dtype.
         patches.callback(torch.set_default_dtype, torch.get_default_dtype())

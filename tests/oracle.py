@@ -4,8 +4,8 @@ Chosen vectors go into the model's layers, and its own pre-softmax scores and it
 output come back. No weight is looked at, and nothing here comes from qk_taxonomy's mathematics.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,38 @@ def _open(gate: torch.Tensor) -> torch.Tensor:
     return torch.ones_like(gate)
 
 
+@contextmanager
+def heads_apart(
+    stack: TinyStack, attention: nn.Module, n_tokens: int, scores: list[torch.Tensor]
+) -> Iterator[None]:
+    """Within, sequence i of the batch gets head i of the attention alone, looking at itself.
+
+    What the module's softmax is given goes to ``scores``: (n_heads, n_tokens, keys), float64.
+    """
+    forward = attention.forward
+
+    def softmax(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        shape = logits.shape
+        logits = logits.reshape(stack.n_heads, stack.n_heads, n_tokens, -1)
+        scores.append(logits[0].double())
+        weights = torch.zeros(logits.shape, dtype=torch.float64)
+        heads = torch.arange(stack.n_heads)
+        weights[heads, heads, :, :n_tokens] = torch.eye(n_tokens, dtype=torch.float64)
+        return weights.reshape(shape)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as patches:
+            patches.enter_context(patch.object(nn.functional, "softmax", softmax))
+            patches.enter_context(patch.object(torch, "softmax", softmax))
+            if stack.gated:
+                patches.enter_context(patch.object(torch, "sigmoid", _open))
+                patches.enter_context(patch.object(torch.Tensor, "sigmoid", _open))
+            return forward(*args, **kwargs)
+
+    with patch.object(attention, "forward", watched):
+        yield
+
+
 def _length(norm: str | None, width: int) -> float:
     """How much longer a loud basis vector, once normed, is than one of length 1 (once centred)."""
     return {None: LOUD, "rms": width**0.5, "layer": width / (width - 1) ** 0.5}[norm]
@@ -130,27 +162,8 @@ def observe(
     tokens = LOUD * basis
     n_tokens = tokens.shape[1]
 
-    scores, written = [], []
-    forward = attention.forward
-
-    def softmax(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Keep the scores, and let each sequence of the batch have one head, looking at itself."""
-        shape = logits.shape
-        logits = logits.reshape(stack.n_heads, stack.n_heads, n_tokens, -1)
-        scores.append(logits[0].double())
-        weights = torch.zeros(logits.shape, dtype=torch.float64)
-        heads = torch.arange(stack.n_heads)
-        weights[heads, heads, :, :n_tokens] = torch.eye(n_tokens, dtype=torch.float64)
-        return weights.reshape(shape)
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as patches:
-            patches.enter_context(patch.object(nn.functional, "softmax", softmax))
-            patches.enter_context(patch.object(torch, "softmax", softmax))
-            if stack.gated:
-                patches.enter_context(patch.object(torch, "sigmoid", _open))
-                patches.enter_context(patch.object(torch.Tensor, "sigmoid", _open))
-            return forward(*args, **kwargs)
+    scores: list[torch.Tensor] = []
+    written = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         written.append(output[0] if isinstance(output, tuple | list) else output)
@@ -170,7 +183,7 @@ def observe(
             module = attention.get_submodule(name)
             hooks.enter_context(module.register_forward_hook(_silence(part)))
         writer = layer.get_submodule(stack.writer or stack.attention)
-        hooks.enter_context(patch.object(attention, "forward", watched))
+        hooks.enter_context(heads_apart(stack, attention, n_tokens, scores))
         hooks.enter_context(writer.register_forward_hook(keep))
         hooks.enter_context(torch.no_grad())
         # Constants that a model makes on its way are of the default dtype.

@@ -6,10 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import kstest, ortho_group, ttest_1samp
 
-from qk_taxonomy.circuits.factors import Factor, FactorPair
 from qk_taxonomy.errors import ShapeError
 from qk_taxonomy.statistics.decomposition import (
     Control,
@@ -22,7 +20,6 @@ from qk_taxonomy.statistics.decomposition import (
     sparse_decomposition,
     sparseness,
 )
-from qk_taxonomy.studies.decomposed import head_singular_vectors
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (8, 3), (1, 5), (5, 1), (1, 1), (2, 4, 3, 8)])
@@ -224,22 +221,3 @@ def test_what_cannot_be_decomposed_is_refused() -> None:
         sparse_decomposition(vectors, np.ones((0, 8)), np.ones((0, 8)))
     with pytest.raises(ShapeError, match="a unit for each of 4 pairs"):
         sparse_decomposition(vectors, np.ones((4, 8)), np.ones((4, 8)), units=[1, 2])
-
-
-def test_a_surveyed_head_is_the_circuit_with_all_folded_in() -> None:
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(4, 6, 16, generator=generator)
-    k = torch.randn(2, 6, 16, generator=generator)
-    gain = torch.rand(16, generator=generator, dtype=torch.float64)
-    pair = FactorPair(Factor(q, gain, centred=True), Factor(k, gain, centred=True), 0.3)
-    centring = np.eye(16) - 1 / 16
-    rng = np.random.default_rng(11)
-    h, g = rng.standard_normal((2, 5, 16))
-    for head in range(4):
-        queries = q[head].double().numpy() * gain.numpy() @ centring
-        keys = k[head // 2].double().numpy() * gain.numpy() @ centring
-        vectors = head_singular_vectors(pair, head)
-        logits = 0.3 * np.einsum("ni,ij,nj->n", h, queries.T @ keys, g)
-        np.testing.assert_allclose(attention_terms(vectors, h, g).sum(-1), logits, atol=1e-12)
-    with pytest.raises(ShapeError, match="a head from 0 to 3, found 4"):
-        head_singular_vectors(pair, 4)

@@ -38,8 +38,8 @@ from qk_taxonomy.figures.style import (
     Page,
     class_colours,
     model_colours,
-    statistic_axis,
 )
+from qk_taxonomy.labels import statistic_axis
 from qk_taxonomy.outputs import drawing
 from qk_taxonomy.outputs.circuits import write_circuit_comparison, write_circuit_figures
 from qk_taxonomy.outputs.drawing import Caption, write_figure

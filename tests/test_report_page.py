@@ -28,11 +28,9 @@ from qk_taxonomy.report.atlas import Atlas
 from qk_taxonomy.report.page import atlas_page
 from qk_taxonomy.report.rows import listed_tests
 from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS, WILCOXON
+from qk_taxonomy.statistics.unmatched import MIXED_MODEL, MODEL_MEDIANS
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of tests of two groups of models, which no committed table has.
-MIXED = "linear mixed model, model as random effect; difference"
-MEDIANS = "permutation of models; difference of mean model medians"
 WHOLE = "document.documentElement.dataset.ready === 'whole'"
 HOSTILE = """</script><img src=x onerror="alert('x')">'"&λ模型 @,1"""
 
@@ -699,7 +697,8 @@ def test_a_hundred_thousand_heads_fit_into_15_megabytes() -> None:
 def test_every_method_says_what_it_measures() -> None:
     """Of all rows that tests of the committed spectra have, and of tests of groups of models."""
     table = pd.read_csv(ROOT / "plots/tests.csv", keep_default_na=False)
-    methods = {*table["method"], MIXED, MEDIANS} - {""}
+    # The last two are of groups of models, which no committed table has.
+    methods = {*table["method"], MIXED_MODEL, MODEL_MEDIANS} - {""}
     found = {method: measure_of(method, "r90") for method in methods}
     assert [method for method, one in found.items() if not (one.effect and one.n)] == []
     assert str(measure_of(WILCOXON, "MIN")) == "Hodges–Lehmann shift of ln (none: 0)"

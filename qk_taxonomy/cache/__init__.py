@@ -20,9 +20,8 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
-from qk_taxonomy.cache.naming import files_of_model, model_name
+from qk_taxonomy.cache.naming import filed_as, files_of_model
 from qk_taxonomy.cache.revisions import (
-    asked_revision,
     of_each_model,
     revision_order,
     sibling_files,
@@ -39,18 +38,17 @@ __all__ = [
     "FORMAT_VERSION",
     "CacheState",
     "UnfinishedSpectra",
-    "asked_revision",
     "cache_state",
     "check_header",
     "checksum",
     "contents",
     "exclusive",
+    "filed_as",
     "files_of_model",
     "find_spectra",
     "load_metadata",
     "load_spectra",
     "make_folder",
-    "model_name",
     "of_each_model",
     "ordered_safetensors",
     "revision_order",

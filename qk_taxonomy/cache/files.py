@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
-from urllib.parse import quote
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from qk_taxonomy.cache.writing import make_folder
 from qk_taxonomy.catalog import find_family
 from qk_taxonomy.errors import CatalogError, SpectraFileError
-from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelRef, ModelSpectra
+from qk_taxonomy.records import Circuit, Convention, FileStem, LayerSpectra, ModelRef, ModelSpectra
 
 FORMAT = "qk-taxonomy-spectra"
 FORMAT_VERSION = "1"
@@ -63,14 +62,13 @@ _REQUIRED_METADATA = (
 
 
 def spectra_path(root: str | Path, ref: ModelRef) -> Path:
-    """Where a model's spectra belong: ``<root>/data/<family>/<model>[@<revision>][~<control>]``.
+    """Where a model's spectra belong: ``<root>/data/<family>/<stem>.safetensors`` (FileStem).
 
     Raises SpectraFileError where the name would leave the folder.
     """
     base = Path(root) / DATA_FOLDER
-    revision = f"@{quote(ref.revision, safe='')}" if ref.revision else ""
-    control = f"~{ref.control.label}" if ref.control else ""
-    path = base / ref.family / f"{ref.name}{revision}{control}.safetensors"
+    stem = FileStem(ref.name, ref.revision or None, ref.control_label)
+    path = base / ref.family / f"{stem}.safetensors"
     if path.parent.parent != base or not path.resolve().is_relative_to(base.resolve()):
         raise SpectraFileError(
             f"The results of {ref.ref} would be written outside {base}, to {path}. Give another "
@@ -357,7 +355,7 @@ def find_spectra(
     found = [
         path
         for path in sorted(base.glob("*/*.safetensors"))
-        if path.name[0] != "." and (controls or "~" not in path.name)
+        if path.name[0] != "." and (controls or not FileStem.parse(path.stem).control)
     ]
     advice = (
         "Make them with `qk-taxonomy download`, or name the folder that holds data/ with "

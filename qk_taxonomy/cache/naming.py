@@ -7,15 +7,12 @@ from pathlib import Path
 
 from qk_taxonomy.cache.files import load_metadata
 from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.records import FileStem, split_revision
 
 
-def model_name(path: Path) -> str:
-    """The name of a file's model, without revision and control.
-
-    >>> model_name(Path("data/pythia/pythia-14m@step1000~random-0.safetensors"))
-    'pythia-14m'
-    """
-    return path.stem.partition("~")[0].partition("@")[0]
+def filed_as(path: Path) -> str:
+    """Family and stem of a spectra file, ``family/stem``, which no two under a folder share."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def files_of_model(ref: str, paths: Sequence[Path]) -> list[Path]:
@@ -25,8 +22,8 @@ def files_of_model(ref: str, paths: Sequence[Path]) -> list[Path]:
     over. Files say only inside which model's id they hold, so these are read where no name fits.
     [] where nothing does; of several families where a name alone fits models of each.
     """
-    model = ref.partition("@")[0]
-    own = [path for path in paths if model in (model_name(path), _place(path))]
+    model, _ = split_revision(ref)
+    own = [path for path in paths if model in (FileStem.parse(path.stem).model, _place(path))]
     if own:
         return own
     places = {_place(path) for path in paths if _model_id(path) == model}
@@ -34,7 +31,7 @@ def files_of_model(ref: str, paths: Sequence[Path]) -> list[Path]:
 
 
 def _place(path: Path) -> str:
-    return f"{path.parent.name}/{model_name(path)}"
+    return f"{path.parent.name}/{FileStem.parse(path.stem).model}"
 
 
 def _model_id(path: Path) -> str:

@@ -1,34 +1,24 @@
-"""Spectra files of one model's revisions, by their names: ``<model>[@<revision>][~<control>]``."""
+"""Spectra files of one model's revisions, by their names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import unquote
 
+from qk_taxonomy.records import FileStem
 from qk_taxonomy.training_steps import training_stage, training_step
 
 #: How the folder ends that holds layers of a file that is not whole yet.
 UNFINISHED = ".unfinished"
 
 
-def asked_revision(stem: str) -> str | None:
-    """The revision that a file's stem names, as the user gave it; None where it names none.
-
-    >>> asked_revision("pythia-14m@step1000~random-0"), asked_revision("pythia-14m")
-    ('step1000', None)
-    """
-    _, at, revision = stem.partition("~")[0].partition("@")
-    return unquote(revision) if at else None
-
-
 def sibling_files(path: Path) -> list[Path]:
     """Other revisions' files of the model and control that ``path`` is for, in order of name."""
-    model = _model_and_control(path)
+    series = FileStem.parse(path.stem).series
     return [
         other
         for other in sorted(path.parent.glob("[!.]*.safetensors"))
-        if other.name != path.name and _model_and_control(other) == model
+        if other.name != path.name and FileStem.parse(other.stem).series == series
     ]
 
 
@@ -44,22 +34,19 @@ def of_each_model(paths: Iterable[Path]) -> list[list[Path]]:
     The last is the file of no named revision, or else of main; before it, revisions are in order
     of stage and step, and those whose names tell of no step come first, by name.
     """
-    groups: dict[tuple[Path, str, str], list[Path]] = {}
+    groups: dict[tuple[Path, tuple[str, str]], list[Path]] = {}
     for path in paths:
-        groups.setdefault((path.parent, *_model_and_control(path)), []).append(path)
-    return [sorted(group, key=lambda path: revision_order(path.stem)) for group in groups.values()]
+        groups.setdefault((path.parent, FileStem.parse(path.stem).series), []).append(path)
+    return [sorted(group, key=_age) for group in groups.values()]
 
 
-def revision_order(stem: str) -> tuple[int, int, int, str]:
-    """What sorts the files of a model's revisions by age, from their stems."""
-    name = asked_revision(stem)
-    if name is None or name == "main":
-        return 2 if name is None else 1, 0, 0, ""
-    step = training_step(name)
-    return 0, training_stage(name), -1 if step is None else step, name
+def revision_order(revision: str | None) -> tuple[int, int, int, str]:
+    """What sorts a model's revisions by age; None: the one that nobody had to name."""
+    if revision is None or revision == "main":
+        return 2 if revision is None else 1, 0, 0, ""
+    step = training_step(revision)
+    return 0, training_stage(revision), -1 if step is None else step, revision
 
 
-def _model_and_control(path: Path) -> tuple[str, str]:
-    """No name has an @ or a ~ in it, and revisions are quoted."""
-    model, _, control = path.stem.partition("~")
-    return model.partition("@")[0], control
+def _age(path: Path) -> tuple[int, int, int, str]:
+    return revision_order(FileStem.parse(path.stem).revision)

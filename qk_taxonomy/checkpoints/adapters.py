@@ -112,27 +112,9 @@ def base_reference(adapter: FolderCheckpoint) -> tuple[str, str | None]:
 def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo]:
     """The base's tensors that an adapter changes, as they are with it."""
     _refuse_other_kinds(adapter)
-    factors: dict[str, dict[str, TensorInfo]] = {}
-    merged: dict[str, TensorInfo] = {}
-    wholes: dict[str, TensorInfo] = {}
-    for name, info in adapter.tensors.items():
-        plain = name.removeprefix(_PREFIX)
-        match = _FACTOR.fullmatch(plain)
-        if match is not None:
-            sides = factors.setdefault(match["module"], {})
-            if match["side"] in sides:
-                raise _twice(adapter, f"lora_{match['side']} of {match['module']}")
-            sides[match["side"]] = info
-        elif "lora_" in plain:
-            raise CheckpointError(
-                f"The adapter {adapter.place} has the tensor {name}, of which it is not known how "
-                "it changes the base. Merge the adapter with peft and survey the merged model."
-            )
-        else:
-            if plain in wholes:
-                raise _twice(adapter, plain)
-            wholes[plain] = info
+    factors, wholes = _changes(adapter)
     targets = _targets([*wholes, *(f"{module}.weight" for module in factors)], base.tensors)
+    merged: dict[str, TensorInfo] = {}
     for plain, info in wholes.items():
         # A module saved whole takes the place of the base's; one of its own (a head) has none.
         whole = targets.get(plain)
@@ -145,11 +127,6 @@ def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo
     for module, sides in factors.items():
         target = targets.get(f"{module}.weight")
         stored = None if target is None else base.tensors[target]
-        if set(sides) != {"A", "B"}:
-            raise CheckpointError(
-                f"The adapter {adapter.place} has one of lora_A and lora_B of {module}; both are "
-                "needed. Fetch the file again."
-            )
         update = None
         if stored is not None:
             update = _update(adapter, module, sides["A"], sides["B"], stored, ranks, alphas)
@@ -168,6 +145,38 @@ def _merged(adapter: FolderCheckpoint, base: Checkpoint) -> dict[str, TensorInfo
             f"The adapter {adapter.place} changes no tensor of its base {base.model_id}."
         )
     return merged
+
+
+def _changes(
+    adapter: FolderCheckpoint,
+) -> tuple[dict[str, dict[str, TensorInfo]], dict[str, TensorInfo]]:
+    """An adapter's factors, "A" and "B" of each module, and what it has whole, by name."""
+    factors: dict[str, dict[str, TensorInfo]] = {}
+    wholes: dict[str, TensorInfo] = {}
+    for name, info in adapter.tensors.items():
+        plain = name.removeprefix(_PREFIX)
+        match = _FACTOR.fullmatch(plain)
+        if match is not None:
+            sides = factors.setdefault(match["module"], {})
+            if match["side"] in sides:
+                raise _twice(adapter, f"lora_{match['side']} of {match['module']}")
+            sides[match["side"]] = info
+        elif "lora_" in plain:
+            raise CheckpointError(
+                f"The adapter {adapter.place} has the tensor {name}, of which it is not known how "
+                "it changes the base. Merge the adapter with peft and survey the merged model."
+            )
+        else:
+            if plain in wholes:
+                raise _twice(adapter, plain)
+            wholes[plain] = info
+    for module, sides in factors.items():
+        if set(sides) != {"A", "B"}:
+            raise CheckpointError(
+                f"The adapter {adapter.place} has one of lora_A and lora_B of {module}; both are "
+                "needed. Fetch the file again."
+            )
+    return factors, wholes
 
 
 def _twice(adapter: FolderCheckpoint, what: str) -> CheckpointError:

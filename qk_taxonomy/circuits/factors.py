@@ -55,16 +55,13 @@ class Factor:
 
     def select(self, heads: Sequence[int]) -> Factor:
         """The factor of some heads, one may come twice; copies of their weights."""
-        chosen = list(heads)
-        return replace(
-            self,
-            weights=self.weights[chosen],
-            rows=None if self.rows is None else self.rows[chosen],
-            mean=None if self.mean is None else self.mean[chosen],
-        )
+        return self._of(list(heads))
 
     def part(self, heads: slice) -> Factor:
         """Consecutive heads of the factor, as a view."""
+        return self._of(heads)
+
+    def _of(self, heads: list[int] | slice) -> Factor:
         return replace(
             self,
             weights=self.weights[heads],

@@ -12,28 +12,23 @@ import click
 
 from qk_taxonomy.cli.options import console
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
+from qk_taxonomy.progress import FileProgress, Report, StepProgress
 from qk_taxonomy.wording import counted
 
 # So many files are named one by one.
 _FEW = 12
-
-#: Called with what is being done, how many pieces of work are done and how many there are.
-Step = Callable[[str, int, int], None]
-
-#: Called after each file with its number (from 1), the number of files, and its path.
-Advance = Callable[[int, int, Path], None]
 
 
 @dataclass(frozen=True)
 class Making:
     """What is told of files while they are made: each of them, and what there is to say."""
 
-    progress: Advance
-    report: Callable[[str], None]
+    progress: FileProgress
+    report: Report
 
 
 @contextmanager
-def steps(label: str) -> Iterator[Step]:
+def steps(label: str) -> Iterator[StepProgress]:
     """A bar on a terminal, pulsing until it is told how far the work is; silent elsewhere."""
     from rich.progress import Progress
 
@@ -48,7 +43,7 @@ def steps(label: str) -> Iterator[Step]:
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Advance]:
+def bar(label: str) -> Iterator[FileProgress]:
     """A bar as of :func:`steps`, that goes on with each file."""
     with steps(label) as step:
         yield lambda index, total, path: step(path.stem, index, total)

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from qk_taxonomy.cli.options import console
-from qk_taxonomy.records import ModelRef, ModelResult
+from qk_taxonomy.records import ModelRef, ModelResult, at_revision
 from qk_taxonomy.wording import counted
 
 
@@ -65,7 +65,7 @@ class SurveyBars(_Bars):
 
     def start(self, ref: ModelRef, layers: int, n_bytes: int) -> None:
         self._done = 0
-        name = f"{ref.name}@{ref.revision}" if ref.revision else ref.name
+        name = at_revision(ref.name, ref.revision)
         self._task = self._bars.add_task(name, total=n_bytes, done=0, layers=layers)
 
     def advance(self, layers: int, n_bytes: int) -> None:

@@ -72,9 +72,7 @@ def show(file: Path, as_json: bool, circuit: Circuit, convention: Convention) ->
         out.print(f"No {circuit} {convention} spectra in this file.")
         return
     for stack in spectra.stacks:
-        summary = layer_summary(
-            spectra.select(circuit, convention, stack), m["statistics"].split(",")
-        )
+        summary = layer_summary(spectra.select(circuit, convention, stack), spectra.statistic_names)
         table = Table(box=None, header_style="bold", pad_edge=False)
         columns = [column for column in _COLUMNS if column in summary]
         for column in ("layer", *columns):

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from qk_taxonomy.cli.making import steps
 from qk_taxonomy.cli.options import (
     catalog_option,
-    console,
     data_root_option,
     debug_option,
     family_option,
@@ -36,36 +36,28 @@ def run_tests(
     **options: Any,
 ) -> None:
     """Test with a bar on a terminal, print what was found, and raise for what failed."""
-    from rich.progress import Progress
-
     from qk_taxonomy.hypotheses.run import compare_models, run_hypotheses
     from qk_taxonomy.hypotheses.summary import summary
     from qk_taxonomy.outputs.hypotheses import generate_hypothesis_tests
 
-    out = console(stderr=True)
     which: dict[str, Any] = {"circuit": circuit, "convention": convention}
     failures: dict[str, Exception] = {}
     files: list[Path] = []
-    with Progress(console=out, disable=not out.is_terminal, transient=True) as bars:
-        task = bars.add_task("tests", total=None)
-
-        def watch(name: str, index: int, total: int) -> None:
-            bars.update(task, completed=index, total=total, description=name)
-
+    with steps("tests") as step:
         options |= {**which, "data_root": data_root, "families": families or None}
         if treatments:
-            outcome = compare_models(treatments, controls, watcher=watch, **options)
+            outcome = compare_models(treatments, controls, progress=step, **options)
         else:
-            outcome = run_hypotheses(watcher=watch, **options)
+            outcome = run_hypotheses(progress=step, **options)
         failures |= outcome.failures
 
-        def written(path: Path) -> None:
+        def written(index: int, total: int, path: Path) -> None:
             files.append(path)
-            bars.update(task, total=None, description=path.stem)
+            step(path.stem, index, total)
 
         try:
             generate_hypothesis_tests(
-                data_root, outcome, file_progress=written, figures=figures, **which
+                data_root, outcome, progress=written, figures=figures, **which
             )
         except PartialFailureError as err:
             failures |= err.failures

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qk_taxonomy.figures.parts import counted, legend_under, put_title
+from qk_taxonomy.figures.parts import legend_under, put_title
 from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.statistics.trends import DepthTrend
+from qk_taxonomy.wording import counted
 
 Array = NDArray[np.float64]
 

@@ -11,10 +11,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.parts import counted, put_title, wrapped
+from qk_taxonomy.figures.parts import put_title, wrapped
 from qk_taxonomy.figures.style import RGB, SCREEN, Page, class_colours, layer_head_grid
 from qk_taxonomy.statistics.densities import gamma_density
 from qk_taxonomy.taxonomy import HeadClass, Taxonomy
+from qk_taxonomy.wording import counted
 
 _PANEL_COLUMNS = 2
 _LEGEND_SIZE = 40.0

@@ -7,20 +7,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.parts import counted, put_title
-from qk_taxonomy.figures.style import (
-    KEPT,
-    REJECTED,
-    SCREEN,
-    UNTESTED,
-    Page,
-    layer_head_grid,
-    statistic_label,
-)
+from qk_taxonomy.figures.parts import put_title
+from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, UNTESTED, Page, layer_head_grid
 from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, ContrastResult
+from qk_taxonomy.labels import statistic_label
 from qk_taxonomy.statistics.changes import SPECTRAL_DISTANCES
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.shifts import FLIP_LAYERS
+from qk_taxonomy.wording import counted
 
 _NAMED = 6
 

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from qk_taxonomy.figures.contrasts import draw_forest
-from qk_taxonomy.figures.parts import counted, put_title, signed, wrapped
+from qk_taxonomy.figures.parts import put_title, signed, wrapped
 from qk_taxonomy.figures.style import SCREEN, Page, layer_head_grid, model_colours
 from qk_taxonomy.statistics.moves import MOVES
 from qk_taxonomy.studies.differences.records import StackDifference
+from qk_taxonomy.wording import counted
 
 _TITLES = {"shape": "Shape", "scale": "Scale", "rank": "Rank"}
 _LABELS = {

@@ -9,17 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from qk_taxonomy.figures.parts import counted, put_title, shortened
-from qk_taxonomy.figures.style import (
-    KEPT,
-    REJECTED,
-    SCREEN,
-    Page,
-    class_colours,
-    statistic_label,
-)
+from qk_taxonomy.figures.parts import put_title, shortened
+from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page, class_colours
 from qk_taxonomy.hypotheses.family import COMPOSITION, PAIRS, PROFILE, FamilyResult
+from qk_taxonomy.labels import statistic_label
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.wording import counted
 
 # More pairs of families than these leave no room for their names, beside each other and in one
 # column of a paper.

@@ -22,9 +22,10 @@ from qk_taxonomy.figures.classes import (
     panels_height,
     point_size,
 )
-from qk_taxonomy.figures.parts import counted, put_title, shortened
+from qk_taxonomy.figures.parts import put_title, shortened
 from qk_taxonomy.figures.style import RGB, SCREEN, Page, class_colours, model_colours
 from qk_taxonomy.taxonomy import Taxonomy
+from qk_taxonomy.wording import counted
 
 # Groups that the second map tells apart; where there are more, the smallest are "others".
 _MOST_COLOURS = 8

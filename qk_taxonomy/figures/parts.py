@@ -1,4 +1,4 @@
-"""What figures of several studies share: titles, panels, bands, maps, legends, numbers in words."""
+"""What figures of several studies share: titles, panels, bands, maps, legends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-
-from qk_taxonomy.wording import counted as counted
 
 Array = NDArray[np.float64]
 

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from qk_taxonomy.figures.parts import counted, put_title, wrapped
+from qk_taxonomy.figures.parts import put_title, wrapped
 from qk_taxonomy.figures.style import SCREEN, Page, layer_head_grid
 from qk_taxonomy.hypotheses.rank import RankResult
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.ranks import RANK_STATISTICS, RankTest
+from qk_taxonomy.wording import counted
 
 # Crosses on more heads than these hide the colours below them.
 _MOST_CROSSES = 2000

@@ -14,18 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from qk_taxonomy.figures.parts import legend_under, put_title, wrapped
-from qk_taxonomy.figures.style import (
-    KEPT,
-    REJECTED,
-    RGB,
-    SCREEN,
-    Page,
-    statistic_axis,
-)
+from qk_taxonomy.figures.style import KEPT, REJECTED, RGB, SCREEN, Page
 from qk_taxonomy.statistics.findings import LEVEL
-from qk_taxonomy.statistics.moments import LOG_STATISTICS
 from qk_taxonomy.statistics.slopes import LEAST_SQUARES
-from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends, slope_label
+from qk_taxonomy.studies.sizes import BY_DEPTH, BY_SIZE, SizeTrends, slope_axis
 
 _COLUMNS = 4
 _PANEL = (3.5, 2.6)
@@ -158,7 +150,7 @@ def _signed(value: float) -> str:
 
 
 def _label(name: str) -> str:
-    return wrapped(slope_label(name) if name in LOG_STATISTICS else statistic_axis(name), _NAME)
+    return wrapped(slope_axis(name), _NAME)
 
 
 def _size(n: float) -> str:

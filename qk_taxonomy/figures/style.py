@@ -17,8 +17,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from qk_taxonomy.labels import CLASS_COLOURS, MODEL_COLOURS
-from qk_taxonomy.labels import statistic_axis as statistic_axis
-from qk_taxonomy.labels import statistic_label as statistic_label
 from qk_taxonomy.records import FigureSize
 
 RGB = tuple[float, float, float]

@@ -29,9 +29,18 @@ PERMUTATIONS = 9999
 #: The column of a head table of a contrast that tells in which direction a spectrum changed.
 RANK_SHIFT = "effective_rank_shift"
 
+ORIGINS = "Wilcoxon signed-rank over origins of models; of rank-biserial correlations"
+
 _NULLS = {
     "untrained": "against pairs of untrained heads of this shape",
     "within": "against pairs of heads of the control",
+}
+
+#: How heads are found to have changed, by distance and by null.
+DISTANCE_METHODS = {
+    (distance, null): f"{distance} distance of densities, {pairs}"
+    for distance in SPECTRAL_DISTANCES
+    for null, pairs in _NULLS.items()
 }
 
 
@@ -192,7 +201,7 @@ def _change_rows(
                     "effect": changes.distances[:, column],
                     "p_value": p_values[:, column],
                     "n": len(heads.lam),
-                    "method": f"{distance} distance of densities, {_NULLS[null]}",
+                    "method": DISTANCE_METHODS[distance, null],
                     "note": limits[null],
                 }
             )
@@ -229,9 +238,8 @@ def kind_rows(results: Iterable[ContrastResult], origins: Mapping[str, str]) -> 
         kind, *rest = values
         units = group.groupby("origin", sort=False)["effect"].mean()
         found = signed_rank(units.to_numpy(np.float64))
-        method = "Wilcoxon signed-rank over origins of models; of rank-biserial correlations"
         own = {**dict(zip(keys[1:], rest, strict=True)), "model": f"all {kind} contrasts"}
-        findings.append((own, replace(found, method=method)))
+        findings.append((own, replace(found, method=ORIGINS)))
     return corrected(finding_rows({"hypothesis": KIND}, findings), ["hypothesis"])
 
 

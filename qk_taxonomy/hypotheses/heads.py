@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qk_taxonomy.architectures import architecture_table
-from qk_taxonomy.cache import load_spectra, stack_table
+from qk_taxonomy.cache import filed_as, load_spectra, stack_table
 from qk_taxonomy.errors import HypothesisError, SpectraFileError
-from qk_taxonomy.records import Circuit, Convention, LayerSpectra, ModelSpectra
+from qk_taxonomy.records import Circuit, Convention, FileStem, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.tables import spectra_rows
 from qk_taxonomy.untrained import draws_for, untrained_heads
@@ -49,9 +49,14 @@ class HeadSet:
         return self.path.stem
 
     @property
+    def stem(self) -> FileStem:
+        """What the file's stem tells: the model's name, revision and control."""
+        return FileStem.parse(self.model)
+
+    @property
     def file(self) -> str:
         """Family and model, which no two surveyed models share."""
-        return f"{self.family}/{self.model}"
+        return filed_as(self.path)
 
     @property
     def name(self) -> str:
@@ -77,8 +82,7 @@ class HeadSet:
     @cached_property
     def statistics(self) -> pd.DataFrame:
         """Every statistic of every head, float64, in the file's order."""
-        names = self.spectra.metadata["statistics"].split(",")
-        return self.table[names].astype(np.float64)
+        return self.table[self.spectra.statistic_names].astype(np.float64)
 
     @property
     def layer(self) -> Places:
@@ -148,7 +152,7 @@ def load_heads(paths: Iterable[Path], circuit: Circuit, convention: Convention) 
         try:
             spectra = load_spectra(path)
         except SpectraFileError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
             continue
         own = [
             HeadSet(

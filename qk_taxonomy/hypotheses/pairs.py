@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qk_taxonomy.cache import asked_revision, revision_order
+from qk_taxonomy.cache import revision_order
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.heads import HeadSet, is_twin_of
-from qk_taxonomy.records import Contrast
+from qk_taxonomy.records import Contrast, at_revision, split_revision
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +52,18 @@ def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
 
 
 def _is_of_id(heads: HeadSet, ref: str) -> bool:
-    model_id, _, revision = ref.partition("@")
+    model_id, revision = split_revision(ref)
     spectra = heads.spectra
     if spectra.model_id != model_id or spectra.control:
         return False
-    return not revision or asked_revision(heads.model) == revision
+    return not revision or heads.stem.revision == revision
 
 
 def _in_order_of_training(heads: HeadSet) -> tuple[object, ...]:
-    """By name; of one model the weights of no named revision first, then revisions by age."""
-    named = asked_revision(heads.model) is not None
-    return heads.file.partition("@")[0], named, revision_order(heads.model)
+    """By name; of one the weights of no named revision first, then revisions by age."""
+    stem = heads.stem
+    named = stem.revision is not None
+    return heads.family, stem.series, named, revision_order(stem.revision)
 
 
 def stack_pairs(
@@ -101,7 +102,7 @@ def catalogued_pairs(contrasts: Iterable[Contrast], sets: Sequence[HeadSet]) -> 
 
 def _is_model(heads: HeadSet, model_id: str) -> bool:
     """Whether these are a model's heads, of the revision that nobody had to name."""
-    own = not heads.spectra.control and "@" not in heads.model
+    own = not heads.spectra.control and heads.stem.revision is None
     return own and heads.spectra.model_id == model_id
 
 
@@ -109,13 +110,16 @@ def newest_of_each(sets: Iterable[HeadSet]) -> list[HeadSet]:
     """Each model at its newest: the weights that no revision was named for, or main, or else those
     of the last step that a revision's name tells (:func:`revision_order`).
     """
-    newest: dict[tuple[str, str, str, bool], HeadSet] = {}
+    newest: dict[tuple[str, tuple[str, str], str, bool], HeadSet] = {}
     for heads in sets:
-        name = heads.model.partition("@")[0]
-        key = (heads.family, name, heads.stack, heads.spectra.is_imported)
-        if key not in newest or revision_order(heads.model) > revision_order(newest[key].model):
+        key = heads.family, heads.stem.series, heads.stack, heads.spectra.is_imported
+        if key not in newest or _age(heads) > _age(newest[key]):
             newest[key] = heads
     return list(newest.values())
+
+
+def _age(heads: HeadSet) -> tuple[object, ...]:
+    return revision_order(heads.stem.revision)
 
 
 def one_per_training(
@@ -133,7 +137,7 @@ def one_per_training(
     kept: dict[tuple[str, str, bool], HeadSet] = {}
     others = []
     for heads in sorted(sets, key=lambda s: s.spectra.model_id in controls):
-        if "@" in heads.model and not revisions:
+        if heads.stem.revision is not None and not revisions:
             others.append(heads)
             continue
         key = (_training(heads, origins), heads.stack, heads.spectra.is_imported)
@@ -146,7 +150,7 @@ def one_per_training(
 def _training(heads: HeadSet, origins: Mapping[str, str]) -> str:
     """What tells a model's training from others: its origin's id, and local weights by content."""
     model_id, revision = heads.spectra.model_id, heads.spectra.metadata["revision"]
-    own = f"{model_id}@{revision}" if revision.startswith("local-") else model_id
+    own = at_revision(model_id, revision) if revision.startswith("local-") else model_id
     return origins.get(model_id, own)
 
 
@@ -172,5 +176,5 @@ def twin_pairs(sets: Sequence[HeadSet]) -> list[Pair]:
         if not heads.spectra.control
         and is_twin_of(twin, heads)
         and twin.path.parent == heads.path.parent
-        and twin.model == f"{heads.model}~{twin.spectra.control}"
+        and twin.stem == replace(heads.stem, control=twin.spectra.control)
     ]

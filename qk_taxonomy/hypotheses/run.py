@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -39,13 +39,11 @@ from qk_taxonomy.hypotheses.pairs import (
 from qk_taxonomy.hypotheses.rank import RankResult, rank_hypothesis
 from qk_taxonomy.hypotheses.table import empty_table
 from qk_taxonomy.hypotheses.trend import trend_rows
+from qk_taxonomy.progress import StepProgress
 from qk_taxonomy.records import Circuit, Contrast, Convention
 
 Hypothesis = Literal["rank", "contrast", "family", "trend"]
 HYPOTHESES: tuple[Hypothesis, ...] = get_args(Hypothesis)
-
-#: Called before each piece of work with what it is, its number (from 0) and how many there are.
-Watcher = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,7 @@ def run_hypotheses(
     seed: int = 0,
     include_imported: bool = False,
     catalog: str | Path | None = None,
-    watcher: Watcher | None = None,
+    progress: StepProgress | None = None,
 ) -> Outcome:
     """Test what is surveyed under ``data_root``.
 
@@ -91,7 +89,7 @@ def run_hypotheses(
     that are not surveyed.
     """
     how = _Settings(permutations, seed, include_imported)
-    run = _surveyed(data_root, families, circuit, convention, how, watcher)
+    run = _surveyed(data_root, families, circuit, convention, how, progress)
     known = load_contrasts(catalog)
     names = list(contrasts)
     pairs = catalogued_pairs(_chosen(names, known), run.sets)
@@ -123,7 +121,7 @@ def compare_models(
     seed: int = 0,
     include_imported: bool = False,
     catalog: str | Path | None = None,
-    watcher: Watcher | None = None,
+    progress: StepProgress | None = None,
 ) -> Outcome:
     """Compare surveyed models that are named: by file, ``family/stem``, stem or id.
 
@@ -134,7 +132,7 @@ def compare_models(
     if not (treatments and controls):
         raise HypothesisError("A comparison needs at least one treatment and one control.")
     how = _Settings(permutations, seed, include_imported)
-    run = _surveyed(data_root, families, circuit, convention, how, watcher)
+    run = _surveyed(data_root, families, circuit, convention, how, progress)
     run.named(treatments, controls, load_contrasts(catalog))
     return run.outcome()
 
@@ -145,7 +143,7 @@ def _surveyed(
     circuit: Circuit,
     convention: Convention,
     how: _Settings,
-    watcher: Watcher | None,
+    progress: StepProgress | None,
 ) -> _Run:
     """A run over all heads of a circuit and convention. Raises where there are none."""
     heads = load_heads(find_spectra(data_root, families, controls=True), circuit, convention)
@@ -157,7 +155,7 @@ def _surveyed(
             f"command that made it (`qk-taxonomy download ...`) --circuit {circuit} --convention "
             f"{convention}."
         )
-    run = _Run(heads.sets, how, watcher)
+    run = _Run(heads.sets, how, progress)
     run.failures |= heads.failures
     run.notes += [f"{path} has no {circuit} {convention} spectra" for path in heads.without]
     return run
@@ -199,12 +197,14 @@ class _Settings:
 class _Run:
     """One run over all heads: how it tests, and what it has found so far."""
 
-    def __init__(self, sets: Sequence[HeadSet], how: _Settings, watcher: Watcher | None) -> None:
+    def __init__(
+        self, sets: Sequence[HeadSet], how: _Settings, progress: StepProgress | None
+    ) -> None:
         self.sets = sets
         self.how = how
         self.models = [heads for heads in sets if not heads.spectra.control]
         self.twins = [heads for heads in sets if heads.spectra.is_random_twin]
-        self.watch: Watcher = watcher or (lambda name, index, total: None)
+        self.watch = progress or (lambda what, done, total: None)
         self.comparison = ""
         self.tables: list[pd.DataFrame] = []
         self.rank_results: list[RankResult] = []

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, load_spectra, write_file
+from qk_taxonomy.cache import filed_as, find_spectra, load_spectra, write_file
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
-    FigureProgress,
     for_each_file,
     stem_of,
 )
-from qk_taxonomy.outputs.taxonomies import Report
+from qk_taxonomy.progress import FileProgress, Report
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import Assignment, SavedTaxonomy, assign_heads, load_taxonomy
 
@@ -26,7 +25,7 @@ def generate_assignments(
     *,
     data_root: str | Path = ".",
     report: Report | None = None,
-    progress: FigureProgress | None = None,
+    progress: FileProgress | None = None,
 ) -> list[Path]:
     """Sort the heads of surveyed models into the classes of a taxonomy; paths of the tables.
 
@@ -42,7 +41,7 @@ def generate_assignments(
         assigned = assign_heads(saved, load_spectra(path))
         folder = Path(data_root) / CLASS_FOLDER / path.parent.name
         if report is not None:
-            report(_sentence(f"{path.parent.name}/{path.stem}", assigned, saved))
+            report(_sentence(filed_as(path), assigned, saved))
         rows = _rows(assigned)
         for stack in dict.fromkeys(assigned.pool.stacks.tolist()):
             stem = stem_of(path.stem, saved.circuit, saved.convention, stack)

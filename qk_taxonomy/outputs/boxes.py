@@ -12,17 +12,17 @@ import pandas as pd
 from qk_taxonomy.cache import find_spectra, write_file
 from qk_taxonomy.errors import CatalogError
 from qk_taxonomy.figures.boxes import box_caption, box_figure
-from qk_taxonomy.figures.style import statistic_axis, statistic_label
+from qk_taxonomy.labels import statistic_axis, statistic_label
 from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     PLOT_FOLDER,
-    FigureProgress,
     for_each_file,
     load_stacks,
     source_of,
     stem_of,
     title_of,
 )
+from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import SCREEN_PNG, Circuit, Convention, FigureFiles, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
 from qk_taxonomy.statistics.trends import (
@@ -43,7 +43,7 @@ def generate_stat_boxplots(
     circuit: Circuit = "qk",
     convention: Convention = "raw",
     smoothing: Smoothing = "relative",
-    progress: FigureProgress | None = None,
+    progress: FileProgress | None = None,
     figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """Box plots by layer of every statistic of λ, with their tests; paths of the figures.
@@ -71,7 +71,7 @@ def generate_stat_boxplots(
             yield from plot(path, spectra)
 
     def plot(path: Path, spectra: ModelSpectra) -> Iterator[Path]:
-        names = spectra.metadata["statistics"].split(",")
+        names = spectra.statistic_names
         folder = Path(data_root) / PLOT_FOLDER / path.parent.name
         layers = spectra.layers[first_layer(len(spectra.layers)) :]
         for column, name in enumerate(names):

@@ -26,6 +26,7 @@ from qk_taxonomy.studies.circuits.chosen import ChosenHeads, Head, chosen_heads
 from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
 from qk_taxonomy.studies.circuits.scaling import WordStudy
 from qk_taxonomy.studies.circuits.study import CircuitStudy
+from qk_taxonomy.tables import csv_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,8 +50,7 @@ def write_circuit_study(
     if study.words is not None:
         tables["_words"] = study.words.table
     for suffix, table in tables.items():
-        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        yield write_file(folder / f"{name}{suffix}.csv", text.encode())
+        yield write_file(folder / f"{name}{suffix}.csv", csv_bytes(table, digits=6))
     yield from write_circuit_figures(
         study.model,
         study.table,

@@ -11,7 +11,6 @@ from qk_taxonomy.figures.classes import class_caption, class_figure
 from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
-    FigureProgress,
     for_each_file,
     load_stacks,
     source_of,
@@ -20,12 +19,12 @@ from qk_taxonomy.outputs.files import (
 )
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,
-    Report,
     classify,
     head_rows,
     summary,
     write_tables,
 )
+from qk_taxonomy.progress import FileProgress, Report
 from qk_taxonomy.records import (
     N_BINS,
     N_CLUSTERS,
@@ -43,7 +42,7 @@ def generate_cluster_figures(
     n_clusters: NClusters = N_CLUSTERS,
     n_bins: int = N_BINS,
     data_root: str | Path = ".",
-    progress: FigureProgress | None = None,
+    progress: FileProgress | None = None,
     circuit: Circuit = "qk",
     convention: Convention = "raw",
     seed: int = 0,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qk_taxonomy.cache import load_spectra
+from qk_taxonomy.cache import filed_as, load_spectra
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError, SpectraFileError
+from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, ModelSpectra
 
 CLASS_FOLDER = "ESDs"
@@ -15,9 +16,6 @@ PLOT_FOLDER = "plots"
 
 # Models that a caption names one by one.
 _NAMED_MODELS = 6
-
-#: Called after each figure with the model's number (from 1), the number of models, and the path.
-FigureProgress = Callable[[int, int, Path], None]
 
 
 def stem_of(name: str, circuit: Circuit, convention: Convention, stack: str = "") -> str:
@@ -91,7 +89,7 @@ def load_models(
         try:
             stacks = load_stacks(path, circuit, convention)
         except QKTaxonomyError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
             continue
         layers = tuple(layer for stack in stacks for layer in stack.layers)
         found.append(path)
@@ -100,7 +98,7 @@ def load_models(
 
 
 def for_each_file(
-    paths: Sequence[Path], make: Callable[[Path], Iterator[Path]], progress: FigureProgress | None
+    paths: Sequence[Path], make: Callable[[Path], Iterator[Path]], progress: FileProgress | None
 ) -> list[Path]:
     """Make the figures of every file; one that fails is reported when all others are done."""
     figures: list[Path] = []
@@ -112,7 +110,7 @@ def for_each_file(
                 if progress is not None:
                     progress(index, len(paths), figure)
         except QKTaxonomyError as err:
-            failures[f"{path.parent.name}/{path.stem}"] = err
+            failures[filed_as(path)] = err
     if failures:
         raise PartialFailureError(failures)
     return figures

@@ -21,6 +21,7 @@ from qk_taxonomy.hypotheses.run import Outcome, run_hypotheses
 from qk_taxonomy.hypotheses.table import subject
 from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
+from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import SCREEN_PNG, Circuit, Convention, FigureFiles
 from qk_taxonomy.tables import csv_bytes
 
@@ -33,9 +34,6 @@ TABLE_OF_ONE = ".tests.csv"
 #: What tells a contrast from others in tables.
 SIDES = ("family", "model", "against", "stack", "circuit", "convention")
 
-#: Called with each file when it is written.
-FileProgress = Callable[[Path], None]
-
 
 def generate_hypothesis_tests(
     data_root: str | Path = ".",
@@ -43,7 +41,7 @@ def generate_hypothesis_tests(
     *,
     circuit: Circuit = "qk",
     convention: Convention = "raw",
-    file_progress: FileProgress | None = None,
+    progress: FileProgress | None = None,
     figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """Write a table of tests and its figures; the paths, the table's first.
@@ -70,7 +68,7 @@ def generate_hypothesis_tests(
         table: partial(_table, table, outcome.table),
         **dict(_files(outcome, place, figures)),
     }
-    for path, write in files.items():
+    for index, (path, write) in enumerate(files.items(), start=1):
         try:
             done = write()
         except SpectraFileError as err:
@@ -79,9 +77,9 @@ def generate_hypothesis_tests(
             failures[str(path)] = err
             continue
         written += done
-        if file_progress is not None:
+        if progress is not None:
             for one in done:
-                file_progress(one)
+                progress(index, len(files), one)
     if failures:
         raise PartialFailureError(failures)
     return written

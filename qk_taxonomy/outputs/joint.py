@@ -16,7 +16,6 @@ from qk_taxonomy.figures.joint import joint_caption, joint_figure
 from qk_taxonomy.outputs.drawing import Caption, write_figure
 from qk_taxonomy.outputs.files import (
     CLASS_FOLDER,
-    FigureProgress,
     load_models,
     numbers_of,
     source_of,
@@ -24,12 +23,12 @@ from qk_taxonomy.outputs.files import (
 )
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,
-    Report,
     classify,
     joint_rows,
     summary,
     write_tables,
 )
+from qk_taxonomy.progress import FileProgress, Report
 from qk_taxonomy.records import (
     N_BINS,
     N_CLUSTERS,
@@ -41,6 +40,7 @@ from qk_taxonomy.records import (
 )
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import Taxonomy, chosen_models
+from qk_taxonomy.wording import counted
 
 JOINT_FOLDER = "joint"
 
@@ -61,7 +61,7 @@ def generate_joint_taxonomy(
     distance: Distance = "euclidean",
     include_imported: bool = False,
     report: Report | None = None,
-    progress: FigureProgress | None = None,
+    progress: FileProgress | None = None,
     figures: FigureFiles = SCREEN_PNG,
 ) -> list[Path]:
     """One taxonomy of all models of some families (None: of all); paths of what was written.
@@ -104,10 +104,7 @@ def generate_joint_taxonomy(
     written = write_tables(base, classified, joint_rows(taxonomy, paths))
     written.append(write_file(base.with_name(f"{stem}.composition.csv"), csv_bytes(shares)))
     chosen = [models[i] for i in pooled]
-    heading = (
-        f"{title}: {len(pooled)} {'model' if len(pooled) == 1 else 'models'}, "
-        f"{numbers_of(chosen, circuit, convention)}"
-    )
+    heading = f"{title}: {counted(len(pooled), 'model')}, {numbers_of(chosen, circuit, convention)}"
     names, of = [path.stem for path in paths], [path.parent.name for path in paths]
     drawn = write_figure(
         base,

@@ -25,6 +25,7 @@ from qk_taxonomy.outputs.query_norm_report import report
 from qk_taxonomy.records import FIGURE_FORMATS, FIGURE_SIZES, SCREEN_PNG, FigureFiles
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
 from qk_taxonomy.studies.query_norm.study import QueryNormStudy
+from qk_taxonomy.tables import csv_bytes
 
 #: Where reports of the study are, below the folder of plots.
 QUERY_NORM_FOLDER = "query-norm"
@@ -53,8 +54,7 @@ def write_query_norm(
     bases = {_figure_name(name, stack) for name, stack, *_ in drawings}
     _delete_others(folder, {name for name, _ in tables}, bases)
     for name, table in tables:
-        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        yield write_file(folder / f"{name}.csv", text.encode())
+        yield write_file(folder / f"{name}.csv", csv_bytes(table, digits=6))
     drawn: dict[str, list[str]] = {}
     for name, stack, draw, caption in drawings:
         written = write_figure(folder / _figure_name(name, stack), draw, caption, figures)

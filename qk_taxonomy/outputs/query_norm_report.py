@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
+from qk_taxonomy.figures.query_norm.parts import measure_label, spectral_column_label
 from qk_taxonomy.outputs.markdown import markdown_table, number
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
@@ -279,7 +279,7 @@ def _associations(table: pd.DataFrame) -> Iterator[str]:
             ("behaviour", "statistic", "Spearman's ρ within layers", "q"),
             (
                 (
-                    measure_label(row["behaviour"]), statistic_label(row["statistic"]),
+                    measure_label(row["behaviour"]), spectral_column_label(row["statistic"]),
                     number(row["spearman"], ".2f"), number(row["q"], ".2g"),
                 )
                 for row in holding.loc[order[:_TOP]].to_dict("records")

@@ -14,19 +14,18 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import asked_revision, find_spectra, of_each_model, stack_table, write_file
+from qk_taxonomy.cache import filed_as, find_spectra, of_each_model, stack_table, write_file
 from qk_taxonomy.errors import PartialFailureError
-from qk_taxonomy.hypotheses.run import Watcher
 from qk_taxonomy.outputs.files import PLOT_FOLDER, load_models, stem_of
 from qk_taxonomy.outputs.findings import read_findings
 from qk_taxonomy.outputs.taxonomies import (
     NClusters,
-    Report,
     SortedHeads,
     joint_rows,
     quality_of,
     sort_models,
 )
+from qk_taxonomy.progress import Report, StepProgress
 from qk_taxonomy.records import (
     CIRCUITS,
     CONVENTIONS,
@@ -35,11 +34,13 @@ from qk_taxonomy.records import (
     Circuit,
     Convention,
     Distance,
+    FileStem,
     ModelSpectra,
 )
 from qk_taxonomy.report import Atlas
 from qk_taxonomy.tables import spectra_rows
 from qk_taxonomy.taxonomy import chosen_models
+from qk_taxonomy.wording import counted
 
 _PUBLIC_HUB = "huggingface.co"
 
@@ -94,7 +95,7 @@ def generate_report(
     include_imported: bool = DEFAULTS.include_imported,
     revisions: bool = DEFAULTS.revisions,
     report: Report | None = None,
-    progress: Watcher | None = None,
+    progress: StepProgress | None = None,
 ) -> list[Path]:
     """Write the page that shows all surveyed heads, of some families or (None) of all; its path.
 
@@ -123,10 +124,9 @@ def generate_report(
     page = atlas_page(atlas).encode()
     write_file(path, page)
     if report is not None:
-        n_models = len(atlas.models)
         report(
-            f"{path}: {len(page) / 1e6:.1f} MB, {len(atlas.heads):,} heads of {n_models} "
-            f"{'model' if n_models == 1 else 'models'}"
+            f"{path}: {len(page) / 1e6:.1f} MB, {len(atlas.heads):,} heads of "
+            f"{counted(len(atlas.models), 'model')}"
         )
         for note in atlas.notes:
             report(note)
@@ -140,7 +140,7 @@ def load_atlas(
     families: str | Iterable[str] | None = None,
     choices: Choices = DEFAULTS,
     *,
-    progress: Watcher | None = None,
+    progress: StepProgress | None = None,
 ) -> tuple[Atlas, dict[str, Exception]]:
     """What a page shows of the spectra under ``<data_root>/data``; and, by name, what failed.
 
@@ -168,7 +168,7 @@ def load_atlas(
     if not models:
         raise PartialFailureError(failures)
     pooled = chosen_models(models, include_imported=choices.include_imported)
-    names = [f"{paths[i].parent.name}/{paths[i].stem}" for i in pooled]
+    names = [filed_as(paths[i]) for i in pooled]
     n_heads = sum(len(layer.statistics) for i in pooled for layer in models[i].layers)
     watch(f"classes and map of {n_heads:,} heads", len(kept), len(kept) + 1)
     heads = sort_models(
@@ -219,7 +219,7 @@ def _heads(
         [
             spectra_rows(models[i], models[i].layers, paths[i].stem)
             .assign(family=paths[i].parent.name)
-            .set_index(_KEY)[models[i].metadata["statistics"].split(",")]
+            .set_index(_KEY)[models[i].statistic_names]
             for i in dict.fromkeys(taxonomy.models.tolist())
         ]
     )
@@ -329,10 +329,11 @@ def _left_out(
         notes.append(f"{files} left out (random or one-layer twins); tests compare with them.")
     for *others, last in groups:
         if others:
-            shown = asked_revision(last.stem) or "the one that nobody had to name"
+            stem = FileStem.parse(last.stem)
+            shown = stem.revision or "the one that nobody had to name"
             notes.append(
-                f"Of {len(others) + 1} revisions of {last.parent.name}/"
-                f"{last.stem.partition('@')[0]} the last is shown, {shown}; --revisions shows all."
+                f"Of {len(others) + 1} revisions of {last.parent.name}/{stem.model} the last "
+                f"is shown, {shown}; --revisions shows all."
             )
     if n_imported:
         files = "1 model is" if n_imported == 1 else f"{n_imported} models are"

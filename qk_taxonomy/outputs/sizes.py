@@ -25,7 +25,7 @@ from qk_taxonomy.figures.style import house_style
 from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
 from qk_taxonomy.outputs.markdown import markdown_table, number
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, SCREEN_PNG, FigureFiles
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, SCREEN_PNG, FigureFiles, FileStem
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.slopes import LEAST_SQUARES, THEIL_SEN
 from qk_taxonomy.studies.sizes import (
@@ -63,9 +63,7 @@ def write_sizes(
     name that there is nothing for now are removed. Raises SpectraFileError.
     """
     folder = Path(data_root) / PLOT_FOLDER / SIZES_FOLDER / sizes.family
-    name = sizes.family
-    if sizes.revision is not None:
-        name += f"@{quote(sizes.revision, safe='')}"
+    name = str(FileStem(sizes.family, sizes.revision))
     yield write_file(folder / f"{name}.csv", csv_bytes(sizes.rows))
     models = pd.concat([_models(one) for one in sizes.trends], ignore_index=True)
     yield write_file(folder / f"{name}_models.csv", csv_bytes(models))

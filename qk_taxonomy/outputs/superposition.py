@@ -32,7 +32,7 @@ from qk_taxonomy.figures.superposition.dimensionality import (
 from qk_taxonomy.figures.superposition.gram import gram_caption, gram_figure
 from qk_taxonomy.figures.superposition.losses import loss_caption, loss_figure
 from qk_taxonomy.figures.superposition.norms import norm_caption, norm_figure
-from qk_taxonomy.figures.superposition.parts import seeds_text, sparsity_label
+from qk_taxonomy.figures.superposition.parts import sparsity_label
 from qk_taxonomy.figures.superposition.phases import PhaseMap, phase_caption, phase_figure
 from qk_taxonomy.figures.superposition.singular import singular_caption, singular_figure
 from qk_taxonomy.figures.superposition.tegum import FactorShares, tegum_caption, tegum_figure
@@ -57,6 +57,8 @@ from qk_taxonomy.studies.superposition.measures import (
 from qk_taxonomy.studies.superposition.records import SuperpositionRun
 from qk_taxonomy.studies.superposition.sharing import factor_spread
 from qk_taxonomy.studies.superposition.tables import tables
+from qk_taxonomy.tables import csv_bytes
+from qk_taxonomy.wording import counted
 
 #: Where the study's tables and figures are, below the folder of plots.
 SUPERPOSITION_FOLDER = "superposition"
@@ -89,8 +91,7 @@ def write_superposition(
     shown = measured.of_seed(seed)
     folder = superposition_folder(run.config.name, data_root)
     for name, table in tables(measured).items():
-        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        yield write_file(folder / f"{name}.csv", text.encode())
+        yield write_file(folder / f"{name}.csv", csv_bytes(table, digits=6))
     for name, draw, caption in _drawings(measured, shown):
         yield from write_figure(folder / name, draw, caption, figures)
     groups = [
@@ -161,8 +162,7 @@ def write_answer(
     its numbers of seeds and steps have changed it. Raises SpectraFileError.
     """
     folder = superposition_folder(name, data_root)
-    text = _answer_table(answer).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    yield write_file(folder / "answer.csv", text.encode())
+    yield write_file(folder / "answer.csv", csv_bytes(_answer_table(answer), digits=6))
     draw = partial(answer_figure, answer, name)
     caption = Caption(name, answer_caption(answer))
     yield from write_figure(folder / "answer", draw, caption, figures)
@@ -319,7 +319,7 @@ def _of_phase(
         course("norm of a target's i", targets.left_norm[kept])
         course("norm of its j", targets.right_norm[kept])
     name = "training" if phase == "joint" else f"training_{phase}"
-    of = f"the targets of {seeds_text(run.config.n_seeds)}"
+    of = f"the targets of {counted(run.config.n_seeds, 'seed')}"
     headings = [sparsity_label(p) for p in np.unique(run.instances.probability)[::-1]]
     what = "alignment over training" if phase == "joint" else f"training of {phase}"
     title = _title(run, what)

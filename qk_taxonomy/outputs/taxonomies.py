@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +25,10 @@ from qk_taxonomy.taxonomy import (
     joint_taxonomy,
     taxonomy_bytes,
 )
+from qk_taxonomy.wording import counted
 
 #: Number of classes, or "auto": the choice of :func:`choose_n_clusters`.
 NClusters = int | Literal["auto"]
-
-#: Called with what there is to say, a sentence or a small table.
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +147,7 @@ def summary(name: str, classified: Classified) -> str:
     quality = classified.quality
     k = quality.n_clusters
     line = (
-        f"{name}: {k} {'class' if k == 1 else 'classes'}, {quality_of(quality)}; "
+        f"{name}: {counted(k, 'class', 'classes')}, {quality_of(quality)}; "
         f"{_lowest(classified.agreement)}"
     )
     if classified.choice is None:

@@ -19,6 +19,7 @@ from qk_taxonomy.records.families import (
     ModelEntry,
     PackagedFolder,
 )
+from qk_taxonomy.records.names import FileStem, at_revision, split_revision
 from qk_taxonomy.records.plans import (
     N_BLOCKS,
     AttentionLayout,
@@ -99,6 +100,7 @@ __all__ = [
     "FigureFiles",
     "FigureFormat",
     "FigureSize",
+    "FileStem",
     "Formula",
     "HeadGeometry",
     "LayerPart",
@@ -115,5 +117,7 @@ __all__ = [
     "Packing",
     "TensorInfo",
     "VocabularyPlan",
+    "at_revision",
     "spans",
+    "split_revision",
 ]

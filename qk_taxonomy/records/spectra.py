@@ -79,6 +79,11 @@ class ModelSpectra:
         return self.formula == "predecessor"
 
     @property
+    def statistic_names(self) -> list[str]:
+        """What the columns of each layer's ``statistics`` are, in order."""
+        return self.metadata["statistics"].split(",")
+
+    @property
     def stacks(self) -> tuple[str, ...]:
         """Names of the model's stacks, in order; "" where it has one."""
         return tuple(dict.fromkeys(layer.stack for layer in self.layers))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qk_taxonomy.records.families import PackagedFolder
+from qk_taxonomy.records.names import at_revision
 from qk_taxonomy.records.words import ControlKind
 
 
@@ -72,5 +73,5 @@ class ModelResult:
     @property
     def title(self) -> str:
         """The model, the revision asked for and, in brackets, its control."""
-        model = f"{self.model}@{self.revision}" if self.revision else self.model
+        model = at_revision(self.model, self.revision)
         return f"{model} ({self.control})" if self.control else model

@@ -8,6 +8,7 @@ import pandas as pd
 
 from qk_taxonomy.hypotheses.contrast import RANK_SHIFT, SHIFT, overall_method
 from qk_taxonomy.hypotheses.measures import measure_of
+from qk_taxonomy.records import FileStem
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.shifts import FLIP_LAYERS
 
@@ -107,7 +108,7 @@ class ContrastChoice:
     @property
     def is_twin(self) -> bool:
         """Whether the control is a twin, whose heads have no match in the model."""
-        return "~" in self.against
+        return bool(FileStem.parse(self.against).control)
 
 
 def listed_contrasts(contrasts: pd.DataFrame) -> tuple[ContrastChoice, ...]:

@@ -24,6 +24,10 @@ from qk_taxonomy.statistics.relabelling import (
 Array = NDArray[np.float64]
 Pair = tuple[str, str]
 
+PERMANOVA = "PERMANOVA on Hellinger distances; R²"
+KRUSKAL_WALLIS = "Kruskal–Wallis on depth profiles; epsilon²"
+DUNN = "Dunn on depth profiles; Cliff's delta, bootstrap of models"
+
 
 def _models_by_values(values: ArrayLike, groups: Sequence[str]) -> Array:
     x = np.asarray(values, dtype=np.float64)
@@ -55,7 +59,7 @@ def composition_test(
     usable = (np.isfinite(shares) & (x >= 0)).all(axis=1)
     names, order, sizes = in_groups(groups, usable)
     n = len(order)
-    result = Finding(n=n, method="PERMANOVA on Hellinger distances; R²", note=left_out(usable))
+    result = Finding(n=n, method=PERMANOVA, note=left_out(usable))
     if len(names) < 2 or n == len(names):
         few = "one model a group leaves nothing to compare with" if len(names) > 1 else ""
         return replace(result, note=join_notes(result.note, few, obstacle(sizes)))
@@ -118,14 +122,13 @@ def kruskal_dunn(
     x = _models_by_values(profiles, groups)
     usable = np.asarray(np.isfinite(x).all(axis=1))
     names, order, sizes = in_groups(groups, usable)
-    method = "Kruskal–Wallis on depth profiles; epsilon²"
     if len(names) < 2:
         note = join_notes(left_out(usable), obstacle(sizes))
-        return GroupComparison(Finding(n=len(order), method=method, note=note), {})
+        return GroupComparison(Finding(n=len(order), method=KRUSKAL_WALLIS, note=note), {})
     ranks = _Ranks.of(x[order])
     if ranks.variance <= 0:
         note = join_notes(left_out(usable), "all values are equal")
-        return GroupComparison(Finding(n=len(order), method=method, note=note), {})
+        return GroupComparison(Finding(n=len(order), method=KRUSKAL_WALLIS, note=note), {})
     refusal = obstacle(sizes)
     labels = relabellings(sizes, 0 if refusal else n_permutations, seed)
     h = ranks.h(labels, sizes)
@@ -134,7 +137,7 @@ def kruskal_dunn(
         statistic=float(h[0]),
         p_value=nan if refusal else p_value(h),
         n=len(order),
-        method=method,
+        method=KRUSKAL_WALLIS,
         note=join_notes(left_out(usable), refusal),
     )
     rows = dict(zip(names, np.split(np.arange(len(order)), np.cumsum(sizes)[:-1]), strict=True))
@@ -196,6 +199,6 @@ def _dunn(
         delta,
         statistic=float(z[0]),
         p_value=nan if refusal else p_value(np.abs(z)),
-        method="Dunn on depth profiles; Cliff's delta, bootstrap of models",
+        method=DUNN,
         note=join_notes(refusal, delta.note),
     )

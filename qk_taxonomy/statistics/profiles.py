@@ -11,6 +11,8 @@ from qk_taxonomy.statistics.relabelling import left_out
 
 Array = NDArray[np.float64]
 
+CLIFFS_DELTA = "Cliff's delta of depth profiles; bootstrap of models"
+
 # Percentile intervals over fewer models cover far less than 95 %.
 _FEWEST_MODELS = 6
 
@@ -67,9 +69,8 @@ def cliffs_delta(
     usable = [np.asarray(np.isfinite(side).all(axis=1)) for side in (a, b)]
     note = left_out(np.concatenate(usable))
     a, b = a[usable[0]], b[usable[1]]
-    method = "Cliff's delta of depth profiles; bootstrap of models"
     if not (len(a) and len(b)):
-        return Finding(n=len(a) + len(b), method=method, note=note)
+        return Finding(n=len(a) + len(b), method=CLIFFS_DELTA, note=note)
     rng = np.random.default_rng(seed)
     larger = np.sign(a.reshape(-1, 1) - b.reshape(1, -1))
     weights = [_resampled_weights(len(side), a.shape[1], n_resamples, rng) for side in (a, b)]
@@ -89,7 +90,7 @@ def cliffs_delta(
         low=float(low),
         high=float(high),
         n=len(a) + len(b),
-        method=method,
+        method=CLIFFS_DELTA,
         note=join_notes(note, limit),
     )
 

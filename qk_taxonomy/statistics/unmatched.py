@@ -15,6 +15,9 @@ from qk_taxonomy.statistics.relabelling import memberships, obstacle, p_value, r
 
 Array = NDArray[np.float64]
 
+MIXED_MODEL = "linear mixed model, model as random effect; difference"
+MODEL_MEDIANS = "permutation of models; difference of mean model medians"
+
 
 @dataclass(frozen=True)
 class UnmatchedContrast:
@@ -84,7 +87,7 @@ def _mixed_model(
     from statsmodels.regression.mixed_linear_model import MixedLM
 
     sides = _sides(model, treated)
-    result = Finding(n=sum(sides), method="linear mixed model, model as random effect; difference")
+    result = Finding(n=sum(sides), method=MIXED_MODEL)
     if min(sides) < 2:
         note = f"{sides[0]} treated and {sides[1]} control models; needs 2 of each"
         return replace(result, note=note)
@@ -144,7 +147,7 @@ def _medians(
     The interval holds the shifts of the treated that the same relabellings do not reject.
     """
     sides = _sides(model, treated)
-    result = Finding(n=sum(sides), method="permutation of models; difference of mean model medians")
+    result = Finding(n=sum(sides), method=MODEL_MEDIANS)
     if min(sides) < 1:
         note = f"{sides[0]} treated and {sides[1]} control models; needs both"
         return replace(result, note=note)

@@ -13,11 +13,12 @@ from typing import Any
 
 from qk_taxonomy import __version__
 from qk_taxonomy.architectures import restrict
-from qk_taxonomy.cache import DAMAGE, asked_revision, load_metadata, load_spectra, sibling_files
+from qk_taxonomy.cache import DAMAGE, load_metadata, load_spectra, sibling_files
 from qk_taxonomy.checkpoints.base import Checkpoint
 from qk_taxonomy.errors import SpectraFileError
-from qk_taxonomy.records import CIRCUITS, Circuit, Convention, LayerPlan, LayerSpectra
+from qk_taxonomy.records import CIRCUITS, Circuit, Convention, FileStem, LayerPlan, LayerSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
+from qk_taxonomy.wording import counted
 
 Place = tuple[str, int]
 
@@ -37,7 +38,7 @@ class Unchanged:
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(
-            f"{n} layer{'' if n == 1 else 's'} as at {revision}: the same files"
+            f"{counted(n, 'layer')} as at {revision}: the same files"
             for revision, n in self.counts.items()
         )
 
@@ -100,7 +101,7 @@ def unchanged_layers(
             spectra = {(s.place, s.circuit, s.convention): s for s in load_spectra(other).layers}
         except (SpectraFileError, *DAMAGE):
             continue  # nothing is taken of a damaged file
-        revision = asked_revision(other.stem) or metadata["revision"]
+        revision = FileStem.parse(other.stem).revision or metadata["revision"]
         for place in places:
             found = [spectra.get((place, *pair)) for pair in pairs]
             whole = [layer for layer in found if layer is not None]

@@ -14,12 +14,13 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.circuits.parts import CONTROL, TRAINED
-from qk_taxonomy.figures.parts import counted, legend_under, put_title
+from qk_taxonomy.figures.parts import legend_under, put_title
 from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.records import CIRCUITS, Circuit, Convention
 from qk_taxonomy.statistics.densities import histogram_densities
 from qk_taxonomy.statistics.moments import near_zero_ratio
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
+from qk_taxonomy.wording import counted
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.circuits.parts import circuits_of, column
-from qk_taxonomy.figures.parts import counted, put_title, signed
+from qk_taxonomy.figures.parts import put_title, signed
 from qk_taxonomy.figures.style import SCREEN, Page, layer_head_grid
 from qk_taxonomy.records import Circuit
+from qk_taxonomy.wording import counted
 
 _SIGNED: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -1.0, "vmax": 1.0}
 _SHARE: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0}

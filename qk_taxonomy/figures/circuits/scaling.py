@@ -16,11 +16,12 @@ from qk_taxonomy.figures.circuits.parts import (
     names_beside,
     point_style,
 )
-from qk_taxonomy.figures.parts import counted, put_title, signed
+from qk_taxonomy.figures.parts import put_title, signed
 from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
 from qk_taxonomy.records import CIRCUITS, Circuit
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
+from qk_taxonomy.wording import counted
 
 _NAMED = 8
 _HEIGHT = 3.8

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.circuits.parts import CONTROL, column
-from qk_taxonomy.figures.parts import at_the_left, counted, panel_grid, put_title
+from qk_taxonomy.figures.parts import at_the_left, panel_grid, put_title
 from qk_taxonomy.figures.style import SCREEN, Page, class_colours
+from qk_taxonomy.wording import counted
 
 # Beyond these layers markers run into each other; beyond these models bands do.
 _MOST_MARKERS, _MOST_BANDS = 40, 4

@@ -14,11 +14,12 @@ from qk_taxonomy.figures.circuits.parts import (
     names_beside,
     point_style,
 )
-from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.parts import put_title
 from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
 from qk_taxonomy.records import Circuit
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.circuits.chosen import Head
+from qk_taxonomy.wording import counted
 
 _NAMED = 12
 _HEIGHT = 4.6

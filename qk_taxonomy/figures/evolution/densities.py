@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.evolution.parts import chosen_steps, step_label
-from qk_taxonomy.figures.parts import counted, put_title, wrapped
+from qk_taxonomy.figures.parts import put_title, wrapped
 from qk_taxonomy.figures.style import KEPT, SCREEN, UNTRAINED_LINE, Page
 from qk_taxonomy.studies.evolution.records import Evolution
+from qk_taxonomy.wording import counted
 
 Array = NDArray[np.float64]
 

@@ -12,10 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from qk_taxonomy.figures.evolution.parts import spread, step_label
-from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.parts import put_title
 from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import Evolution
+from qk_taxonomy.wording import counted
 
 Array = NDArray[np.float64]
 

@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.evolution.parts import GREY, draw_step_axis
-from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.parts import put_title
 from qk_taxonomy.figures.style import SCREEN, Page, class_colours
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.studies.evolution.records import PATH_FEATURES, Evolution
+from qk_taxonomy.wording import counted
 
 # Heads that have a colour and a name.
 _NAMED = 6

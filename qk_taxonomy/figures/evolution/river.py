@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from qk_taxonomy.figures.evolution.parts import draw_step_axis
-from qk_taxonomy.figures.parts import counted, put_title, wrapped
+from qk_taxonomy.figures.parts import put_title, wrapped
 from qk_taxonomy.figures.style import RGB, SCREEN, UNTRAINED_LINE, Page, class_colours
 from qk_taxonomy.studies.evolution.records import Evolution
 from qk_taxonomy.taxonomy import HeadClass
+from qk_taxonomy.wording import counted
 
 # Panels of classes in a row.
 _COLUMNS = 3

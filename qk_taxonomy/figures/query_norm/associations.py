@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qk_taxonomy.figures.parts import heat_map, put_title, symmetric_colours
-from qk_taxonomy.figures.query_norm.parts import measure_label, statistic_label
+from qk_taxonomy.figures.query_norm.parts import measure_label, spectral_column_label
 from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.statistics.findings import LEVEL
 
@@ -28,7 +28,7 @@ def association_figure(associations: pd.DataFrame, title: str, page: Page = SCRE
         )
         for value in ("spearman", "q")
     )  # fmt: skip
-    statistics = [statistic_label(str(one)) for one in rho.columns]
+    statistics = [spectral_column_label(str(one)) for one in rho.columns]
     behaviours = [measure_label(str(one)) for one in rho.index]
     if page.narrow:
         # Statistics are many: in one column they are downwards.

@@ -9,17 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qk_taxonomy.figures.parts import (
-    MOST_COLUMNS,
-    at_the_bottom,
-    counted,
-    grid_shape,
-    panel_grid,
-    put_title,
-)
+from qk_taxonomy.figures.parts import MOST_COLUMNS, at_the_bottom, grid_shape, panel_grid, put_title
 from qk_taxonomy.figures.query_norm.parts import measure_label, nothing, numbers
 from qk_taxonomy.figures.style import RGB, SCREEN, Page, class_colours
 from qk_taxonomy.statistics.findings import LEVEL
+from qk_taxonomy.wording import counted
 
 # Half the width over which the points of a class are spread.
 _SPREAD = 0.27

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.parts import Array, counted, put_title
+from qk_taxonomy.figures.parts import Array, put_title
 from qk_taxonomy.figures.query_norm.parts import (
     PARTIAL,
     RAW,
@@ -19,6 +19,7 @@ from qk_taxonomy.figures.query_norm.parts import (
     rounded,
 )
 from qk_taxonomy.figures.style import SCREEN, Page
+from qk_taxonomy.wording import counted
 
 # Inches that a panel has at least.
 _WIDTH = 3.1

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qk_taxonomy.figures.parts import band, counted, legend_under, put_title
+from qk_taxonomy.figures.parts import band, legend_under, put_title
 from qk_taxonomy.figures.query_norm.parts import (
     PARTIAL,
     RAW,
@@ -17,6 +17,7 @@ from qk_taxonomy.figures.query_norm.parts import (
     numbers,
 )
 from qk_taxonomy.figures.style import SCREEN, Page
+from qk_taxonomy.wording import counted
 
 # Inches that a panel has at least.
 _WIDTH = 3.0

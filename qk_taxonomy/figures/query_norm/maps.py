@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from qk_taxonomy.figures.parts import counted, put_title
+from qk_taxonomy.figures.parts import put_title
 from qk_taxonomy.figures.query_norm.parts import numbers, rounded
 from qk_taxonomy.figures.style import SCREEN, Page, layer_head_grid
+from qk_taxonomy.wording import counted
 
 # Inches that a map has at least, and at most in height on paper.
 _WIDTH, _HIGHEST = 3.4, 3.0

@@ -32,8 +32,8 @@ def measure_label(name: str) -> str:
     return _LABELS[name]
 
 
-def statistic_label(name: str) -> str:
-    """What is called a spectral statistic of a circuit, of its column's name."""
+def spectral_column_label(name: str) -> str:
+    """What a figure or a table calls a column of a statistic of a circuit's spectra."""
     circuit, _, statistic = name.partition("_")
     return f"{circuit.upper()} {statistic.replace('_', ' ')}"
 

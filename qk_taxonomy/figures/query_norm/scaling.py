@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from qk_taxonomy.figures.parts import Array, counted, legend_under, put_title
+from qk_taxonomy.figures.parts import Array, legend_under, put_title
 from qk_taxonomy.figures.style import KEPT, SCREEN, Page, class_colours
 from qk_taxonomy.studies.query_norm.scaling import ScalingResult
+from qk_taxonomy.wording import counted
 
 # Heads beyond these have one colour, and no name.
 _MOST_NAMED = 8

@@ -14,11 +14,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qk_taxonomy.figures.parts import Array, counted, put_title
+from qk_taxonomy.figures.parts import Array, put_title
 from qk_taxonomy.figures.query_norm.parts import measure_label, numbers, rounded
 from qk_taxonomy.figures.style import SCREEN, Page
 from qk_taxonomy.studies.circuits.chosen import Head
 from qk_taxonomy.studies.query_norm.records import LayerMeasures, Sample
+from qk_taxonomy.wording import counted
 
 # Heads of each kind, and tokens of a head: more would lie upon each other.
 _OF_A_KIND, _MOST_POINTS = 2, 3000

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from qk_taxonomy.figures.parts import grid_shape, legend_under, panel_grid
 from qk_taxonomy.figures.style import KEPT, SCREEN, Page
-from qk_taxonomy.figures.superposition.parts import seeds_text
 from qk_taxonomy.statistics.findings import Finding
 from qk_taxonomy.studies.superposition.answers import Answer, Effects, with_interval
+from qk_taxonomy.wording import counted
 
 # Inches of a row, and of a panel without its rows; panels side by side.
 _ROW, _AROUND, _WIDTH = 0.24, 0.9, 4.6
@@ -71,7 +71,7 @@ def answer_caption(answer: Answer) -> str:
     seeds = max((effect.n for one in answer.measures for _, effect in one.effects), default=0)
     return (
         f"{answer.question} {answer.answer} n = {n} effects, a row each and a panel a measure, "
-        f"with intervals of 95 % over up to {seeds_text(seeds)}, which are the unit; measures "
+        f"with intervals of 95 % over up to {counted(seeds, 'seed')}, which are the unit; measures "
         "have no unit but where their name says so. Dotted: what is predicted, or no effect."
     )
 
@@ -101,7 +101,7 @@ def _draw(ax: Axes, measure: Effects) -> None:
 
 
 def _numbers(effect: Finding) -> str:
-    n = seeds_text(effect.n)
+    n = counted(effect.n, "seed")
     if np.isnan(effect.effect):
         return f"no value, {n}"
     if np.isinf(effect.effect):

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.parts import Array, band, legend_under, put_title
 from qk_taxonomy.figures.style import KEPT, REJECTED, SCREEN, Page
-from qk_taxonomy.figures.superposition.parts import probability_axis, seeds_text
+from qk_taxonomy.figures.superposition.parts import probability_axis
 from qk_taxonomy.studies.superposition.config import Target
 from qk_taxonomy.studies.superposition.records import Instances
+from qk_taxonomy.wording import counted
 
 # Dimensions a feature has in the geometries of Elhage et al. (2022), "Toy Models of
 # Superposition", and which side of its line each is written on, where two are near.
@@ -47,7 +48,7 @@ def dimensionality_figure(
     n_seeds = int(max((instances.probability == one).sum() for one in probabilities))
     n = values.shape[-1]
     fig = Figure(figsize=(page.width(10.6), 8.4 if page.narrow else 4.9), layout="constrained")
-    put_title(fig, title, f"{n} features, {seeds_text(n_seeds)} a sparsity")
+    put_title(fig, title, f"{n} features, {counted(n_seeds, 'seed')} a sparsity")
     if page.narrow:
         left, right = fig.subplots(2, 1, height_ratios=(1.0, 1.4))
     else:
@@ -87,10 +88,10 @@ def dimensionality_caption(instances: Instances, dimensionality: ArrayLike) -> s
     n_seeds = int(max((instances.probability == one).sum() for one in probabilities))
     return (
         f"Dimensions of n = {np.shape(dimensionality)[-1]} features by sparsity, "
-        f"{seeds_text(n_seeds)} each of {len(probabilities)} sparsities. First: the dimensions "
-        "that a learned feature has on average, median and quartiles over seeds. Second: the "
-        "dimensionality of every feature of every seed, those of targets apart; lines: those of "
-        "the geometries of Elhage et al. (2022). Neither has a unit."
+        f"{counted(n_seeds, 'seed')} each of {len(probabilities)} sparsities. First: the "
+        "dimensions that a learned feature has on average, median and quartiles over seeds. "
+        "Second: the dimensionality of every feature of every seed, those of targets apart; "
+        "lines: those of the geometries of Elhage et al. (2022). Neither has a unit."
     )
 
 

@@ -36,10 +36,6 @@ def sparsity_colours(n: int) -> list[Any]:
     return list(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, n)))
 
 
-def seeds_text(n: int) -> str:
-    return f"{n} seed" if n == 1 else f"{n} seeds"
-
-
 def spread_text(n: int) -> str:
     """What lines and bands over ``n`` seeds are."""
     return "1 seed" if n == 1 else f"median and quartiles over {n} seeds"

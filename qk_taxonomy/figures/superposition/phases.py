@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from qk_taxonomy.figures.parts import MISSING, Array, at_the_left, heat_map, panel_grid, put_title
 from qk_taxonomy.figures.style import SCREEN, Page
-from qk_taxonomy.figures.superposition.parts import seeds_text
+from qk_taxonomy.wording import counted
 
 # Inches of a cell, whose number is to be read.
 _CELL = (0.46, 0.34)
@@ -53,7 +53,7 @@ def phase_figure(
     # In cells that are too narrow for a number there is none.
     written = (total - 0.8) / n_columns - 1.0 >= _NARROWEST * len(across)
     fig = Figure(figsize=(total, height * n_rows + 0.6), layout="constrained")
-    put_title(fig, title, f"{seeds_text(n_seeds)} a cell")
+    put_title(fig, title, f"{counted(n_seeds, 'seed')} a cell")
     axes = panel_grid(fig, len(maps), most_columns=n_columns, sharey=True)
     scale = ScalarMappable(Normalize(0.0, 1.0), mpl.colormaps["cividis"].with_extremes(bad=MISSING))
     for ax, one in zip(axes, maps, strict=True):
@@ -76,9 +76,9 @@ def phase_caption(ratios: ArrayLike, probabilities: ArrayLike, *, n_seeds: int) 
     return (
         f"What becomes of targets by the sparsity S of features ({np.size(probabilities)} of them, "
         "densest first) and by the head's dimensions r over those of the representation m "
-        f"({np.size(ratios)}): values in [0, 1], without unit, over {seeds_text(n_seeds)} a cell. "
-        "A target without a singular vector of its own counts as not aligned at all; grey: no "
-        "value."
+        f"({np.size(ratios)}): values in [0, 1], without unit, over {counted(n_seeds, 'seed')} a "
+        "cell. A target without a singular vector of its own counts as not aligned at all; "
+        "grey: no value."
     )
 
 

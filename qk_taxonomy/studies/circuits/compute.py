@@ -15,7 +15,15 @@ from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.circuits.full import full_spectra
 from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.progress import Progress
-from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, LayerPlan, ModelRef
+from qk_taxonomy.records import (
+    CIRCUITS,
+    CONVENTIONS,
+    Circuit,
+    Convention,
+    LayerPlan,
+    ModelRef,
+    at_revision,
+)
 from qk_taxonomy.studies.circuits.chosen import asked_heads
 from qk_taxonomy.studies.circuits.records import LayerCircuits, ModelCircuits
 from qk_taxonomy.studies.circuits.source import CircuitSource, ahead
@@ -152,7 +160,7 @@ def _metadata(source: CircuitSource) -> dict[str, str]:
         "format_version": FORMAT_VERSION,
         "model_id": checkpoint.model_id,
         "family": ref.family,
-        "name": f"{ref.name}@{ref.revision}" if ref.revision else ref.name,
+        "name": at_revision(ref.name, ref.revision),
         "revision": checkpoint.revision,
         "control": ref.control_label,
         "architecture": layout.architecture,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from qk_taxonomy.records import Family
 from qk_taxonomy.training_steps import choose_checkpoints
+from qk_taxonomy.wording import some
 
 # Checkpoints that a sentence names.
 _MOST_NAMED = 5
@@ -40,7 +41,7 @@ def absence(surveyed: Collection[str], published: Sequence[str], begun: Sequence
             chosen = choose_checkpoints(published, how)
             lacking = [name for name in chosen if name not in surveyed]
             if 0 < len(lacking) < len(chosen) / 2:
-                told += f"; --checkpoints {how} would add {_some(lacking)}"
+                told += f"; --checkpoints {how} would add {some(lacking, _MOST_NAMED)}"
                 break
             if not lacking:
                 break
@@ -48,11 +49,7 @@ def absence(surveyed: Collection[str], published: Sequence[str], begun: Sequence
     missing = [name for name in begun if name not in surveyed]
     if missing:
         said.append(
-            f"begun and not whole: {_some(missing)}; the command that began them goes on with them"
+            f"begun and not whole: {some(missing, _MOST_NAMED)}; the command that began them goes "
+            "on with them"
         )
     return said
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -105,7 +105,7 @@ class Evolution:
     @property
     def name(self) -> str:
         """The model's name, without a revision."""
-        return self.model.model.partition("@")[0]
+        return self.model.stem.model
 
     @cached_property
     def times(self) -> Array:

@@ -7,17 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qk_taxonomy.cache import (
-    asked_revision,
-    files_of_model,
-    find_spectra,
-    model_name,
-    unfinished_stems,
-)
+from qk_taxonomy.cache import filed_as, files_of_model, find_spectra, unfinished_stems
 from qk_taxonomy.catalog import load_families
 from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
-from qk_taxonomy.records import Circuit, Convention
+from qk_taxonomy.records import Circuit, Convention, FileStem
 from qk_taxonomy.studies.evolution.absent import absence, published_checkpoints
 from qk_taxonomy.training_steps import steps_so_far, training_stage, training_step
 
@@ -73,7 +67,7 @@ def load_revisions(
     """
     paths = find_spectra(data_root, family, controls=True)
     ours = files_of_model(model, paths)
-    own = [path for path in ours if "~" not in path.name]
+    own = [path for path in ours if not FileStem.parse(path.stem).control]
     if not own:
         raise SpectraFileError(_no_such_model(model, family, paths))
     folders = list(dict.fromkeys(path.parent for path in own))
@@ -85,16 +79,17 @@ def load_revisions(
     loaded = load_heads(own, circuit, convention)
     failures = dict(loaded.failures)
     for path in loaded.without:
-        failures[f"{path.parent.name}/{path.stem}"] = SpectraFileError(
+        failures[filed_as(path)] = SpectraFileError(
             f"has no {circuit} {convention} spectra; give the command that made it --circuit "
             f"{circuit} --convention {convention}."
         )
     sets, notes = _with_steps(loaded.sets)
     if not sets:
         raise PartialFailureError(failures)
-    untrained = load_heads([p for p in ours if "~random" in p.name], circuit, convention).sets
+    twins = [path for path in ours if FileStem.parse(path.stem).control.startswith("random")]
+    untrained = load_heads(twins, circuit, convention).sets
     notes += _absence(own, sets, catalog)
-    model = model_name(own[0])
+    model = FileStem.parse(own[0].stem).model
     stacks = []
     for stack in dict.fromkeys(one.stack for one in sets):
         chosen, said = _in_order([one for one in sets if one.stack == stack])
@@ -107,23 +102,25 @@ def load_revisions(
 
 def _revision_of(path: Path) -> str:
     """The revision that a file's name tells of; "main" where it tells of none."""
-    return asked_revision(path.stem) or _NEWEST
+    return FileStem.parse(path.stem).revision or _NEWEST
 
 
 def _absence(own: Sequence[Path], sets: Sequence[HeadSet], catalog: str | Path | None) -> list[str]:
     surveyed = {_revision_of(path) for path in own}
     ids = {one.spectra.model_id for one in sets}
-    folder, name = own[0].parent, model_name(own[0])
-    stems = [stem for stem in unfinished_stems(folder) if "~" not in stem]
-    begun = [asked_revision(s) or _NEWEST for s in stems if s.partition("@")[0] == name]
+    name = FileStem.parse(own[0].stem).model
+    unfinished = map(FileStem.parse, unfinished_stems(own[0].parent))
+    begun = [
+        stem.revision or _NEWEST for stem in unfinished if stem.model == name and not stem.control
+    ]
     return absence(surveyed, published_checkpoints(ids, load_families(catalog)), begun)
 
 
 def _no_such_model(model: str, family: str | None, paths: Iterable[Path]) -> str:
     several = Counter(
-        f"{'' if family else f'{path.parent.name}/'}{model_name(path)}"
+        f"{'' if family else f'{path.parent.name}/'}{stem.model}"
         for path in paths
-        if "~" not in path.name
+        if not (stem := FileStem.parse(path.stem)).control
     )
     found = ", ".join(f"{name} ({n})" for name, n in sorted(several.items()))
     where = f" in family {family}" if family else ""

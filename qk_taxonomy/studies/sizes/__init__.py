@@ -8,7 +8,7 @@ first step, where these are surveyed.
 
 from qk_taxonomy.studies.sizes.densities import ModelDensities, densities_of
 from qk_taxonomy.studies.sizes.family import FamilySizes, family_sizes
-from qk_taxonomy.studies.sizes.summary import slope_label, summary, told_slope
+from qk_taxonomy.studies.sizes.summary import slope_axis, slope_label, summary, told_slope
 from qk_taxonomy.studies.sizes.trends import (
     ALSO_UNTRAINED,
     BY_DEPTH,
@@ -29,6 +29,7 @@ __all__ = [
     "densities_of",
     "family_sizes",
     "size_trends",
+    "slope_axis",
     "slope_label",
     "summary",
     "told_slope",

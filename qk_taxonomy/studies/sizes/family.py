@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import asked_revision, find_spectra
+from qk_taxonomy.cache import find_spectra
 from qk_taxonomy.catalog import load_contrasts, load_families
 from qk_taxonomy.errors import HypothesisError, PartialFailureError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
@@ -19,6 +19,7 @@ from qk_taxonomy.statistics.slopes import (
     FEWEST_MODELS,
 )
 from qk_taxonomy.studies.sizes.trends import SizeTrends, size_trends
+from qk_taxonomy.wording import some
 
 # Models that a note names.
 _MOST_NAMED = 6
@@ -101,15 +102,15 @@ def _chosen(
     notes = []
     if revision is None:
         newest = newest_of_each(sets)
-        named = dict.fromkeys(heads.model for heads in newest if "@" in heads.model)
+        named = dict.fromkeys(heads.model for heads in newest if heads.stem.revision is not None)
         if named:
-            notes.append(f"of models with revisions alone, the last: {_some(named)}")
+            notes.append(f"of models with revisions alone, the last: {some(named, _MOST_NAMED)}")
     else:
-        newest = [heads for heads in sets if asked_revision(heads.model) == revision]
+        newest = [heads for heads in sets if heads.stem.revision == revision]
     models, others = one_per_training(contrasts, newest, revisions=True)
     if others:
         names = dict.fromkeys(heads.model for heads in others)
-        notes.append(f"of the same training as others, and left out: {_some(names)}")
+        notes.append(f"of the same training as others, and left out: {some(names, _MOST_NAMED)}")
     exact = [heads for heads in models if not heads.spectra.is_imported] or models
     if len(exact) < len(models):
         notes.append(
@@ -132,16 +133,9 @@ def _unknown_parameters(trends: SizeTrends) -> str:
         "left out of slopes with parameters" if trends.by_size else "no slopes with parameters"
     )
     return (
-        f"{without}: the catalogue has no number for {_some(unknown)} (a family file of your own "
-        "can tell: --catalog DIR)"
+        f"{without}: the catalogue has no number for {some(unknown, _MOST_NAMED)} (a family file "
+        "of your own can tell: --catalog DIR)"
     )
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names of many, and how many more there are."""
-    every = list(names)
-    more = len(every) - _MOST_NAMED
-    return ", ".join(every[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _parameters(catalog: str | Path | None) -> dict[str, int]:

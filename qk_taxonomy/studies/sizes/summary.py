@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from qk_taxonomy.labels import statistic_label
+from qk_taxonomy.labels import statistic_axis, statistic_label
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.statistics.moments import LOG_STATISTICS
-from qk_taxonomy.statistics.slopes import (
-    THEIL_SEN,
-)
+from qk_taxonomy.statistics.slopes import THEIL_SEN
 from qk_taxonomy.studies.sizes.family import FamilySizes
 from qk_taxonomy.studies.sizes.trends import BY_DEPTH, BY_SIZE, UNTRAINED_BY_SIZE
 
@@ -23,6 +21,11 @@ def slope_label(name: str) -> str:
     """What figures and tables call a statistic whose slope they tell."""
     label = statistic_label(name)
     return f"ln {label}" if name in LOG_STATISTICS else label
+
+
+def slope_axis(name: str) -> str:
+    """What an axis of slopes calls a statistic, with its unit where it is no logarithm."""
+    return slope_label(name) if name in LOG_STATISTICS else statistic_axis(name)
 
 
 def summary(sizes: FamilySizes) -> Iterator[str]:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qk_taxonomy.cache import asked_revision
 from qk_taxonomy.hypotheses.contrast import check_comparable
 from qk_taxonomy.hypotheses.heads import HeadSet, common_statistics
 from qk_taxonomy.hypotheses.table import corrected, finding_rows
@@ -161,7 +160,7 @@ def _before_training(models: Sequence[HeadSet], sets: Iterable[HeadSet]) -> list
 
 def _is_untrained(heads: HeadSet) -> bool:
     """Whether a file's name tells that these are weights of step 0, of the first stage if any."""
-    revision = asked_revision(heads.model)
+    revision = heads.stem.revision
     return (
         revision is not None
         and training_step(revision) == 0
@@ -170,10 +169,9 @@ def _is_untrained(heads: HeadSet) -> bool:
     )
 
 
-def _untimed(heads: HeadSet) -> tuple[str, str, str, bool]:
+def _untimed(heads: HeadSet) -> tuple[str, tuple[str, str], str, bool]:
     """What a model's revisions share."""
-    name = heads.model.partition("@")[0]
-    return heads.family, name, heads.stack, heads.spectra.is_imported
+    return heads.family, heads.stem.series, heads.stack, heads.spectra.is_imported
 
 
 def _all_layers(models: Sequence[HeadSet], names: Sequence[str]) -> pd.DataFrame:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -86,10 +87,17 @@ class SuperpositionConfig:
     snapshots: int = 40
 
     def __post_init__(self) -> None:
-        for fault in (*self._faults_of_numbers(), *self._faults_of_targets()):
+        for fault in itertools.chain(
+            self._faults_of_sizes(),
+            self._faults_of_probabilities(),
+            self._faults_of_training(),
+            self._faults_of_groups(),
+            self._faults_of_form(),
+            self._faults_of_targets(),
+        ):
             raise StudyError(fault)
 
-    def _faults_of_numbers(self) -> Iterable[str]:
+    def _faults_of_sizes(self) -> Iterable[str]:
         if not _NAME.fullmatch(self.name):
             yield (
                 f"Wanted a name of letters, digits, '.', '_' and '-', found {self.name[:100]!r}: "
@@ -103,6 +111,8 @@ class SuperpositionConfig:
                 f"Wanted d_head ≤ d_hidden, found {self.d_head} > {self.d_hidden}: Ω is "
                 f"{self.d_hidden} × {self.d_hidden}, and has no more singular values than that."
             )
+
+    def _faults_of_probabilities(self) -> Iterable[str]:
         if not self.probabilities:
             yield "Wanted at least one probability, found none."
         for p in self.probabilities:
@@ -119,6 +129,8 @@ class SuperpositionConfig:
                 )
         if len(set(self.probabilities)) < len(self.probabilities):
             yield f"Wanted each probability once, found {list(self.probabilities)}."
+
+    def _faults_of_training(self) -> Iterable[str]:
         for key in ("importance_decay", "pair_weight", "head_scale", "learning_rate"):
             value = getattr(self, key)
             if not (0 < value < math.inf):
@@ -144,7 +156,6 @@ class SuperpositionConfig:
                 f"Wanted head_steps of at least 1, in frozen training only, found "
                 f"{self.head_steps} in {self.training} training."
             )
-        yield from self._faults_of_groups()
 
     def _faults_of_groups(self) -> Iterable[str]:
         found = Counter(feature for group in self.groups for feature in group)
@@ -157,7 +168,7 @@ class SuperpositionConfig:
         if any(len(group) < 2 for group in self.groups):
             yield "Wanted groups of two features or more, which occur together, found fewer."
 
-    def _faults_of_targets(self) -> Iterable[str]:
+    def _faults_of_form(self) -> Iterable[str]:
         if self.target_form not in get_args(TargetForm):
             yield (
                 f"Wanted target_form {', '.join(get_args(TargetForm))}, found {self.target_form!r}."
@@ -174,31 +185,38 @@ class SuperpositionConfig:
                 f"Wanted n_keys for the softmax form only, found {self.n_keys} with "
                 f"{self.target_form}: there, a query is paired with one key."
             )
+
+    def _faults_of_targets(self) -> Iterable[str]:
         if isinstance(self.targets, str):
-            if self.targets not in get_args(Choice) or self.training != "frozen":
-                yield (
-                    f'Wanted targets as pairs, or "apart" or "within" in frozen training, which '
-                    f"chooses them from trained representations, found {self.targets!r} in "
-                    f"{self.training} training."
-                )
-            if len(self.target_weights) != 2 or not all(
-                math.isfinite(weight) and weight != 0 for weight in self.target_weights
-            ):
-                yield (
-                    "Wanted target_weights as two finite numbers that are not 0, one for each of "
-                    f"the two targets that are chosen, found {list(self.target_weights)}."
-                )
-            return
+            return self._faults_of_choice(self.targets)
+        return self._faults_of_pairs(self.targets)
+
+    def _faults_of_choice(self, choice: str) -> Iterable[str]:
+        if choice not in get_args(Choice) or self.training != "frozen":
+            yield (
+                f'Wanted targets as pairs, or "apart" or "within" in frozen training, which '
+                f"chooses them from trained representations, found {choice!r} in {self.training} "
+                "training."
+            )
+        if len(self.target_weights) != 2 or not all(
+            math.isfinite(weight) and weight != 0 for weight in self.target_weights
+        ):
+            yield (
+                "Wanted target_weights as two finite numbers that are not 0, one for each of "
+                f"the two targets that are chosen, found {list(self.target_weights)}."
+            )
+
+    def _faults_of_pairs(self, targets: Sequence[Target]) -> Iterable[str]:
         if self.target_weights != _UNEQUAL:
             yield (
                 f"Wanted target_weights with targets that are chosen only, found "
                 f"{list(self.target_weights)} with targets as pairs: those have weights of their "
                 "own, [i, j, weight]."
             )
-        if not self.targets:
+        if not targets:
             yield "Wanted at least one target (i, j, weight), found none: the head has no task."
-        pairs = Counter((target.i, target.j) for target in self.targets)
-        for target in self.targets:
+        pairs = Counter((target.i, target.j) for target in targets)
+        for target in targets:
             if not (0 <= target.i < self.n_features and 0 <= target.j < self.n_features):
                 yield (
                     f"Wanted targets of features 0 to {self.n_features - 1}, found the pair "

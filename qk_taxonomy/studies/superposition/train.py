@@ -32,6 +32,7 @@ from qk_taxonomy.studies.superposition.store import (
     save_run,
     save_unfinished,
 )
+from qk_taxonomy.wording import counted
 
 # So many instances of a seed are trained by one thread as one batch of matrices. A batch of their
 # data stays in a core's cache, and a single seed of seven probabilities still makes work for two.
@@ -178,7 +179,7 @@ class _Training:
     def finish(self, progress: TellingProgress, checkpoint: Path | None) -> SuperpositionRun:
         """Train to the end. ``kept`` is replaced as a whole, so that it is whole at any time."""
         n_instances = len(self.instances.seed)
-        what = f"Training {self.config.name}: {n_instances} instance{'s' * (n_instances != 1)}"
+        what = f"Training {self.config.name}: {counted(n_instances, 'instance')}"
         progress.start(what, self.config.n_steps)
         progress.advance(self.kept.step)
         saved = time.monotonic()
