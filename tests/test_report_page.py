@@ -25,11 +25,12 @@ from qk_taxonomy.hypotheses.rank import BEYOND_EDGE
 from qk_taxonomy.hypotheses.table import COLUMNS
 from qk_taxonomy.labels import CLASS_COLOURS, MODEL_COLOURS, statistic_label
 from qk_taxonomy.report.atlas import Atlas
-from qk_taxonomy.report.page import atlas_page
+from qk_taxonomy.report.page import SCRIPTS, STYLES, atlas_page
 from qk_taxonomy.report.rows import listed_tests
 from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS, WILCOXON
 
 ROOT = Path(__file__).resolve().parents[1]
+TEMPLATES = ROOT / "qk_taxonomy/report/templates"
 # Of tests of two groups of models, which no committed table has.
 MIXED = "linear mixed model, model as random effect; difference"
 MEDIANS = "permutation of models; difference of mean model medians"
@@ -694,6 +695,18 @@ def test_a_hundred_thousand_heads_fit_into_15_megabytes() -> None:
     """By what a head adds: the page without heads is mostly plotly."""
     small, large = (len(atlas_page(synthetic_atlas(n, n_layers=24))) for n in (100, 4100))
     assert small + 100_000 * (large - small) / 4000 < 15e6
+
+
+@pytest.mark.parametrize(
+    ("folder", "names", "ending"), [("scripts", SCRIPTS, "js"), ("styles", STYLES, "css")]
+)
+def test_the_page_is_made_of_all_its_files(
+    report: Path, folder: str, names: tuple[str, ...], ending: str
+) -> None:
+    page = report.read_text(encoding="utf-8")
+    parts = {path.name: path for path in (TEMPLATES / folder).iterdir()}
+    assert sorted(parts) == sorted(f"{name}.{ending}" for name in names)
+    assert all(path.read_text(encoding="utf-8") in page for path in parts.values())
 
 
 def test_every_method_says_what_it_measures() -> None:
