@@ -46,14 +46,14 @@ _TEMPLATES = "templates"
 
 #: In the order in which each uses what the ones before it define.
 SCRIPTS = (
-    *("data", "state", "theme", "plots", "card", "scale", "points", "zoom", "marks", "map"),
-    *("picture", "tables", "pins", "layers", "contrasts", "main"),
+    *("data", "state", "theme", "plots", "taps", "card", "scale", "points", "zoom", "marks", "map"),
+    *("picture", "tables", "pins", "grid", "boxes", "layers", "contrasts", "main"),
 )
 
 #: A later one overrides what those before it say.
 STYLES = (
     *("colours", "elements", "frame", "notes", "controls", "map", "filters", "card", "pins"),
-    *("charts", "classes", "tables", "provenance", "print"),
+    *("charts", "classes", "tables", "provenance", "fingers", "print"),
 )
 
 # Runs before anything is shown, so that what needs scripts is hidden only where there are none.
@@ -148,7 +148,12 @@ def _packed_heads(atlas: Atlas, models: list[tuple[str, str]], panels: Sequence[
             for name in atlas.statistics
         ],
         "classes": [
-            {"number": panel.number, "colour": panel.colour, "symbol": SYMBOLS[panel.symbol][0]}
+            {
+                "number": panel.number,
+                "colour": panel.colour,
+                "symbol": SYMBOLS[panel.symbol][0],
+                "apart": panel.apart,
+            }
             for panel in panels
         ],
         "symbols": [name for name, _ in SYMBOLS],

@@ -1,8 +1,11 @@
 // The map of all heads: drawn, pointed at, and walked through by keyboard.
 
+// Plotly's own answer to a double click would be the limits of the points shown.
+const MAP_CONFIG = { ...CONFIG, doubleClick: false };
+
 function drawMap() {
+  pointLook = lookOf(seenHeads());
   const { traces, key, sentence } = mapTraces();
-  mapLimits ??= { x: mapRange(heads.x), y: mapRange(heads.y) };
   const blank = {
     showgrid: false,
     zeroline: false,
@@ -15,17 +18,17 @@ function drawMap() {
     ? `${shown} on the map. ${sentence}.`
     : NO_HEAD;
   document.getElementById("map-key").replaceChildren(element("ul", {}, ...key));
-  return plot("map-plot", traces, {
+  const layout = {
     height: document.getElementById("map-plot").clientHeight,
-    xaxis: { ...blank, range: [...mapLimits.x] },
-    yaxis: { ...blank, range: [...mapLimits.y] },
+    xaxis: { ...blank, range: [...mapView.x] },
+    yaxis: { ...blank, range: [...mapView.y] },
     margin: { l: 4, r: 4, t: 4, b: 4 },
     hovermode: "closest",
-    // A finger must be able to scroll past the map.
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    uirevision: "map",
+    // A finger must be able to scroll past the map, and to move what is too large to be seen whole.
+    dragmode: dragMode() || (isZoomed() && "pan"),
     ...mapMarks(),
-  });
+  };
+  return plot("map-plot", traces, layout, MAP_CONFIG);
 }
 
 /** Rings and letters alone: points stay as they are drawn. */
@@ -36,6 +39,16 @@ function markMap() {
 function pointAt(event) {
   const { curveNumber, pointNumber } = event.points[0];
   return mapRows[curveNumber][pointNumber];
+}
+
+/** The head shown that is nearest to a place on the map, or -1 where none is near. */
+function nearestHead({ x, y }, { across, up }) {
+  let [nearest, least] = [-1, TAP_REACH];
+  for (const row of visible) {
+    const distance = Math.hypot((heads.x[row] - x) * across, (heads.y[row] - y) * up);
+    if (distance < least) [nearest, least] = [row, distance];
+  }
+  return nearest;
 }
 
 /** The visible head that comes next by row, or in the next layer. */
@@ -56,6 +69,7 @@ function neighbour(row, key) {
 
 function openMap() {
   hasWebGL = canDrawWebGL();
+  openZoom();
   const host = document.getElementById("map-plot");
   const drawn = drawMap();
   const point = (row) => {
@@ -63,9 +77,16 @@ function openMap() {
     say(`${headName(row)}, class ${classOf(row).number}`);
     markMap();
   };
-  host.on("plotly_hover", (event) => point(pointAt(event)));
-  host.on("plotly_click", (event) => togglePin(pointAt(event)));
-  host.on("plotly_doubleclick", () => wholeMap());
+  const touched = openTaps(host, (place, scale) => {
+    const row = nearestHead(place, scale);
+    if (row < 0) return;
+    if (row === shownCard) togglePin(row);
+    else point(row);
+  });
+  host.on("plotly_hover", (event) => touched() || point(pointAt(event)));
+  host.on("plotly_click", (event) => touched() || togglePin(pointAt(event)));
+  host.on("plotly_relayout", dragged);
+  host.on("plotly_doubleclick", wholeMap);
   host.addEventListener("keydown", (event) => {
     if (!visible.length) return;
     if (event.key.startsWith("Arrow")) point(neighbour(shownCard, event.key));

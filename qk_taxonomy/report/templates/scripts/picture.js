@@ -39,7 +39,7 @@ function mapPicture() {
         xanchor: "left",
         font: { size: 15 },
       },
-      margin: { l: 4, r: 4, t: PICTURE_TITLE, b: 4 },
+      margin: { ...layout.margin, t: PICTURE_TITLE },
       showlegend: !bar,
       legend: { itemsizing: "constant" },
     },

@@ -4,11 +4,20 @@
 const MOST_CATEGORIES = 16;
 // Points that plotly can draw without WebGL.
 const MOST_VECTOR_POINTS = 5000;
-// Beyond this number points are too small for shapes and edges, which take most of the drawing.
+// Where more are seen, points are too small for shapes and edges, which take most of the drawing.
 const MOST_SHAPES = 20000;
+// Pixels of the smallest point.
+const SMALLEST = 3;
+// Pixels by which a ring is larger than a dot: of shapes so small no others are told apart.
+const RING = 2;
+
+/** The look of heads that a scale has no place for. */
+const UNPLACED = { symbol: "x", apart: true };
 
 /** Rows of each trace's points. */
 let mapRows = [];
+/** How a point is drawn: its size in pixels, and whether it has a shape and an edge. */
+let pointLook;
 let hasWebGL;
 
 function canDrawWebGL() {
@@ -16,46 +25,61 @@ function canDrawWebGL() {
   return Boolean(canvas.getContext("webgl"));
 }
 
-function pointSize(n) {
-  return Math.min(9, Math.max(3, 250 / Math.sqrt(n)));
+/** The look of points of which `n` are seen. */
+function lookOf(n) {
+  return { size: Math.min(9, Math.max(SMALLEST, 250 / Math.sqrt(n))), shaped: n <= MOST_SHAPES };
+}
+
+/** The marker that is drawn: a dot, or a ring where another kind has its colour. */
+function drawnSymbol({ symbol, apart }) {
+  if (pointLook.shaped) return symbol;
+  return apart ? "circle-open" : "circle";
+}
+
+/** Whether colours are steps of a scale. */
+function isScaled() {
+  return ["layer", "depth"].includes(state.colour) || heads.statistics.has(state.colour);
 }
 
 /** Traces of the heads shown, and what the key says of them. */
 function mapTraces() {
-  const continuous =
-    ["layer", "depth"].includes(state.colour) || heads.statistics.has(state.colour);
-  return continuous ? scaledTraces() : sortedTraces();
+  return isScaled() ? scaledTraces() : sortedTraces();
 }
 
-function trace(rows, marker) {
+/** `kind`: colour and symbol; apart: whether the symbol alone tells it from another. */
+function trace(rows, kind) {
   const x = new Float32Array(rows.length);
   const y = new Float32Array(rows.length);
   rows.forEach((row, i) => {
     x[i] = heads.x[row];
     y[i] = heads.y[row];
   });
-  // Pale colours need an edge.
-  const shape =
-    visible.length > MOST_SHAPES
-      ? { symbol: "circle", line: { width: 0 } }
-      : { line: { width: 0.6, color: token("edge") } };
+  const symbol = drawnSymbol(kind);
+  const ring = symbol.endsWith("-open");
   return {
     type: hasWebGL ? "scattergl" : "scatter",
     mode: "markers",
     x,
     y,
     hoverinfo: "none",
-    marker: { size: pointSize(visible.length), opacity: 0.9, ...marker, ...shape },
+    marker: {
+      size: pointLook.size + (ring ? RING : 0),
+      opacity: 0.9,
+      color: kind.colour,
+      symbol,
+      line: ring ? { width: 1.2, color: kind.colour } : { width: edge(), color: token("edge") },
+    },
   };
+}
+
+/** Pale colours need an edge, of which small points would be darkened as a whole. */
+function edge() {
+  return pointLook.shaped ? Math.min(0.6, 0.3 * (pointLook.size - SMALLEST)) : 0;
 }
 
 function categories() {
   if (state.colour === "class") {
-    return heads.meta.classes.map(({ number, colour, symbol }) => ({
-      name: `class ${number}`,
-      colour,
-      symbol,
-    }));
+    return heads.meta.classes.map(({ number, ...look }) => ({ name: `class ${number}`, ...look }));
   }
   const names = state.colour === "family" ? families : heads.meta.models.map(({ name }) => name);
   return names.map((name) => ({ name }));
@@ -72,6 +96,7 @@ function sortedTraces() {
   for (const row of visible) counts[codeOf(row)]++;
   const groups = kinds.map((kind, code) => ({
     ...kind,
+    codes: [code],
     rows: new Uint32Array(counts[code]),
     n: 0,
   }));
@@ -81,21 +106,12 @@ function sortedTraces() {
   }
   const shown = groups.filter(({ n }) => n);
   const own = state.colour === "class" ? shown : named(shown);
-  mapRows = own.map(({ rows }) => rows);
+  // What has no marker of its own lies below the others, and comes last in the key.
+  const drawn = [...own].sort((a, b) => Number(Boolean(b.rest)) - Number(Boolean(a.rest)));
+  mapRows = drawn.map(({ rows }) => rows);
   return {
-    traces: own.map(({ name, rows, colour, symbol }) => ({
-      name: plain(name),
-      ...trace(rows, { color: colour, symbol }),
-    })),
-    key: own.map(({ name, colour, symbol, n }) =>
-      element(
-        "li",
-        {},
-        markerOf(symbol, colour),
-        ` ${name} `,
-        element("span", { class: "count" }, n.toLocaleString("en")),
-      ),
-    ),
+    traces: drawn.map((kind) => ({ name: plain(kind.name), ...trace(kind.rows, kind) })),
+    key: own.map(keyOf),
     sentence: own.map(({ name, n }) => `${name}: ${n}`).join("; "),
   };
 }
@@ -108,12 +124,48 @@ function named(groups) {
     ...group,
     colour: colours[i % colours.length],
     symbol: symbols[i % symbols.length],
+    apart: i >= colours.length,
   }));
-  const rest = order.slice(MOST_CATEGORIES);
-  if (!rest.length) return own;
-  const rows = Uint32Array.from(rest.flatMap((group) => [...group.rows]));
-  const name = `${rest.length} others`;
-  return [{ name, rows, n: rows.length, colour: token("muted"), symbol: "circle" }, ...own];
+  const others = order.slice(MOST_CATEGORIES);
+  if (!others.length) return own;
+  const rest = {
+    name: counted(others.length, "other"),
+    codes: others.flatMap(({ codes }) => codes),
+    rows: Uint32Array.from(others.flatMap(({ rows }) => [...rows])),
+    n: others.reduce((sum, { n }) => sum + n, 0),
+    colour: token("muted"),
+    symbol: "circle",
+    rest: true,
+  };
+  return [...own, rest];
+}
+
+/** A kind in the key, as a button that shows it alone and, pressed again, all of its sort. */
+function keyOf(kind) {
+  const chosen = state.chosen[state.colour];
+  const alone = kind.codes.every((code) => chosen[code]) && sumOf(chosen) === kind.codes.length;
+  const pressed = alone && chosen.length > kind.codes.length;
+  const button = element(
+    "button",
+    {
+      type: "button",
+      "aria-pressed": String(pressed),
+      title: pressed ? "Show the others too" : "Show these alone",
+      click: () => {
+        chosen.fill(Number(pressed));
+        for (const code of kind.codes) chosen[code] = 1;
+        viewChanged();
+        // The key is made anew, and what is left of it begins with this kind or has it.
+        const again = [...document.querySelectorAll("#map-key button")];
+        (again.find((one) => one.dataset.kind === kind.name) ?? again[0])?.focus();
+      },
+    },
+    markerOf(drawnSymbol(kind), kind.colour),
+    ` ${kind.name} `,
+    element("span", { class: "count" }, kind.n.toLocaleString("en")),
+  );
+  button.dataset.kind = kind.name;
+  return element("li", {}, button);
 }
 
 function scaledTraces() {
@@ -125,7 +177,8 @@ function scaledTraces() {
     mapRows = [];
     return { traces: [], key: [], sentence: "" };
   }
-  const [low, high] = ends(values.filter(Number.isFinite));
+  const finite = values.filter(Number.isFinite);
+  const [low, high] = ends(finite);
   const steps = Array.from({ length: SCALE_STEPS }, () => []);
   const unknown = [];
   values.forEach((value, i) => {
@@ -137,8 +190,8 @@ function scaledTraces() {
   });
   const colours = steps.map((_, i) => scaleColour(i / (SCALE_STEPS - 1)));
   const groups = [
-    { rows: unknown, color: token("muted"), symbol: "x" },
-    ...steps.map((rows, i) => ({ rows, color: colours[i], symbol: "circle" })),
+    { rows: unknown, colour: token("muted"), ...UNPLACED },
+    ...steps.map((rows, i) => ({ rows, colour: colours[i], symbol: "circle" })),
   ].filter(({ rows }) => rows.length);
   mapRows = groups.map(({ rows }) => rows);
   const unknownText = unplaced(unknown.length, statistic);
@@ -147,10 +200,12 @@ function scaledTraces() {
     (state.colour === "layer" ? "layer" : "depth in the model, 0 first to 1 last layer");
   const at = (share) =>
     digits(log ? 10 ** (low + share * (high - low)) : low + share * (high - low), 3);
+  const scale = finite.length > 0 && { label: label + (log ? " (logarithmic)" : ""), colours, at };
+  const told = finite.length ? `${label} from ${at(0)} to ${at(1)}` : label;
   return {
-    traces: groups.map(({ rows, ...marker }) => trace(rows, marker)),
-    scale: { label: label + (log ? " (logarithmic)" : ""), colours, at },
-    key: [scaleKey(label + (log ? " (logarithmic)" : ""), colours, at, unknownText)],
-    sentence: `${label} from ${at(0)} to ${at(1)}` + (unknown.length ? `; ${unknownText}` : ""),
+    traces: groups.map(({ rows, ...kind }) => trace(rows, kind)),
+    scale,
+    key: [scaleKey(label, scale, unknownText)],
+    sentence: [told, unknownText].filter(Boolean).join("; "),
   };
 }

@@ -40,16 +40,16 @@ function ends(values) {
   return low < high ? [low, high] : [low - 0.5, low + 0.5];
 }
 
-function scaleKey(label, colours, at, unknownText) {
-  const bar = element("span", { class: "scale" });
-  bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`;
-  const marks = element(
-    "span",
-    { class: "marks" },
-    ...[0, 0.5, 1].map((share) => element("span", {}, at(share))),
-  );
-  const item = element("li", { class: "scaled" }, element("span", {}, label), bar, marks);
+/** The scale, where there is one, and the heads that it has no place for. */
+function scaleKey(label, scale, unknownText) {
+  const item = element("li", { class: "scaled" }, element("span", {}, scale ? scale.label : label));
+  if (scale) {
+    const bar = element("span", { class: "scale" });
+    bar.style.background = `linear-gradient(to right, ${scale.colours.join(", ")})`;
+    const marks = [0, 0.5, 1].map((share) => element("span", {}, scale.at(share)));
+    item.append(bar, element("span", { class: "marks" }, ...marks));
+  }
   if (unknownText)
-    item.append(element("span", {}, markerOf("x", token("muted")), ` ${unknownText}`));
+    item.append(element("span", {}, markerOf(drawnSymbol(UNPLACED), token("muted")), ` ${unknownText}`));
   return item;
 }
