@@ -612,6 +612,11 @@ def test_classes_of_one_colour_are_told_apart(browser: Any, tmp_path: Path) -> N
     atlas = synthetic_atlas(20_736, n_layers=96, heads_a_layer=27, n_classes=12)
     with opened(browser, written(tmp_path, atlas)) as page:
         assert looks(page) == [("circle", 3)] * 10 + [("circle-open", 5)] * 2
+        # A ring is its line alone.
+        widths = page.evaluate(
+            "document.getElementById('map-plot').data.map((t) => t.marker.line.width)"
+        )
+        assert min(widths[10:]) >= 1
         rings = page.locator("#map-key .marker.open")
         assert rings.count() == 2
         assert page.locator("#map-key li").nth(10).locator(".open").count() == 1
