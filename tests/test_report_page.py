@@ -25,13 +25,19 @@ from qk_taxonomy.hypotheses.rank import BEYOND_EDGE
 from qk_taxonomy.hypotheses.table import COLUMNS
 from qk_taxonomy.labels import CLASS_COLOURS, MODEL_COLOURS, statistic_label
 from qk_taxonomy.report.atlas import Atlas
-from qk_taxonomy.report.page import atlas_page
+from qk_taxonomy.report.page import SCRIPTS, STYLES, atlas_page
 from qk_taxonomy.report.rows import listed_tests
 from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS, WILCOXON
 from qk_taxonomy.statistics.unmatched import MIXED_MODEL, MODEL_MEDIANS
 
 ROOT = Path(__file__).resolve().parents[1]
+TEMPLATES = ROOT / "qk_taxonomy/report/templates"
 WHOLE = "document.documentElement.dataset.ready === 'whole'"
+CLASSES = """[...document.querySelectorAll("#classes article h3 .marker")].map((marker) => ({
+  colour: marker.style.color,
+  symbol: marker.querySelector("use").getAttribute("href").replace("#marker-", ""),
+}))"""
+RANGE = "document.getElementById('map-plot').layout.xaxis.range"
 HOSTILE = """</script><img src=x onerror="alert('x')">'"&λ模型 @,1"""
 
 Opened = Callable[..., Any]
@@ -423,7 +429,7 @@ def rows_of(page: Any, table: str) -> list[list[str]]:
 
 def test_the_table_of_tests_is_sorted_searched_and_turned(page: Any, atlas: Atlas) -> None:
     table = page.locator("#test-table")
-    heads = [text.rstrip(" ↕↑↓") for text in table.locator("thead th").all_inner_texts()]
+    heads = [text.rstrip(" \xa0↕↑↓") for text in table.locator("thead th").all_inner_texts()]
     q = heads.index("q")
     measure, n = heads.index("measure"), heads.index("n")
     caption = table.locator("caption")
@@ -591,6 +597,134 @@ def test_without_webgl_the_map_is_drawn_all_the_same(browser: Any, report: Path)
         assert page.locator("#map-plot .scatterlayer path.point").count() == 96
 
 
+def looks(page: Any) -> list[tuple[str, float]]:
+    """Symbol and size of each trace of the map."""
+    traces = page.evaluate(
+        "document.getElementById('map-plot').data.map((t) => [t.marker.symbol, t.marker.size])"
+    )
+    return [(symbol, size) for symbol, size in traces]
+
+
+def test_classes_of_one_colour_are_told_apart(browser: Any, tmp_path: Path) -> None:
+    """On a map of dots by rings, where it is seen in part by markers, in small cells by marks."""
+    atlas = synthetic_atlas(20_736, n_layers=96, heads_a_layer=27, n_classes=12)
+    with opened(browser, written(tmp_path, atlas)) as page:
+        assert looks(page) == [("circle", 3)] * 10 + [("circle-open", 5)] * 2
+        # A ring is its line alone.
+        widths = page.evaluate(
+            "document.getElementById('map-plot').data.map((t) => t.marker.line.width)"
+        )
+        assert min(widths[10:]) >= 1
+        rings = page.locator("#map-key .marker.open")
+        assert rings.count() == 2
+        assert page.locator("#map-key li").nth(10).locator(".open").count() == 1
+        while looks(page)[0][1] < 4:
+            page.click("#zoom-in")
+        markers = [one["symbol"] for one in page.evaluate(CLASSES)]
+        assert [symbol for symbol, _ in looks(page)] == markers
+        assert len({(one["colour"], one["symbol"]) for one in page.evaluate(CLASSES)}) == 12
+        assert rings.count() == 0
+        seen = page.evaluate(RANGE)
+        page.locator("#layer-low").fill("3")
+        page.locator("#layer-low").blur()
+        assert page.evaluate(RANGE) == seen
+        page.click("#everything")
+        assert looks(page)[10] == ("circle-open", 5)
+        cells, marks = page.evaluate("document.getElementById('grid-plot').data")
+        assert cells["texttemplate"] == ""
+        model = atlas.heads[(atlas.heads["model"] == "model-0") & (atlas.heads["class"] >= 10)]
+        assert list(zip(marks["x"], marks["y"], strict=True)) == list(
+            zip(model["layer"], model["head"], strict=True)
+        )
+        assert set(marks["marker"]["symbol"]) == set(markers[10:])
+        assert page.locator("#layers .key .mark").count() == 2
+
+
+def test_the_key_shows_a_kind_alone_and_all_again(page: Any, atlas: Atlas) -> None:
+    key = page.locator("#map-key button")
+    key.nth(1).focus()
+    page.keyboard.press("Enter")
+    n = int((atlas.heads["class"] == 1).sum())
+    assert page.locator("#shown").inner_text() == f"{n} of 96 heads shown."
+    assert [text.strip() for text in key.all_inner_texts()] == [f"class 1 {n}"]
+    assert key.first.get_attribute("aria-pressed") == "true"
+    assert key.first.evaluate("(b) => b === document.activeElement")
+    page.keyboard.press("Enter")
+    assert page.locator("#shown").inner_text() == "96 of 96 heads shown."
+    assert key.nth(1).evaluate("(b) => b === document.activeElement")
+
+
+def test_beside_a_head_is_what_its_colour_says(page: Any, atlas: Atlas) -> None:
+    page.fill("#pin-text", "model-0 1.2")
+    page.keyboard.press("Enter")
+    page.locator("#map-plot").focus()
+    page.keyboard.press("ArrowUp")
+    label = "document.getElementById('map-plot').layout.annotations.at(-1).text"
+    place = page.evaluate(label).split(":")[0]
+    row = next(row for row in atlas.heads.index if name_of(atlas, row) == f"model-0 {place}")
+    head = atlas.heads.loc[row]
+    for colour, wanted in (
+        ("class", f"class {head['class']}"),
+        ("family", "family-0"),
+        ("model", "model-0"),
+        ("depth", f"depth {head['layer'] / 5:g}"),
+    ):
+        page.select_option("#colour", colour)
+        assert page.evaluate(label) == f"{place}: {wanted}"
+
+
+def test_a_finger_shows_pins_and_scrolls(browser: Any, report: Path, atlas: Atlas) -> None:
+    phone = {"has_touch": True, "is_mobile": True}
+    with opened(browser, report, width=390, **phone) as page:
+        row = lonely(atlas)
+        page.touchscreen.tap(*pixel_of(page, atlas, row))
+        page.locator("#card h3").wait_for()
+        assert page.locator("#card h3").inner_text() == atlas.heads["model"][row]
+        assert pinned(page) == []
+        page.touchscreen.tap(*pixel_of(page, atlas, row))
+        page.locator("#pin-list li").wait_for()
+        assert pinned(page) == [name_of(atlas, row)]
+        drags = "[...document.querySelectorAll('.plot')].map((p) => p.layout.dragmode)"
+        assert not any(page.evaluate(drags))
+        page.click("#zoom-in")
+        assert page.evaluate(drags) == ["pan", False, False, False, False]
+        page.click("#zoom-all")
+        assert not any(page.evaluate(drags))
+        page.locator("#grid-plot").scroll_into_view_if_needed()
+        box = page.locator("#grid-plot .nsewdrag").bounding_box()
+        page.touchscreen.tap(box["x"] + box["width"] / 12, box["y"] + box["height"] / 8)
+        page.wait_for_function("document.querySelectorAll('#pin-list li').length === 2")
+        assert pinned(page)[1] == "model-0 0.3"
+        assert page.get_by_text("Tap a head to see it").is_visible()
+        heights = page.evaluate(
+            "[...document.querySelectorAll('button, select, summary')]"
+            ".filter((e) => e.offsetParent).map((e) => e.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 44
+
+
+def test_names_of_any_length_keep_to_the_page(browser: Any, tmp_path: Path) -> None:
+    atlas = synthetic_atlas(48)
+    long = {column: f"{column}-{'y' * 113}" for column in ("family", "model")}
+    named = replace(atlas, heads=atlas.heads.assign(**long), models=atlas.models.assign(**long))
+    named = replace(
+        named, tests=synthetic_tests(4, [long["model"]]).assign(family=long["family"])
+    )  # fmt: skip
+    with opened(browser, written(tmp_path, named), width=360) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        cells = page.evaluate(
+            "[...document.querySelectorAll('#test-table td')]"
+            ".map((cell) => cell.scrollWidth - cell.clientWidth)"
+        )
+        assert max(cells) <= 0
+        assert page.locator(".models tbody tr").first.bounding_box()["height"] < 40
+        page.select_option("#colour", "model")
+        page.locator("#map-plot").focus()
+        page.keyboard.press("ArrowRight")
+        label = "document.getElementById('map-plot').layout.annotations.at(-1).text"
+        assert page.evaluate(label) == f"0.0: {long['model'][:12]}…{'y' * 11}"
+
+
 def test_texts_are_never_markup(browser: Any, tmp_path: Path) -> None:
     atlas = synthetic_atlas(48, title=HOSTILE)
     tests = synthetic_tests(3, [HOSTILE]).assign(note=HOSTILE, family=HOSTILE)
@@ -636,6 +770,10 @@ def test_little_is_enough(browser: Any, tmp_path: Path) -> None:
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
         assert pinned(page) == ["model-0 0.0"]
+        value = float(one.heads["MAX"][0])
+        page.select_option("#view-statistic", "MAX")
+        low, high = page.evaluate("document.getElementById('box-plot').layout.yaxis.range")
+        np.testing.assert_allclose([low, high], [value / 2, 1.5 * value], rtol=1e-3)
 
 
 def test_stacks_and_statistics_without_a_value(browser: Any, tmp_path: Path) -> None:
@@ -658,7 +796,11 @@ def test_stacks_and_statistics_without_a_value(browser: Any, tmp_path: Path) -> 
         assert "1 head at zero or without" in page.locator("#map-key").inner_text()
         page.select_option("#colour", "near_zero_ratio")
         assert drawn_points(page) == 96
+        assert page.locator("#map-key .scale").count() == 0
+        assert "from" not in page.locator("#map-alt").inner_text()
         page.select_option("#view-statistic", "near_zero_ratio")
+        assert "No head here has a value" in page.locator("#box-plot").inner_text()
+        assert page.locator("#box-note").inner_text() == "24 heads without a finite value."
         page.select_option("#view-statistic", "power_law_alpha")
         assert page.evaluate("document.getElementById('box-plot').data[0].x") == [0, 2, 3, 4, 5]
         assert "5 heads without a finite value" in page.locator("#box-note").inner_text()
@@ -692,6 +834,18 @@ def test_a_hundred_thousand_heads_fit_into_15_megabytes() -> None:
     """By what a head adds: the page without heads is mostly plotly."""
     small, large = (len(atlas_page(synthetic_atlas(n, n_layers=24))) for n in (100, 4100))
     assert small + 100_000 * (large - small) / 4000 < 15e6
+
+
+@pytest.mark.parametrize(
+    ("folder", "names", "ending"), [("scripts", SCRIPTS, "js"), ("styles", STYLES, "css")]
+)
+def test_the_page_is_made_of_all_its_files(
+    report: Path, folder: str, names: tuple[str, ...], ending: str
+) -> None:
+    page = report.read_text(encoding="utf-8")
+    parts = {path.name: path for path in (TEMPLATES / folder).iterdir()}
+    assert sorted(parts) == sorted(f"{name}.{ending}" for name in names)
+    assert all(path.read_text(encoding="utf-8") in page for path in parts.values())
 
 
 def test_every_method_says_what_it_measures() -> None:

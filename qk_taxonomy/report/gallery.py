@@ -72,6 +72,11 @@ class ClassPanel:
     y_ticks: tuple[Tick, ...]
 
     @property
+    def apart(self) -> bool:
+        """Whether its marker alone tells it from another class: colours are fewer than classes."""
+        return self.number >= len(CLASS_COLOURS)
+
+    @property
     def is_fitted(self) -> bool:
         return math.isfinite(self.alpha)
 

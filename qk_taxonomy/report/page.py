@@ -46,8 +46,14 @@ _TEMPLATES = "templates"
 
 #: In the order in which each uses what the ones before it define.
 SCRIPTS = (
-    *("data", "state", "theme", "plots", "card", "map", "tables", "pins", "layers"),
-    *("contrasts", "main"),
+    *("data", "state", "theme", "plots", "taps", "card", "scale", "points", "zoom", "marks", "map"),
+    *("picture", "tables", "pins", "grid", "boxes", "layers", "contrasts", "main"),
+)
+
+#: A later one overrides what those before it say.
+STYLES = (
+    *("colours", "elements", "frame", "notes", "controls", "map", "filters", "card", "pins"),
+    *("charts", "classes", "tables", "provenance", "fingers", "print"),
 )
 
 # Runs before anything is shown, so that what needs scripts is hidden only where there are none.
@@ -101,7 +107,7 @@ def atlas_page(atlas: Atlas) -> str:
         level=LEVEL,
         contrast_table=_packed_table(atlas.contrasts.reindex(columns=list(TEST_COLUMNS))),
         changed_table=_packed_table(listed_changes(atlas.changed)),
-        style=Markup(_read("page.css")),
+        style=Markup(_joined("styles", STYLES, "css")),
         first_script=Markup(_FIRST_SCRIPT),
         script=Markup(script),
         plotly=base64_gzip(plotly.encode()),
@@ -142,7 +148,12 @@ def _packed_heads(atlas: Atlas, models: list[tuple[str, str]], panels: Sequence[
             for name in atlas.statistics
         ],
         "classes": [
-            {"number": panel.number, "colour": panel.colour, "symbol": SYMBOLS[panel.symbol][0]}
+            {
+                "number": panel.number,
+                "colour": panel.colour,
+                "symbol": SYMBOLS[panel.symbol][0],
+                "apart": panel.apart,
+            }
             for panel in panels
         ],
         "symbols": [name for name, _ in SYMBOLS],
@@ -190,13 +201,15 @@ def _digits(value: float, n: int = 3) -> str:
     return f"{value:#.{n}g}".rstrip(".").replace("-", "−")
 
 
-def _read(name: str) -> str:
-    return files("qk_taxonomy.report").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
+def _joined(folder: str, names: Sequence[str], ending: str) -> str:
+    """Files of one folder of the templates, one after the other."""
+    place = files("qk_taxonomy.report").joinpath(_TEMPLATES, folder)
+    return "\n".join(place.joinpath(f"{name}.{ending}").read_text("utf-8") for name in names)
 
 
 def _script() -> str:
     """All scripts as one function, so that they share names with each other and nothing else."""
-    parts = "\n".join(_read(f"{name}.js") for name in SCRIPTS)
+    parts = _joined("scripts", SCRIPTS, "js")
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
 

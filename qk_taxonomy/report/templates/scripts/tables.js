@@ -208,7 +208,7 @@ async function openTests() {
     wordsColumn("stack", c.stack),
     numberColumn("layer", c.layer.data),
     numberColumn("head", c.head.data),
-    wordsColumn("statistic", labels),
+    wordsColumn("statistic", labels, { kind: "label" }),
     numberColumn("effect", c.effect.data),
     wordsColumn("measure", c.measure, { kind: "measure" }),
     { title: "95 % interval", text: (row) => intervalText(c.low.data[row], c.high.data[row]) },

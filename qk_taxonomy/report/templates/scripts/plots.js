@@ -20,11 +20,13 @@ function svgElement(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** The marker of a kind of heads, as the page's own markup has it. */
+/** The marker of a kind of heads, as the page's own markup has it, or hollow as plotly says so. */
 function markerOf(symbol, colour) {
-  const marker = svgElement("svg", { class: "marker", "aria-hidden": "true", focusable: "false" });
+  const [name, open] = symbol.split("-open");
+  const kinds = open === undefined ? "marker" : "marker open";
+  const marker = svgElement("svg", { class: kinds, "aria-hidden": "true", focusable: "false" });
   marker.style.color = colour;
-  marker.append(svgElement("use", { href: `#marker-${symbol}` }));
+  marker.append(svgElement("use", { href: `#marker-${name}` }));
   return marker;
 }
 
@@ -42,6 +44,10 @@ function digits(value, n = 4) {
           .replace("e+", "e")
       : String(Number(value.toPrecision(n)));
   return text.replaceAll("-", "−");
+}
+
+function sumOf(numbers) {
+  return numbers.reduce((sum, one) => sum + one, 0);
 }
 
 function counted(n, one, many = `${one}s`) {
@@ -73,8 +79,14 @@ function axis(title, more = {}) {
   };
 }
 
+/** What a drag does; nothing where a finger must be able to scroll past. */
+function dragMode() {
+  return matchMedia("(pointer: coarse)").matches ? false : "zoom";
+}
+
 function layoutOf(more) {
   return {
+    dragmode: dragMode(),
     font: { family: token("font"), size: 13, color: token("ink") },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -86,17 +98,30 @@ function layoutOf(more) {
 }
 
 /** Draws a chart as wide as its element, unless the layout says how wide. */
-function plot(id, traces, layout) {
+function plot(id, traces, layout, config = CONFIG) {
   const host = document.getElementById(id);
   // Told, not left to plotly, which would find it out only after a page is printed.
   const sized = { width: host.clientWidth, ...layout };
-  return Plotly.react(host, traces, layoutOf(sized), CONFIG);
+  return Plotly.react(host, traces, layoutOf(sized), config);
 }
 
 /** The same of a chart that is a picture; `sentence` says it to those who cannot see it. */
 function draw(id, traces, layout, sentence) {
   document.getElementById(id).setAttribute("aria-label", sentence);
   return plot(id, traces, layout);
+}
+
+/** Words in the middle of a chart that has nothing to show. */
+function emptiness(text) {
+  return {
+    xref: "paper",
+    yref: "paper",
+    x: 0.5,
+    y: 0.5,
+    text,
+    showarrow: false,
+    font: { size: 15, color: token("muted") },
+  };
 }
 
 function statisticOf(name) {

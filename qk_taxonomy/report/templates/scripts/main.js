@@ -3,7 +3,7 @@
 function showChoices() {
   for (const details of document.querySelectorAll("[data-choices]")) {
     const chosen = state.chosen[details.dataset.choices];
-    const n = chosen.reduce((sum, one) => sum + one, 0);
+    const n = sumOf(chosen);
     details.querySelector(".chosen").textContent =
       n === chosen.length ? `all ${n}` : `${n} of ${chosen.length}`;
     details.querySelectorAll("input").forEach((input, code) => {
