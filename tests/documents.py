@@ -111,15 +111,6 @@ class Document:
         """The text on one line, so that a sentence is found wherever its lines break."""
         return " ".join(self.text.split())
 
-    def paragraph(self, beginning: str) -> str:
-        """The source of the paragraph that begins so."""
-        (found,) = (
-            t.content
-            for t in self._tokens
-            if t.type == "inline" and t.content.startswith(beginning)
-        )
-        return found
-
     def __str__(self) -> str:
         return self.path
 

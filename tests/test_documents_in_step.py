@@ -120,19 +120,29 @@ def test_files_of_the_repository_that_are_named_exist(document: Document) -> Non
 
 
 def public_names() -> set[str]:
-    """What the README says is public: what its blocks import of the package, and lists."""
-    found = set()
-    for block in README.blocks:
-        if block.language == "python":
-            for node in ast.walk(ast.parse(block.text)):
-                if isinstance(node, ast.ImportFrom) and node.module == "qk_taxonomy":
-                    found |= {alias.name for alias in node.names}
-    return found | set(re.findall(r"`(\w+)`", README.paragraph("Also public:")))
+    """What the README's table of public names has."""
+    section = README.text.partition("\n### Public names\n")[2].partition("\n### ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return set(re.findall(r"`(\w+)`", "\n".join(rows)))
+
+
+def imported_names() -> set[str]:
+    """What blocks of documents import of the package."""
+    return {
+        alias.name
+        for document in DOCUMENTS
+        for block in document.blocks
+        if block.language == "python"
+        for node in ast.walk(ast.parse(block.text))
+        if isinstance(node, ast.ImportFrom) and node.module == "qk_taxonomy"
+        for alias in node.names
+    }
 
 
 def test_public_names() -> None:
     exceptions = {"__version__"}
     assert public_names() | exceptions == set(qk_taxonomy.__all__)
+    assert imported_names() <= public_names()
 
 
 # Numbers of the catalogue ------------------------------------------------------------------------
