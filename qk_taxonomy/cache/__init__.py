@@ -20,7 +20,7 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
-from qk_taxonomy.cache.naming import files_of_model, model_name
+from qk_taxonomy.cache.naming import files_of_id, files_of_model, model_name
 from qk_taxonomy.cache.revisions import (
     asked_revision,
     of_each_model,
@@ -45,6 +45,7 @@ __all__ = [
     "checksum",
     "contents",
     "exclusive",
+    "files_of_id",
     "files_of_model",
     "find_spectra",
     "load_metadata",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qk_taxonomy.cache.files import load_metadata
+from qk_taxonomy.cache.revisions import asked_revision
 from qk_taxonomy.errors import SpectraFileError
 
 
@@ -31,6 +32,22 @@ def files_of_model(ref: str, paths: Sequence[Path]) -> list[Path]:
         return own
     places = {_place(path) for path in paths if _model_id(path) == model}
     return [path for path in paths if _place(path) in places]
+
+
+def files_of_id(ref: str, paths: Sequence[Path]) -> list[Path]:
+    """Those of the spectra files that hold the model of the id ``ref``, itself and no control.
+
+    ``ref`` may have @ and a revision after it, which is then the only one. Of each file the
+    metadata alone is read; one that cannot be read is no model's.
+    """
+    model, _, revision = ref.partition("@")
+    return [
+        path
+        for path in paths
+        if "~" not in path.name
+        and revision in ("", asked_revision(path.stem))
+        and _model_id(path) == model
+    ]
 
 
 def _place(path: Path) -> str:
