@@ -52,6 +52,24 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+# Commands on surveyed families, as they are called for a small one.
+OF_FAMILIES = (
+    "cluster --clusters 2",
+    "cluster --joint --clusters 2",
+    "assign {taxonomy}",
+    "boxplots --skip MIN --skip MAX",
+    "test --hypothesis trend",
+    "report --clusters 2",
+    "sizes",
+    "export x.csv",
+)
+
+OWN_FAMILY = (
+    'name = "{}"\ntitle = "One"\ndescription = "One."\nlicense = "mit"\n'
+    '[[models]]\nid = "org/name"\nparameters = 1\n'
+)
+
+
 @pytest.mark.parametrize("name", main.commands)
 def test_every_command_and_option_has_help(name: str) -> None:
     result = qk(name, "--help")
@@ -316,7 +334,10 @@ class TestWrongCalls:
             (["download", "--family", "minilm", "--jobs", "0"], 2, "not in the range"),
             (["download", "--family", "minilm", "--catalog", "nowhere"], 2, "not a folder"),
             (["run", "--family", "pithia"], 2, "Did you mean pythia"),
+            (["evolve", "pythia-14m", "--family", "pithia"], 2, "Did you mean pythia"),
+            (["notebook", "--family", "pithia"], 2, "Did you mean pythia"),
             (["cluster"], 1, "qk-taxonomy download"),
+            (["cluster", "--family", "pithia"], 2, "Did you mean pythia"),
             (["cluster", "--clusters", "0"], 2, "not in the range"),
             (["cluster", "--clusters", "many"], 2, "'many' is not a valid"),
             (["cluster", "--distance", "cosine"], 2, "'euclidean', 'jensen-shannon'"),
@@ -360,7 +381,7 @@ class TestWrongCalls:
         for name in ("one", "two"):
             qk("download", "--model", make_folder(name), "--family-name", name)
         Path("data/one/broken.safetensors").write_text("no spectra")
-        arguments = ["--family", "one", "--family", "two", "--family", "three"]
+        arguments = ["--family", "one", "--family", "two", "--family", "opt"]
         result = qk("cluster", *arguments, "--clusters", "2")
         assert result.exit_code == 1
         named = [line for line in result.stdout.splitlines() if line.endswith(".png")]
@@ -368,10 +389,53 @@ class TestWrongCalls:
         for name in ("one/one", "two/two"):
             assert f"{name}: 2 classes, stability " in result.stdout
         assert "one/broken: " in result.stderr
-        assert "no spectra of three" in result.stderr
+        assert "no spectra of opt" in result.stderr
         result = qk("boxplots", "--circuit", "ov")
         assert result.exit_code == 1
         assert "no ov raw spectra" in result.stderr
+
+    @pytest.mark.parametrize("command", OF_FAMILIES)
+    def test_what_is_no_family_is_a_wrong_call_before_any_work(
+        self, make_folder: MakeFolder, command: str
+    ) -> None:
+        qk("download", "--model", make_folder("one"), "--family-name", "mine")
+        words = [part.format(taxonomy="nowhere") for part in command.split()]
+        for typo, near in (("mein", "mine"), ("pithia", "pythia")):
+            result = qk(*words, "--family", "mine", "--family", typo)
+            assert result.exit_code == 2, result.output
+            assert f"There is no family '{typo}' in the catalogue. Did you mean" in result.stderr
+            assert near in result.stderr.partition("Did you mean")[2].partition("?")[0]
+            assert f"Nor are there spectra of {typo} under data." in result.stderr
+        assert not result.stdout
+        assert {path.name for path in Path().iterdir()} == {"data"}
+        result = qk(*words, "--family", "opt")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: There are no spectra of opt under data. Make them")
+
+    @pytest.mark.parametrize("command", OF_FAMILIES)
+    def test_a_family_that_is_not_surveyed_is_passed_by_and_named(
+        self, make_folder: MakeFolder, command: str
+    ) -> None:
+        for name in ("one", "two", "three"):
+            qk("download", "--model", make_folder(name), "--family-name", "mine")
+        if "{taxonomy}" in command:
+            qk("cluster", "--joint", "--clusters", "2", "--name", "all")
+        words = [part.format(taxonomy="ESDs/joint/all.taxonomy.safetensors")
+                 for part in command.split()]  # fmt: skip
+        Path("own").mkdir()
+        catalogue = OWN_FAMILY.format("yours")
+        Path("own/yours.toml").write_text(catalogue)
+        named = ["--family", "mine", "--family", "opt"]
+        if any("--catalog" in one.opts for one in main.commands[words[0]].params):
+            named += ["--family", "yours", "--catalog", "own"]
+        n_missing = named.count("--family") - 1
+        result = qk(*words, *named)
+        assert result.exit_code == 1
+        assert f"Error: {n_missing} failed; what could be done is saved.\nopt: There are no " in (
+            result.stderr
+        )
+        assert result.stderr.count("There are no spectra of ") == n_missing
+        assert result.stdout
 
     def test_where_all_fail_no_others_are_said_to_be_saved(self) -> None:
         result = qk("import", "one.pkl", "two.pkl")

@@ -11,7 +11,6 @@ from qk_taxonomy.cache.files import (
     FORMAT_VERSION,
     check_header,
     checksum,
-    find_spectra,
     load_metadata,
     load_spectra,
     ordered_safetensors,
@@ -20,6 +19,7 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
+from qk_taxonomy.cache.finding import find_spectra, surveyed_families
 from qk_taxonomy.cache.naming import files_of_id, files_of_model, model_name
 from qk_taxonomy.cache.revisions import (
     asked_revision,
@@ -58,6 +58,7 @@ __all__ = [
     "sibling_files",
     "spectra_path",
     "stack_table",
+    "surveyed_families",
     "unfinished_stems",
     "write_file",
     "write_spectra",

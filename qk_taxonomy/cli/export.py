@@ -11,10 +11,9 @@ from qk_taxonomy.cli.making import bar
 from qk_taxonomy.cli.options import (
     circuits_option,
     conventions_option,
-    data_root_option,
     debug_option,
-    family_option,
 )
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.records import CIRCUITS
 from qk_taxonomy.wording import counted
@@ -44,8 +43,7 @@ def _format_of(output: Path | None, chosen: str | None) -> str:
 @click.argument(
     "output", required=False, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 )
-@family_option("Only this family (repeatable); default: all that have spectra.")
-@data_root_option
+@surveyed_families_option(controls=True)
 @click.option(
     "--format",
     "file_format",

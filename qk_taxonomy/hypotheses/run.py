@@ -91,7 +91,8 @@ def run_hypotheses(
     that are not surveyed.
     """
     how = _Settings(permutations, seed, include_imported)
-    run = _surveyed(data_root, families, circuit, convention, how, watcher)
+    paths = find_spectra(data_root, families, controls=True, catalog=catalog)
+    run = _surveyed(paths, circuit, convention, how, watcher)
     known = load_contrasts(catalog)
     names = list(contrasts)
     pairs = catalogued_pairs(_chosen(names, known), run.sets)
@@ -134,28 +135,28 @@ def compare_models(
     if not (treatments and controls):
         raise HypothesisError("A comparison needs at least one treatment and one control.")
     how = _Settings(permutations, seed, include_imported)
-    run = _surveyed(data_root, families, circuit, convention, how, watcher)
+    paths = find_spectra(data_root, families, controls=True, catalog=catalog)
+    run = _surveyed(paths, circuit, convention, how, watcher)
     run.named(treatments, controls, load_contrasts(catalog))
     return run.outcome()
 
 
 def _surveyed(
-    data_root: str | Path,
-    families: str | Iterable[str] | None,
+    paths: Sequence[Path],
     circuit: Circuit,
     convention: Convention,
     how: _Settings,
     watcher: Watcher | None,
 ) -> _Run:
     """A run over all heads of a circuit and convention. Raises where there are none."""
-    heads = load_heads(find_spectra(data_root, families, controls=True), circuit, convention)
+    heads = load_heads(paths, circuit, convention)
     if heads.failures and not heads.sets:
         raise PartialFailureError(heads.failures)
     if not heads.sets:
         raise SpectraFileError(
-            f"No file under {data_root} has {circuit} {convention} spectra; add them by giving the "
-            f"command that made it (`qk-taxonomy download ...`) --circuit {circuit} --convention "
-            f"{convention}."
+            f"None of the {len(paths)} spectra files found has {circuit} {convention} spectra; add "
+            "them by giving the command that made them (`qk-taxonomy download ...`) --circuit "
+            f"{circuit} --convention {convention}."
         )
     run = _Run(heads.sets, how, watcher)
     run.failures |= heads.failures

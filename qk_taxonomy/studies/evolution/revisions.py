@@ -71,7 +71,7 @@ def load_revisions(
     where the family or model has no spectra; PartialFailureError where no file can be used;
     StudyError where there are fewer than two steps, or revisions differ in shape.
     """
-    paths = find_spectra(data_root, family, controls=True)
+    paths = find_spectra(data_root, family, controls=True, catalog=catalog)
     ours = files_of_model(model, paths)
     own = [path for path in ours if "~" not in path.name]
     if not own:

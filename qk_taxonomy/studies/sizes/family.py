@@ -59,7 +59,7 @@ def family_sizes(
     Parameters are the catalogue's. Raises SpectraFileError where nothing is surveyed,
     HypothesisError where nothing has three models, PartialFailureError where no file can be read.
     """
-    paths = find_spectra(data_root, family)
+    paths = find_spectra(data_root, family, catalog=catalog)
     contrasts, parameters = load_contrasts(catalog), _parameters(catalog)
     trends: list[SizeTrends] = []
     notes: list[str] = []
