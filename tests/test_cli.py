@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from loopback_hub import LoopbackHub
+from planted_heads import write_heads
 from readable import with_captions
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
 from qk_taxonomy.cli.download import print_results
 from qk_taxonomy.cli.making import print_files
-from qk_taxonomy.records import ModelResult
+from qk_taxonomy.records import PREDECESSOR_FORMULA, ModelResult
 from qk_taxonomy.speeds import remember_speed
 from qk_taxonomy.statistics.moments import STATISTICS
 
@@ -436,6 +437,53 @@ class TestWrongCalls:
         )
         assert result.stderr.count("There are no spectra of ") == n_missing
         assert result.stdout
+
+    @pytest.mark.parametrize("command", OF_FAMILIES)
+    def test_a_model_that_lacks_what_is_asked_for_is_named(self, command: str) -> None:
+        """No failure where all that there is was asked for; one where its family was named."""
+        rng = np.random.default_rng(0)
+        for name in ("a", "b", "c"):
+            write_heads(Path(), f"mine/{name}", -np.sort(-rng.gamma(2.0, size=(4, 4, 8))))
+        if "{taxonomy}" in command:
+            qk("cluster", "--joint", "--clusters", "2", "--name", "all")
+        lam = np.ones((4, 4, 8))
+        write_heads(Path(), "mine/other", lam, circuit="ov")
+        words = [part.format(taxonomy="ESDs/joint/all.taxonomy.safetensors")
+                 for part in command.split()]  # fmt: skip
+        if words[0] == "assign":
+            formula = f'{{"formula": "{PREDECESSOR_FORMULA}"}}'
+            write_heads(Path(), "old/imported", lam, provenance=formula)
+        else:
+            words += ["--circuit", "qk", "--convention", "raw"]
+        if words[0] != "sizes":  # which is always told of which family
+            result = qk(*words)
+            assert result.exit_code == 0, result.output
+            assert result.stdout
+            notes = [line for line in result.stderr.splitlines() if "mine/other: " in line]
+            assert len(notes) == 1
+            assert notes[0].startswith("Note: mine/other: ")
+            assert "`qk-taxonomy download ..." in notes[0]
+            assert ("Note: old/imported: " in result.stderr) == (words[0] == "assign")
+        result = qk(*words, "--family", "mine")
+        assert result.exit_code == 1
+        assert result.stdout
+        head = "Error: 1 failed; what could be done is saved.\nmine/other: "
+        assert head in result.stderr
+        for name in ("a", "b", "c"):
+            Path(f"data/mine/{name}.safetensors").unlink()
+        result = qk(*words)
+        if words[0] != "sizes":
+            assert result.exit_code == 1
+            assert result.stderr.startswith("Error: ")
+            assert not result.stdout
+
+    def test_what_is_not_asked_for_is_not_missed(self) -> None:
+        for name in ("a", "b", "c"):
+            write_heads(Path(), f"mine/{name}", np.ones((4, 4, 8)))
+        write_heads(Path(), "mine/other", np.ones((4, 4, 8)), circuit="ov")
+        result = qk("export", "x.csv", "--family", "mine")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert qk("sizes", "--family", "mine").exit_code == 0
 
     def test_where_all_fail_no_others_are_said_to_be_saved(self) -> None:
         result = qk("import", "one.pkl", "two.pkl")

@@ -21,7 +21,7 @@ from untrained import Shape, untrained_model
 
 from qk_taxonomy.cache import load_spectra
 from qk_taxonomy.cli import main
-from qk_taxonomy.errors import HypothesisError, SpectraFileError
+from qk_taxonomy.errors import HypothesisError, NoSuchSpectraError, SpectraFileError
 from qk_taxonomy.hypotheses.contrast import matched_contrast
 from qk_taxonomy.hypotheses.heads import HeadSet
 from qk_taxonomy.records import PREDECESSOR_FORMULA, ModelSpectra
@@ -320,9 +320,9 @@ class TestRefused:
 
     def test_conventions(self, root: Path) -> None:
         path = write_heads(root, "f/folded", varied_model(16), convention="folded")
-        with pytest.raises(HypothesisError, match="has no qk raw spectra, but qk folded"):
+        with pytest.raises(NoSuchSpectraError, match="has no qk raw spectra, but qk folded"):
             diff_models("a", "f/folded", root)
-        with pytest.raises(HypothesisError, match=r"f.a\.safetensors has no qk folded.*qk raw"):
+        with pytest.raises(NoSuchSpectraError, match=r"f.a\.safetensors has no qk folded.*qk raw"):
             diff_models(str(path), "a", root, convention="folded")
         sides = heads_of(root / "data/f/a.safetensors"), heads_of(path, convention="folded")
         with pytest.raises(HypothesisError, match="two conventions"):

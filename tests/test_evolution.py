@@ -33,7 +33,7 @@ from untrained import Shape
 
 from qk_taxonomy.cache import load_metadata
 from qk_taxonomy.cli import main
-from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError, TaxonomyError
+from qk_taxonomy.errors import NoSuchSpectraError, SpectraFileError, StudyError, TaxonomyError
 from qk_taxonomy.hypotheses.heads import Untrained
 from qk_taxonomy.outputs.evolution import FIGURES, write_evolution
 from qk_taxonomy.statistics.findings import LEVEL
@@ -602,7 +602,7 @@ class TestRevisions:
             ("step0", "step1"),
             shape=SMALL,
         )
-        with pytest.raises(PartialFailureError, match="has no ov raw spectra"):
+        with pytest.raises(NoSuchSpectraError, match=r"None of 2 .* no ov raw spectra, but"):
             load_revisions("model", "mine", circuit="ov")
 
 

@@ -128,6 +128,7 @@ def test_some_of_the_table() -> None:
         head_table(".", ["other"])
     with pytest.raises(SpectraFileError, match="no spectra of pythia under data"):
         head_table(".", ["tiny", "pythia"])
+    assert set(head_table(".", circuits=["ov"])["circuit"]) == {"ov"}  # of the files that have it
     with pytest.raises(SpectraFileError, match="none has ov folded or ov raw"):
         head_table(".", "two", circuits=["ov"])
 

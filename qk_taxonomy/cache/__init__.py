@@ -20,6 +20,7 @@ from qk_taxonomy.cache.files import (
     write_tensors,
 )
 from qk_taxonomy.cache.finding import find_spectra, surveyed_families
+from qk_taxonomy.cache.lacking import lacking, nothing_left
 from qk_taxonomy.cache.naming import files_of_id, files_of_model, model_name
 from qk_taxonomy.cache.revisions import (
     asked_revision,
@@ -48,10 +49,12 @@ __all__ = [
     "files_of_id",
     "files_of_model",
     "find_spectra",
+    "lacking",
     "load_metadata",
     "load_spectra",
     "make_folder",
     "model_name",
+    "nothing_left",
     "of_each_model",
     "ordered_safetensors",
     "revision_order",

@@ -15,7 +15,6 @@ from qk_taxonomy.cli.options import (
 )
 from qk_taxonomy.cli.surveyed import surveyed_families_option
 from qk_taxonomy.errors import PartialFailureError
-from qk_taxonomy.records import CIRCUITS
 from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
@@ -51,8 +50,8 @@ def _format_of(output: Path | None, chosen: str | None) -> str:
     show_default="as OUTPUT ends",
     help="CSV, or Parquet with the dtypes of the columns.",
 )
-@circuits_option(CIRCUITS, "both", "Only this circuit (repeatable).")
-@conventions_option("Only this convention (repeatable).")
+@circuits_option((), "both", "Only this circuit (repeatable).")
+@conventions_option("Only this convention (repeatable).", ())
 @debug_option
 def export(
     output: Path | None,
@@ -77,8 +76,8 @@ def export(
         table, failures = readable_heads(
             data_root,
             families or None,
-            circuits=circuits,
-            conventions=conventions,
+            circuits=circuits or None,
+            conventions=conventions or None,
             progress=advance,
         )
         content = parquet_bytes(table) if chosen == "parquet" else csv_bytes(table)

@@ -17,13 +17,13 @@ from qk_taxonomy.cli.options import (
 )
 from qk_taxonomy.cli.surveyed import surveyed_families_option
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
-from qk_taxonomy.records import CIRCUITS, FigureFiles
+from qk_taxonomy.records import FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy sizes --family pythia")
 @surveyed_families_option("Of this family (repeatable).")
-@circuits_option(CIRCUITS, "both", "Only this circuit.")
-@conventions_option("Only this convention.")
+@circuits_option((), "both", "Only this circuit.")
+@conventions_option("Only this convention.", ())
 @click.option(
     "--revision",
     metavar="REV",

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+
 from qk_taxonomy.cli.options import Command, data_root_option, family_option
-from qk_taxonomy.errors import CatalogError, PartialFailureError, QKTaxonomyError
+from qk_taxonomy.errors import (
+    CatalogError,
+    NoSuchSpectraError,
+    PartialFailureError,
+    QKTaxonomyError,
+)
 
 
 def surveyed_families_option(
@@ -20,7 +27,8 @@ def surveyed_families_option(
 
     A name of no family is a wrong call, before any work. Of those named, the command is given the
     folders that have spectra (``controls``: or only spectra of controls); when the work is done,
-    families without any are named as what failed. It is given none where none is named.
+    families without any are named as what failed. It is given none where none is named, which asks
+    for what there is: a file that has no such spectra is then named and no failure.
     """
 
     def with_options(command: Command) -> Command:
@@ -50,9 +58,22 @@ def surveyed_families_option(
                 if not failures:
                     raise
                 failures[", ".join(there)] = err
+            if not families:
+                failures = _without_others(failures)
             if failures:
                 raise PartialFailureError(failures)
 
         return data_root_option(family_option(help_text)(on_surveyed))  # type: ignore[return-value]
 
     return with_options
+
+
+def _without_others(failures: Mapping[str, Exception]) -> dict[str, Exception]:
+    """What failed; files that lack the spectra asked for are named, and are not among it."""
+    failed: dict[str, Exception] = {}
+    for name, error in failures.items():
+        if isinstance(error, NoSuchSpectraError):
+            click.echo(f"Note: {name}: {error}", err=True)
+        else:
+            failed[name] = error
+    return failed

@@ -9,14 +9,13 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import find_spectra, nothing_left
 from qk_taxonomy.catalog import load_contrasts
 from qk_taxonomy.errors import (
     CatalogError,
     HypothesisError,
-    PartialFailureError,
+    NoSuchSpectraError,
     QKTaxonomyError,
-    SpectraFileError,
 )
 from qk_taxonomy.hypotheses.contrast import (
     PERMUTATIONS,
@@ -85,14 +84,15 @@ def run_hypotheses(
     catalogue's contrasts with both sides surveyed, and every model against its random twins; of
     ``contrasts`` those names alone. ``family``: families of two or more, by the model. ``trend``:
     each statistic with depth. ``include_imported``: compare the predecessor's numbers with true
-    spectra, those of untrained heads among them. Files that cannot be read, and contrasts and
-    families that cannot be compared, are in the outcome's ``failures``. Raises SpectraFileError
-    where there is nothing to test, CatalogError for unknown contrasts and HypothesisError for those
-    that are not surveyed.
+    spectra, those of untrained heads among them. Files that cannot be read or have no such spectra,
+    and contrasts and families that cannot be compared, are in the outcome's ``failures``. Raises
+    SpectraFileError where there is nothing to test, CatalogError for unknown contrasts and
+    HypothesisError for those that are not surveyed.
     """
     how = _Settings(permutations, seed, include_imported)
     paths = find_spectra(data_root, families, controls=True, catalog=catalog)
     run = _surveyed(paths, circuit, convention, how, watcher)
+    run.failures |= run.without
     known = load_contrasts(catalog)
     names = list(contrasts)
     pairs = catalogued_pairs(_chosen(names, known), run.sets)
@@ -150,17 +150,11 @@ def _surveyed(
 ) -> _Run:
     """A run over all heads of a circuit and convention. Raises where there are none."""
     heads = load_heads(paths, circuit, convention)
-    if heads.failures and not heads.sets:
-        raise PartialFailureError(heads.failures)
     if not heads.sets:
-        raise SpectraFileError(
-            f"None of the {len(paths)} spectra files found has {circuit} {convention} spectra; add "
-            "them by giving the command that made them (`qk-taxonomy download ...`) --circuit "
-            f"{circuit} --convention {convention}."
-        )
+        raise nothing_left({**heads.failures, **heads.without})
     run = _Run(heads.sets, how, watcher)
     run.failures |= heads.failures
-    run.notes += [f"{path} has no {circuit} {convention} spectra" for path in heads.without]
+    run.without = heads.without
     return run
 
 
@@ -212,6 +206,7 @@ class _Run:
         self.contrasts: list[ContrastResult] = []
         self.family_results: list[FamilyResult] = []
         self.failures: dict[str, Exception] = {}
+        self.without: dict[str, NoSuchSpectraError] = {}
         self.notes: list[str] = []
 
     def ranks(self) -> None:

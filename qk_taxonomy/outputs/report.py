@@ -167,8 +167,6 @@ def load_atlas(
         choices.convention,
         lambda path: watch(path.stem, next(reading), len(kept) + 1),
     )
-    if not models:
-        raise PartialFailureError(failures)
     pooled = chosen_models(models, include_imported=choices.include_imported)
     names = [f"{paths[i].parent.name}/{paths[i].stem}" for i in pooled]
     n_heads = sum(len(layer.statistics) for i in pooled for layer in models[i].layers)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import files_of_id, find_spectra, load_spectra
+from qk_taxonomy.cache import files_of_id, find_spectra
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.contrast import (
     check_comparable,
@@ -149,19 +149,8 @@ def _named(
     if found.failures:
         raise next(iter(found.failures.values()))
     if not found.sets:
-        raise HypothesisError(_lacking(found.without[0], circuit, convention))
+        raise next(iter(found.without.values()))
     return named_heads(ref, found.sets)
-
-
-def _lacking(path: Path, circuit: Circuit, convention: Convention) -> str:
-    layers = load_spectra(path).layers
-    kinds = dict.fromkeys(f"{layer.circuit} {layer.convention}" for layer in layers)
-    return (
-        f"{path} has no {circuit} {convention} spectra, but {' and '.join(kinds)}: two models are "
-        "compared in one circuit and convention. Choose another with --circuit and --convention, "
-        "or add it by giving the command that made the file (`qk-taxonomy download ...`) "
-        f"--circuit {circuit} --convention {convention}."
-    )
 
 
 def _twins(path: Path, circuit: Circuit, convention: Convention) -> tuple[HeadSet, ...]:

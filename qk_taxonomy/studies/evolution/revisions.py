@@ -12,10 +12,11 @@ from qk_taxonomy.cache import (
     files_of_model,
     find_spectra,
     model_name,
+    nothing_left,
     unfinished_stems,
 )
 from qk_taxonomy.catalog import load_families
-from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
+from qk_taxonomy.errors import SpectraFileError, StudyError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
 from qk_taxonomy.records import Circuit, Convention
 from qk_taxonomy.studies.evolution.absent import absence, published_checkpoints
@@ -83,15 +84,10 @@ def load_revisions(
             "one of them (--family)."
         )
     loaded = load_heads(own, circuit, convention)
-    failures = dict(loaded.failures)
-    for path in loaded.without:
-        failures[f"{path.parent.name}/{path.stem}"] = SpectraFileError(
-            f"has no {circuit} {convention} spectra; give the command that made it --circuit "
-            f"{circuit} --convention {convention}."
-        )
+    failures = {**loaded.failures, **loaded.without}
     sets, notes = _with_steps(loaded.sets)
     if not sets:
-        raise PartialFailureError(failures)
+        raise nothing_left(failures)
     untrained = load_heads([p for p in ours if "~random" in p.name], circuit, convention).sets
     notes += _absence(own, sets, catalog)
     model = model_name(own[0])
