@@ -74,6 +74,7 @@ _HOMES = {
     "LoadedRevisions": "studies.evolution.revisions",
     "QKTaxonomyError": "errors",
     "BusyFileError": "errors",
+    "NoSuchSpectraError": "errors",
     "CatalogError": "errors",
     "CheckpointError": "errors",
     "HubUnreachableError": "errors",
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
     from qk_taxonomy.errors import HubUnreachableError as HubUnreachableError
     from qk_taxonomy.errors import HypothesisError as HypothesisError
     from qk_taxonomy.errors import LayoutError as LayoutError
+    from qk_taxonomy.errors import NoSuchSpectraError as NoSuchSpectraError
     from qk_taxonomy.errors import PartialFailureError as PartialFailureError
     from qk_taxonomy.errors import QKTaxonomyError as QKTaxonomyError
     from qk_taxonomy.errors import ShapeError as ShapeError

@@ -49,6 +49,10 @@ class SpectraFileError(QKTaxonomyError):
     """A spectra file or output folder cannot be read, trusted or written."""
 
 
+class NoSuchSpectraError(SpectraFileError):
+    """Spectra are sound, and of no circuit, convention or formula that is asked for."""
+
+
 class BusyFileError(SpectraFileError):
     """Another process is making the file."""
 

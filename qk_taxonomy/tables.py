@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import filed_as, find_spectra, load_spectra, stack_table
-from qk_taxonomy.errors import QKTaxonomyError, SpectraFileError
+from qk_taxonomy.cache import filed_as, find_spectra, lacking, load_spectra, stack_table
+from qk_taxonomy.errors import NoSuchSpectraError, QKTaxonomyError
 from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import (
     CIRCUITS,
@@ -35,13 +35,14 @@ def head_table(
     data_root: str | Path = ".",
     families: str | Iterable[str] | None = None,
     *,
-    circuits: Iterable[Circuit] = CIRCUITS,
-    conventions: Iterable[Convention] = CONVENTIONS,
+    circuits: Sequence[Circuit] | None = None,
+    conventions: Sequence[Convention] | None = None,
 ) -> pd.DataFrame:
     """All heads, of models and of their controls: one row a head, circuit and convention.
 
     data_root: the folder that holds ``data/``; families: only these, by a name or alias; circuits,
-    conventions: only these. Columns :data:`IDENTITY`: ``model`` is the file's stem, ``revision``
+    conventions: only these, of the files that have them (None: all). Columns :data:`IDENTITY`:
+    ``model`` is the file's stem, ``revision``
     the resolved commit; ``step`` (Int64) the training step of the revision that the file's name
     tells (``training_steps``), NA where it tells none; ``control`` "" for a model itself, else its
     control's label; ``formula`` "exact", or "predecessor" in imported files; ``stack`` "" in a
@@ -56,7 +57,8 @@ def head_table(
         data_root, families, circuits=circuits, conventions=conventions
     )
     for error in failures.values():
-        raise error
+        if not isinstance(error, NoSuchSpectraError):
+            raise error
     return table
 
 
@@ -64,17 +66,18 @@ def readable_heads(
     data_root: str | Path = ".",
     families: str | Iterable[str] | None = None,
     *,
-    circuits: Iterable[Circuit] = CIRCUITS,
-    conventions: Iterable[Convention] = CONVENTIONS,
+    circuits: Sequence[Circuit] | None = None,
+    conventions: Sequence[Convention] | None = None,
     progress: FileProgress | None = None,
 ) -> tuple[pd.DataFrame, dict[str, QKTaxonomyError]]:
     """The :func:`head_table` of the files that can be read, and the errors of the others.
 
-    The errors are by "family/model"; where no file can be read, the table has no rows. Raises
+    The errors are by "family/model"; a file that lacks some of the circuits and conventions that
+    are given is among them. Where no file can be read, the table has no rows. Raises
     SpectraFileError where there are no such spectra.
     """
     paths = find_spectra(data_root, families, controls=True)
-    pairs = {(circuit, convention) for circuit in circuits for convention in conventions}
+    pairs = set(itertools.product(circuits or CIRCUITS, conventions or CONVENTIONS))
     tables = []
     failures: dict[str, QKTaxonomyError] = {}
     for index, path in enumerate(paths, start=1):
@@ -86,11 +89,13 @@ def readable_heads(
             layers = [s for s in spectra.layers if (s.circuit, s.convention) in pairs]
             if layers:
                 tables.append(spectra_rows(spectra, layers, path.stem))
+            if (error := lacking(path, spectra, circuits, conventions)) is not None:
+                failures[filed_as(path)] = error
         if progress is not None:
             progress(index, len(paths), path)
-    if not tables and not failures:
+    if not tables and all(isinstance(err, NoSuchSpectraError) for err in failures.values()):
         wanted = " or ".join(f"{circuit} {convention}" for circuit, convention in sorted(pairs))
-        raise SpectraFileError(
+        raise NoSuchSpectraError(
             f"Of the {len(paths)} spectra files found, none has {wanted or 'a circuit asked for'}. "
             "Add it by giving the command that made them (`qk-taxonomy download ...`) --circuit "
             "and --convention."

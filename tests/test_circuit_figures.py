@@ -392,6 +392,28 @@ class TestFilesOfOneModel:
             "up-33m_scaling.png",
         ]
 
+    def test_figures_of_an_earlier_run_are_not_left_beside_new_ones(self) -> None:
+        """Whichever heads, circuits and conventions it was of, in whatever format and size."""
+        model, table = trained("1x1"), heads("1x1")
+        first = self.write(model, table, tokens=ends(1, 3))
+        assert "up-33m.folded_tokens_3.7_ov.png" in first
+        folder = Path("root/plots/circuits/made-up")
+        others = (
+            *("up-33m_notes.md", "up-33m_tokens_3.7_qk.ods", "up-33m_tokens.csv"),
+            *("up-33m-b_tokens_3.7_qk.png", "up-33m@step1_maps.png", "up-33m_tokens_all.png"),
+        )
+        earlier = ("up-33m_tokens_0.2_qk.one-column.pdf", "up-33m_maps.svg", "up-33m_scaling.png")
+        for name in (*others, *earlier):
+            (folder / name).touch()
+        before = {path.name for path in folder.iterdir()}
+        other = [replace(one, layer=2) for one in ends(1, 3)]
+        made = self.write(model, table, tokens=other)
+        assert "up-33m.folded_tokens_2.7_ov.png" in made
+        assert before - {path.name for path in folder.iterdir()} == {
+            *(f"up-33m.folded_tokens_3.7_ov.{ending}" for ending in ("png", "md")),
+            *earlier,
+        }
+
     def test_stacks_and_conventions_have_files_of_their_own(self) -> None:
         made = [
             model_circuits(2, 2, 6, stack=stack, convention=convention, circuits=("ov",))

@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import LLAMA_CONFIG, MakeFolder, llama_tensors
 from loopback_hub import LoopbackHub
+from planted_heads import write_heads
 from readable import with_captions
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from qk_taxonomy import generate_cluster_figures, generate_joint_taxonomy
 from qk_taxonomy.cli import main
 from qk_taxonomy.cli.download import print_results
 from qk_taxonomy.cli.making import print_files
-from qk_taxonomy.records import ModelResult
+from qk_taxonomy.records import PREDECESSOR_FORMULA, ModelResult
 from qk_taxonomy.speeds import remember_speed
 from qk_taxonomy.statistics.moments import STATISTICS
 
@@ -50,6 +51,24 @@ def on_terminal(terminal: Console, *, stderr: bool) -> Console:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as stream:
         return list(csv.DictReader(stream))
+
+
+# Commands on surveyed families, as they are called for a small one.
+OF_FAMILIES = (
+    "cluster --clusters 2",
+    "cluster --joint --clusters 2",
+    "assign {taxonomy}",
+    "boxplots --skip MIN --skip MAX",
+    "test --hypothesis trend",
+    "report --clusters 2",
+    "sizes",
+    "export x.csv",
+)
+
+OWN_FAMILY = (
+    'name = "{}"\ntitle = "One"\ndescription = "One."\nlicense = "mit"\n'
+    '[[models]]\nid = "org/name"\nparameters = 1\n'
+)
 
 
 @pytest.mark.parametrize("name", main.commands)
@@ -316,7 +335,10 @@ class TestWrongCalls:
             (["download", "--family", "minilm", "--jobs", "0"], 2, "not in the range"),
             (["download", "--family", "minilm", "--catalog", "nowhere"], 2, "not a folder"),
             (["run", "--family", "pithia"], 2, "Did you mean pythia"),
+            (["evolve", "pythia-14m", "--family", "pithia"], 2, "Did you mean pythia"),
+            (["notebook", "--family", "pithia"], 2, "Did you mean pythia"),
             (["cluster"], 1, "qk-taxonomy download"),
+            (["cluster", "--family", "pithia"], 2, "Did you mean pythia"),
             (["cluster", "--clusters", "0"], 2, "not in the range"),
             (["cluster", "--clusters", "many"], 2, "'many' is not a valid"),
             (["cluster", "--distance", "cosine"], 2, "'euclidean', 'jensen-shannon'"),
@@ -360,7 +382,7 @@ class TestWrongCalls:
         for name in ("one", "two"):
             qk("download", "--model", make_folder(name), "--family-name", name)
         Path("data/one/broken.safetensors").write_text("no spectra")
-        arguments = ["--family", "one", "--family", "two", "--family", "three"]
+        arguments = ["--family", "one", "--family", "two", "--family", "opt"]
         result = qk("cluster", *arguments, "--clusters", "2")
         assert result.exit_code == 1
         named = [line for line in result.stdout.splitlines() if line.endswith(".png")]
@@ -368,10 +390,100 @@ class TestWrongCalls:
         for name in ("one/one", "two/two"):
             assert f"{name}: 2 classes, stability " in result.stdout
         assert "one/broken: " in result.stderr
-        assert "no spectra of three" in result.stderr
+        assert "no spectra of opt" in result.stderr
         result = qk("boxplots", "--circuit", "ov")
         assert result.exit_code == 1
         assert "no ov raw spectra" in result.stderr
+
+    @pytest.mark.parametrize("command", OF_FAMILIES)
+    def test_what_is_no_family_is_a_wrong_call_before_any_work(
+        self, make_folder: MakeFolder, command: str
+    ) -> None:
+        qk("download", "--model", make_folder("one"), "--family-name", "mine")
+        words = [part.format(taxonomy="nowhere") for part in command.split()]
+        for typo, near in (("mein", "mine"), ("pithia", "pythia")):
+            result = qk(*words, "--family", "mine", "--family", typo)
+            assert result.exit_code == 2, result.output
+            assert f"There is no family '{typo}' in the catalogue. Did you mean" in result.stderr
+            assert near in result.stderr.partition("Did you mean")[2].partition("?")[0]
+            assert f"Nor are there spectra of {typo} under data." in result.stderr
+        assert not result.stdout
+        assert {path.name for path in Path().iterdir()} == {"data"}
+        result = qk(*words, "--family", "opt")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: There are no spectra of opt under data. Make them")
+
+    @pytest.mark.parametrize("command", OF_FAMILIES)
+    def test_a_family_that_is_not_surveyed_is_passed_by_and_named(
+        self, make_folder: MakeFolder, command: str
+    ) -> None:
+        for name in ("one", "two", "three"):
+            qk("download", "--model", make_folder(name), "--family-name", "mine")
+        if "{taxonomy}" in command:
+            qk("cluster", "--joint", "--clusters", "2", "--name", "all")
+        words = [part.format(taxonomy="ESDs/joint/all.taxonomy.safetensors")
+                 for part in command.split()]  # fmt: skip
+        Path("own").mkdir()
+        catalogue = OWN_FAMILY.format("yours")
+        Path("own/yours.toml").write_text(catalogue)
+        named = ["--family", "mine", "--family", "opt"]
+        if any("--catalog" in one.opts for one in main.commands[words[0]].params):
+            named += ["--family", "yours", "--catalog", "own"]
+        n_missing = named.count("--family") - 1
+        result = qk(*words, *named)
+        assert result.exit_code == 1
+        assert f"Error: {n_missing} failed; what could be done is saved.\nopt: There are no " in (
+            result.stderr
+        )
+        assert result.stderr.count("There are no spectra of ") == n_missing
+        assert result.stdout
+
+    @pytest.mark.parametrize("command", OF_FAMILIES)
+    def test_a_model_that_lacks_what_is_asked_for_is_named(self, command: str) -> None:
+        """No failure where all that there is was asked for; one where its family was named."""
+        rng = np.random.default_rng(0)
+        for name in ("a", "b", "c"):
+            write_heads(Path(), f"mine/{name}", -np.sort(-rng.gamma(2.0, size=(4, 4, 8))))
+        if "{taxonomy}" in command:
+            qk("cluster", "--joint", "--clusters", "2", "--name", "all")
+        lam = np.ones((4, 4, 8))
+        write_heads(Path(), "mine/other", lam, circuit="ov")
+        words = [part.format(taxonomy="ESDs/joint/all.taxonomy.safetensors")
+                 for part in command.split()]  # fmt: skip
+        if words[0] == "assign":
+            formula = f'{{"formula": "{PREDECESSOR_FORMULA}"}}'
+            write_heads(Path(), "old/imported", lam, provenance=formula)
+        else:
+            words += ["--circuit", "qk", "--convention", "raw"]
+        if words[0] != "sizes":  # which is always told of which family
+            result = qk(*words)
+            assert result.exit_code == 0, result.output
+            assert result.stdout
+            notes = [line for line in result.stderr.splitlines() if "mine/other: " in line]
+            assert len(notes) == 1
+            assert notes[0].startswith("Note: mine/other: ")
+            assert "`qk-taxonomy download ..." in notes[0]
+            assert ("Note: old/imported: " in result.stderr) == (words[0] == "assign")
+        result = qk(*words, "--family", "mine")
+        assert result.exit_code == 1
+        assert result.stdout
+        head = "Error: 1 failed; what could be done is saved.\nmine/other: "
+        assert head in result.stderr
+        for name in ("a", "b", "c"):
+            Path(f"data/mine/{name}.safetensors").unlink()
+        result = qk(*words)
+        if words[0] != "sizes":
+            assert result.exit_code == 1
+            assert result.stderr.startswith("Error: ")
+            assert not result.stdout
+
+    def test_what_is_not_asked_for_is_not_missed(self) -> None:
+        for name in ("a", "b", "c"):
+            write_heads(Path(), f"mine/{name}", np.ones((4, 4, 8)))
+        write_heads(Path(), "mine/other", np.ones((4, 4, 8)), circuit="ov")
+        result = qk("export", "x.csv", "--family", "mine")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert qk("sizes", "--family", "mine").exit_code == 0
 
     def test_where_all_fail_no_others_are_said_to_be_saved(self) -> None:
         result = qk("import", "one.pkl", "two.pkl")

@@ -19,11 +19,12 @@ from scipy.stats import false_discovery_control, wasserstein_distance
 from twins import survey_control
 from untrained import Shape, untrained_model
 
+from qk_taxonomy.cache import load_spectra
 from qk_taxonomy.cli import main
-from qk_taxonomy.errors import HypothesisError, SpectraFileError
+from qk_taxonomy.errors import HypothesisError, NoSuchSpectraError, SpectraFileError
 from qk_taxonomy.hypotheses.contrast import matched_contrast
 from qk_taxonomy.hypotheses.heads import HeadSet
-from qk_taxonomy.records import PREDECESSOR_FORMULA
+from qk_taxonomy.records import PREDECESSOR_FORMULA, ModelSpectra
 from qk_taxonomy.statistics.moments import effective_rank_lambda
 from qk_taxonomy.statistics.moves import MOVES, head_moves
 from qk_taxonomy.statistics.shifts import FLIP_GROUPS, FLIP_LAYERS, paired_shifts
@@ -319,9 +320,9 @@ class TestRefused:
 
     def test_conventions(self, root: Path) -> None:
         path = write_heads(root, "f/folded", varied_model(16), convention="folded")
-        with pytest.raises(HypothesisError, match="has no qk raw spectra, but qk folded"):
+        with pytest.raises(NoSuchSpectraError, match="has no qk raw spectra, but qk folded"):
             diff_models("a", "f/folded", root)
-        with pytest.raises(HypothesisError, match=r"f.a\.safetensors has no qk folded.*qk raw"):
+        with pytest.raises(NoSuchSpectraError, match=r"f.a\.safetensors has no qk folded.*qk raw"):
             diff_models(str(path), "a", root, convention="folded")
         sides = heads_of(root / "data/f/a.safetensors"), heads_of(path, convention="folded")
         with pytest.raises(HypothesisError, match="two conventions"):
@@ -371,6 +372,24 @@ class TestRefused:
         (root / "data/f/broken.safetensors").write_bytes(b"not a file of tensors")
         with pytest.raises(SpectraFileError, match=r"broken\.safetensors is damaged"):
             diff_models("f/a", "f/broken", root)
+
+    def test_of_files_that_are_not_named_the_metadata_alone_is_read(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_heads(root, "g/c", varied_model(19), model_id="org/C")
+        write_heads(root, "g/d", varied_model(20), model_id="org/D")
+        read: list[str] = []
+
+        def noted(path: Path) -> ModelSpectra:
+            read.append(Path(path).stem)
+            return load_spectra(path)
+
+        monkeypatch.setattr("qk_taxonomy.hypotheses.heads.load_spectra", noted)
+        diff_models("f/a", "org/C", root)
+        assert read == ["a", "c"]
+        with pytest.raises(HypothesisError, match=r"called 'org/E'\. There are f/a, g/c, g/d\."):
+            diff_models("f/a", "org/E", root)
+        assert read == ["a", "c", "a"]
 
     def test_stacks(self, root: Path) -> None:
         write_heads(root, "f/encoder", varied_model(20), stack="encoder")

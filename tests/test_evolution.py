@@ -8,7 +8,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from untrained import Shape
 
 from qk_taxonomy.cache import load_metadata
 from qk_taxonomy.cli import main
-from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError, TaxonomyError
+from qk_taxonomy.errors import NoSuchSpectraError, SpectraFileError, StudyError, TaxonomyError
 from qk_taxonomy.hypotheses.heads import Untrained
 from qk_taxonomy.outputs.evolution import FIGURES, write_evolution
 from qk_taxonomy.statistics.findings import LEVEL
@@ -528,6 +528,43 @@ class TestRevisions:
         (said,) = absence(published[:-7], published, [])
         assert said.endswith("would add step993, step994, step995, step996, step997 and 2 more")
 
+    def test_steps_that_are_absent_from_a_grid(self) -> None:
+        def said(*steps: int, begun: Sequence[str] = (), published: Sequence[str] = ()) -> str:
+            names = ["main", *(f"step{step}" for step in steps)]
+            return "; ".join(absence(names, published, begun))
+
+        grid = "the surveyed steps look like every 100 from {} on: {} absent"
+        assert said(400, 0, 100, 200) == grid.format(0, "300 is")
+        assert said(500, 600, 700, 1000) == grid.format(500, "800, 900 are")
+        many = said(*range(0, 1500, 100), 2500)
+        assert many == grid.format(0, "1500, 1600, 1700, 1800, 1900 and 5 more are")
+        begun = "begun and not whole: step300; the command that began them goes on with them"
+        assert said(0, 100, 200, 400, begun=["step300"]) == begun
+        no_grid = (
+            *((0, 100, 200, 300), (0, 100, 300)),  # whole; too few
+            *((0, 100, 200, 400, 700), (0, 100, 200, 450)),  # other gaps; no multiples
+            (0, 10, 20, 10**15),  # nearly all of it absent
+        )
+        for steps in no_grid:
+            assert said(*steps) == ""
+        # Steps even in their logarithm, as of `--checkpoints log` and of training runs.
+        for n in range(2, 20):
+            assert said(0, *(2**i for i in range(n))) == ""
+            assert said(0, *(2**i for i in range(3, 3 + n))) == ""
+            assert said(0, *(2**i for i in range(n)), 1000, 2000, 3000) == ""
+            assert said(*dict.fromkeys(round(1.44**i) for i in range(n))) == ""
+        # What a catalogue lists is told of by the catalogue; steps of stages begin anew.
+        assert "look like" not in said(0, 100, 200, 400, published=["step0", "step400"])
+        assert absence([f"stage1-step{step}" for step in (0, 100, 200, 400)], [], []) == []
+
+    def test_steps_of_a_grid_are_told_by_the_command(self) -> None:
+        lam = drifting(np.random.default_rng(7), SMALL, (0, 1, 2, 3))
+        steps = ("step0", "step100", "step200", "step400")
+        write_revisions(Path(), lam, steps, shape=SMALL)
+        result = CliRunner().invoke(main, ["evolve", "model"])
+        assert result.exit_code == 0, result.output
+        assert "Note: the surveyed steps look like every 100" in result.stderr
+
     def test_one_revision(self) -> None:
         write_revisions(
             Path(),
@@ -565,7 +602,7 @@ class TestRevisions:
             ("step0", "step1"),
             shape=SMALL,
         )
-        with pytest.raises(PartialFailureError, match="has no ov raw spectra"):
+        with pytest.raises(NoSuchSpectraError, match=r"None of 2 .* no ov raw spectra, but"):
             load_revisions("model", "mine", circuit="ov")
 
 

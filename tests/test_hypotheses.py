@@ -409,11 +409,15 @@ def test_circuits_and_conventions_are_not_mixed(tmp_path: Path) -> None:
     paths = [write_model(tmp_path, "one/a", 1), write_model(tmp_path, "one/b", 2, circuit="ov")]
     surveyed = load_heads(paths, "qk", "raw")
     (qk_heads,), (ov_heads,) = surveyed.sets, load_heads(paths, "ov", "raw").sets
-    assert surveyed.without == (paths[1],)
+    assert surveyed.without.keys() == {"one/b"}
     with pytest.raises(HypothesisError, match="two circuits"):
         matched_contrast("x", "named", qk_heads, ov_heads)
+    write_model(tmp_path, "one/a2", 3)
     outcome = run_hypotheses(tmp_path, hypotheses=["rank"])
-    assert any("b.safetensors has no qk raw" in note for note in outcome.notes)
+    assert "b.safetensors has no qk raw" in str(outcome.failures.pop("one/b"))
+    assert not outcome.failures
+    # Two named models are compared whatever others have.
+    assert not compare_models(["a"], ["a2"], tmp_path).failures
 
 
 class TestEdges:

@@ -19,7 +19,7 @@ from qk_taxonomy import head_table, load_spectra
 from qk_taxonomy.cache import find_spectra, write_spectra
 from qk_taxonomy.catalog import model_ref
 from qk_taxonomy.cli import main
-from qk_taxonomy.errors import SpectraFileError
+from qk_taxonomy.errors import CatalogError, SpectraFileError
 from qk_taxonomy.records import PREDECESSOR_FORMULA, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.moments import STATISTICS
 from qk_taxonomy.survey import survey_model
@@ -124,8 +124,11 @@ def test_some_of_the_table() -> None:
     wanted = table.query("circuit == 'ov' and convention == 'folded'").reset_index(drop=True)
     assert some["depth"].tolist() == wanted["depth"].tolist()
     pd.testing.assert_frame_equal(some, wanted)
-    with pytest.raises(SpectraFileError, match="no spectra of other"):
+    with pytest.raises(CatalogError, match=r"no family 'other'.*spectra of other under data"):
         head_table(".", ["other"])
+    with pytest.raises(SpectraFileError, match="no spectra of pythia under data"):
+        head_table(".", ["tiny", "pythia"])
+    assert set(head_table(".", circuits=["ov"])["circuit"]) == {"ov"}  # of the files that have it
     with pytest.raises(SpectraFileError, match="none has ov folded or ov raw"):
         head_table(".", "two", circuits=["ov"])
 
@@ -234,7 +237,7 @@ class TestExport:
             (["heads"], 2, "ends in neither"),
             (["x.csv", "--format", "xlsx"], 2, "'xlsx' is not one of"),
             (["data"], 2, "is a directory"),
-            (["x.csv", "--family", "other"], 1, "no spectra of other"),
+            (["x.csv", "--family", "other"], 2, "no family 'other'"),
             (["x.csv", "--data-root", "nowhere"], 1, "no spectra under nowhere"),
             (["x.csv", "--family", "two", "--circuit", "ov"], 1, "none has ov"),
             (["file/x.csv"], 1, "cannot be written to file"),

@@ -11,7 +11,6 @@ from qk_taxonomy.cache.files import (
     FORMAT_VERSION,
     check_header,
     checksum,
-    find_spectra,
     load_metadata,
     load_spectra,
     ordered_safetensors,
@@ -20,7 +19,9 @@ from qk_taxonomy.cache.files import (
     write_spectra,
     write_tensors,
 )
-from qk_taxonomy.cache.naming import filed_as, files_of_model
+from qk_taxonomy.cache.finding import find_spectra, surveyed_families
+from qk_taxonomy.cache.lacking import lacking, nothing_left
+from qk_taxonomy.cache.naming import filed_as, files_of_id, files_of_model
 from qk_taxonomy.cache.revisions import (
     of_each_model,
     revision_order,
@@ -44,17 +45,21 @@ __all__ = [
     "contents",
     "exclusive",
     "filed_as",
+    "files_of_id",
     "files_of_model",
     "find_spectra",
+    "lacking",
     "load_metadata",
     "load_spectra",
     "make_folder",
+    "nothing_left",
     "of_each_model",
     "ordered_safetensors",
     "revision_order",
     "sibling_files",
     "spectra_path",
     "stack_table",
+    "surveyed_families",
     "unfinished_stems",
     "write_file",
     "write_spectra",

@@ -20,8 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from qk_taxonomy.cache.writing import make_folder
-from qk_taxonomy.catalog import find_family
-from qk_taxonomy.errors import CatalogError, SpectraFileError
+from qk_taxonomy.errors import SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, FileStem, LayerSpectra, ModelRef, ModelSpectra
 
 FORMAT = "qk-taxonomy-spectra"
@@ -340,44 +339,3 @@ def _contradiction(
     if (np.diff(singular_values) > 0).any():
         return "its singular values do not descend"
     return None
-
-
-def find_spectra(
-    root: str | Path, families: str | Iterable[str] | None = None, *, controls: bool = False
-) -> list[Path]:
-    """Spectra files under ``<root>/data``, in order of family and name.
-
-    ``families``: folders, or families by a name or alias of the catalogue, without regard to case.
-    ``controls``: also those of random and one-layer twins. Raises SpectraFileError where a family
-    has no spectra.
-    """
-    base = Path(root) / DATA_FOLDER
-    found = [
-        path
-        for path in sorted(base.glob("*/*.safetensors"))
-        if path.name[0] != "." and (controls or not FileStem.parse(path.stem).control)
-    ]
-    advice = (
-        "Make them with `qk-taxonomy download`, or name the folder that holds data/ with "
-        "--data-root."
-    )
-    if not found:
-        raise SpectraFileError(f"There are no spectra under {base}. {advice}")
-    if families is None:
-        return found
-    folders = {path.parent.name.casefold(): path.parent for path in found}
-    chosen = []
-    for name in [families] if isinstance(families, str) else families:
-        folder = folders.get(name.casefold()) or folders.get(_catalogued(name).casefold())
-        if folder is None:
-            raise SpectraFileError(f"There are no spectra of {name} under {base}. {advice}")
-        chosen.append(folder)
-    return [path for path in found if path.parent in chosen]
-
-
-def _catalogued(name: str) -> str:
-    """The catalogue's name for a family or alias; any other name as it is."""
-    try:
-        return find_family(name).name
-    except CatalogError:
-        return name

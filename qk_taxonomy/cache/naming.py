@@ -30,6 +30,22 @@ def files_of_model(ref: str, paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if _place(path) in places]
 
 
+def files_of_id(ref: str, paths: Sequence[Path]) -> list[Path]:
+    """Those of the spectra files that hold the model of the id ``ref``, itself and no control.
+
+    ``ref`` may have @ and a revision after it, which is then the only one. Of each file the
+    metadata alone is read; one that cannot be read is no model's.
+    """
+    model, revision = split_revision(ref)
+    return [
+        path
+        for path in paths
+        if not (stem := FileStem.parse(path.stem)).control
+        and revision in ("", stem.revision)
+        and _model_id(path) == model
+    ]
+
+
 def _place(path: Path) -> str:
     return f"{path.parent.name}/{FileStem.parse(path.stem).model}"
 

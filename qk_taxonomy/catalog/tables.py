@@ -93,10 +93,12 @@ def load_contrasts(catalog: str | Path | None = None) -> tuple[Contrast, ...]:
     return tuple(contrasts[name] for name in sorted(contrasts))
 
 
-def find_family(name: str, families: Iterable[Family] | None = None) -> Family:
+def find_family(
+    name: str, families: Iterable[Family] | None = None, others: Iterable[str] = ()
+) -> Family:
     """The family called ``name``, without regard to case, by its name or an alias.
 
-    Raises CatalogError that offers the nearest names.
+    Raises CatalogError that offers the nearest names, of families and of ``others``.
     """
     known = load_families() if families is None else tuple(families)
     by_name = {alias.casefold(): family for family in known for alias in family.aliases}
@@ -104,8 +106,10 @@ def find_family(name: str, families: Iterable[Family] | None = None) -> Family:
     found = by_name.get(name.casefold())
     if found is not None:
         return found
-    near = difflib.get_close_matches(name.casefold(), by_name, n=3, cutoff=0.5)
-    nearest = list(dict.fromkeys(by_name[key].name for key in near))
+    offered = {key: family.name for key, family in by_name.items()}
+    offered |= {other.casefold(): other for other in others}
+    near = difflib.get_close_matches(name.casefold(), offered, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys(offered[key] for key in near))
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     raise CatalogError(
         f"There is no family {name!r} in the catalogue. {hint}"

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from qk_taxonomy.cli.making import making
-from qk_taxonomy.cli.options import data_root_option, debug_option, family_option
+from qk_taxonomy.cli.options import debug_option
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 
 
 @click.command(epilog="Example: qk-taxonomy assign ESDs/joint/all.taxonomy.safetensors")
 @click.argument("taxonomy", type=click.Path(path_type=Path))
-@family_option("Only models of this family (repeatable); default: all that have spectra.")
-@data_root_option
+@surveyed_families_option()
 @debug_option
 def assign(taxonomy: Path, families: tuple[str, ...], data_root: Path) -> None:
     """Sort the heads of surveyed models into the classes of a TAXONOMY made by `cluster`.

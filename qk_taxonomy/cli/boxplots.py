@@ -9,12 +9,11 @@ import click
 
 from qk_taxonomy.cli.making import Making, make_figures
 from qk_taxonomy.cli.options import (
-    data_root_option,
     debug_option,
-    family_option,
     figure_options,
     one_circuit_options,
 )
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 
 if TYPE_CHECKING:
     from qk_taxonomy.records import Circuit, Convention, FigureFiles
@@ -31,8 +30,7 @@ def make_boxplots(families: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command(epilog="Example: qk-taxonomy boxplots --family minilm --skip MIN")
-@family_option("Only this family (repeatable); default: all that have spectra.")
-@data_root_option
+@surveyed_families_option()
 @click.option("--skip", multiple=True, metavar="STAT", help="Leave out a statistic (repeatable).")
 @click.option(
     "--smoothing",

@@ -9,14 +9,13 @@ import click
 
 from qk_taxonomy.cli.making import Making, make_figures, making
 from qk_taxonomy.cli.options import (
-    data_root_option,
     debug_option,
-    family_option,
     figure_options,
     one_circuit_options,
     pool_imported_option,
     taxonomy_options,
 )
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 
 _SLOW_START = "(the map compiles first)"
 
@@ -40,8 +39,7 @@ def _make_joint_taxonomy(families: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command(epilog="Example: qk-taxonomy cluster --family minilm --clusters 6")
-@family_option("Only this family (repeatable); default: all that have spectra.")
-@data_root_option
+@surveyed_families_option()
 @taxonomy_options
 @click.option(
     "--joint",

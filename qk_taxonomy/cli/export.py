@@ -11,12 +11,10 @@ from qk_taxonomy.cli.making import bar
 from qk_taxonomy.cli.options import (
     circuits_option,
     conventions_option,
-    data_root_option,
     debug_option,
-    family_option,
 )
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 from qk_taxonomy.errors import PartialFailureError
-from qk_taxonomy.records import CIRCUITS
 from qk_taxonomy.wording import counted
 
 if TYPE_CHECKING:
@@ -44,8 +42,7 @@ def _format_of(output: Path | None, chosen: str | None) -> str:
 @click.argument(
     "output", required=False, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 )
-@family_option("Only this family (repeatable); default: all that have spectra.")
-@data_root_option
+@surveyed_families_option(controls=True)
 @click.option(
     "--format",
     "file_format",
@@ -53,8 +50,8 @@ def _format_of(output: Path | None, chosen: str | None) -> str:
     show_default="as OUTPUT ends",
     help="CSV, or Parquet with the dtypes of the columns.",
 )
-@circuits_option(CIRCUITS, "both", "Only this circuit (repeatable).")
-@conventions_option("Only this convention (repeatable).")
+@circuits_option((), "both", "Only this circuit (repeatable).")
+@conventions_option("Only this convention (repeatable).", ())
 @debug_option
 def export(
     output: Path | None,
@@ -79,8 +76,8 @@ def export(
         table, failures = readable_heads(
             data_root,
             families or None,
-            circuits=circuits,
-            conventions=conventions,
+            circuits=circuits or None,
+            conventions=conventions or None,
             progress=advance,
         )
         content = parquet_bytes(table) if chosen == "parquet" else csv_bytes(table)

@@ -23,6 +23,7 @@ from qk_taxonomy.records import (
     N_CLUSTERS,
     SCREEN_PNG,
     Circuit,
+    Convention,
     FigureFiles,
     FigureFormat,
     FigureSize,
@@ -223,11 +224,13 @@ def circuits_option(
     )  # fmt: skip
 
 
-def conventions_option(help_text: str) -> Callable[[Command], Command]:
-    """``--convention``, repeatable; both by default."""
+def conventions_option(
+    help_text: str, default: Sequence[Convention] = CONVENTIONS
+) -> Callable[[Command], Command]:
+    """``--convention``, repeatable; both by default, or ``default`` that stands for both."""
     return click.option(
         "--convention", "conventions", type=click.Choice(CONVENTIONS), multiple=True,
-        default=CONVENTIONS, show_default="both", help=help_text,
+        default=default, show_default="both", help=help_text,
     )  # fmt: skip
 
 

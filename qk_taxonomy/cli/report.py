@@ -9,13 +9,12 @@ import click
 
 from qk_taxonomy.cli.making import steps
 from qk_taxonomy.cli.options import (
-    data_root_option,
     debug_option,
-    family_option,
     one_circuit_options,
     pool_imported_option,
     taxonomy_options,
 )
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 
 
 def make_report(families: tuple[str, ...], *, opened: bool = False, **options: Any) -> None:
@@ -43,8 +42,7 @@ def _open(page: Path) -> None:
 
 
 @click.command(epilog="Example: qk-taxonomy report --family minilm --open")
-@family_option("Only this family (repeatable); default: all that have spectra.")
-@data_root_option
+@surveyed_families_option()
 @taxonomy_options
 @click.option(
     "--revisions",

@@ -12,20 +12,18 @@ from qk_taxonomy.cli.options import (
     catalog_option,
     circuits_option,
     conventions_option,
-    data_root_option,
     debug_option,
-    family_option,
     figure_options,
 )
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
-from qk_taxonomy.records import CIRCUITS, FigureFiles
+from qk_taxonomy.records import FigureFiles
 
 
 @click.command(epilog="Example: qk-taxonomy sizes --family pythia")
-@family_option("Of this family (repeatable).")
-@data_root_option
-@circuits_option(CIRCUITS, "both", "Only this circuit.")
-@conventions_option("Only this convention.")
+@surveyed_families_option("Of this family (repeatable).")
+@circuits_option((), "both", "Only this circuit.")
+@conventions_option("Only this convention.", ())
 @click.option(
     "--revision",
     metavar="REV",

@@ -11,13 +11,12 @@ import click
 from qk_taxonomy.cli.making import steps
 from qk_taxonomy.cli.options import (
     catalog_option,
-    data_root_option,
     debug_option,
-    family_option,
     figure_options,
     one_circuit_options,
     seed_option,
 )
+from qk_taxonomy.cli.surveyed import surveyed_families_option
 from qk_taxonomy.errors import PartialFailureError
 from qk_taxonomy.records import SCREEN_PNG, FigureFiles
 
@@ -80,8 +79,7 @@ def _name_files(files: list[Path]) -> None:
 
 
 @click.command(epilog="Example: qk-taxonomy test --family rxnfp --hypothesis contrast")
-@family_option("Only this family (repeatable); default: all that have spectra.")
-@data_root_option
+@surveyed_families_option(controls=True)
 @click.option(
     "--hypothesis",
     "hypotheses",

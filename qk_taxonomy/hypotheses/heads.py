@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qk_taxonomy.architectures import architecture_table
-from qk_taxonomy.cache import filed_as, load_spectra, stack_table
-from qk_taxonomy.errors import HypothesisError, SpectraFileError
+from qk_taxonomy.cache import filed_as, lacking, load_spectra, stack_table
+from qk_taxonomy.errors import HypothesisError, NoSuchSpectraError, SpectraFileError
 from qk_taxonomy.records import Circuit, Convention, FileStem, LayerSpectra, ModelSpectra
 from qk_taxonomy.statistics.findings import LEVEL
 from qk_taxonomy.tables import spectra_rows
@@ -134,19 +134,19 @@ def common_statistics(sides: Sequence[HeadSet]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Surveyed:
-    """The heads of spectra files: a set a stack; the files that have none of this circuit and
-    convention; and, by file, why others cannot be read.
+    """The heads of spectra files: a set a stack; and, by file, what tells that it has none of this
+    circuit and convention, or why it cannot be read.
     """
 
     sets: tuple[HeadSet, ...]
-    without: tuple[Path, ...]
+    without: dict[str, NoSuchSpectraError]
     failures: dict[str, Exception]
 
 
 def load_heads(paths: Iterable[Path], circuit: Circuit, convention: Convention) -> Surveyed:
     """The heads of one circuit and convention in spectra files, in the files' order."""
     found: list[HeadSet] = []
-    without: list[Path] = []
+    without: dict[str, NoSuchSpectraError] = {}
     failures: dict[str, Exception] = {}
     for path in paths:
         try:
@@ -154,7 +154,10 @@ def load_heads(paths: Iterable[Path], circuit: Circuit, convention: Convention) 
         except SpectraFileError as err:
             failures[filed_as(path)] = err
             continue
-        own = [
+        error = lacking(path, spectra, [circuit], [convention])
+        if error is not None:
+            without[filed_as(path)] = error
+        found += [
             HeadSet(
                 path=path,
                 stack=stack,
@@ -166,10 +169,7 @@ def load_heads(paths: Iterable[Path], circuit: Circuit, convention: Convention) 
             for stack in spectra.stacks
             if (layers := spectra.select(circuit, convention, stack))
         ]
-        found += own
-        if not own:
-            without.append(path)
-    return Surveyed(tuple(found), tuple(without), failures)
+    return Surveyed(tuple(found), without, failures)
 
 
 @dataclass(frozen=True, eq=False)

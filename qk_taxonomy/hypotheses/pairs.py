@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qk_taxonomy.cache import revision_order
+from qk_taxonomy.cache import filed_as, revision_order
 from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.heads import HeadSet, is_twin_of
-from qk_taxonomy.records import Contrast, at_revision, split_revision
+from qk_taxonomy.records import Contrast, FileStem, at_revision, split_revision
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +40,24 @@ def named_heads(ref: str, sets: Sequence[HeadSet]) -> list[HeadSet]:
         raise HypothesisError(
             f"{ref!r} could be any of {', '.join(files)}; name one of them so, with its family."
         )
+    raise unknown_model(
+        ref, [s.path for s in sets], " (with spectra of this circuit and convention)"
+    )
+
+
+def unknown_model(ref: str, paths: Iterable[Path], which: str = "") -> HypothesisError:
+    """What to raise where none of the spectra files is of ``ref``: it names those like it.
+
+    ``which``: what they have that are meant.
+    """
     stem = Path(ref).name.casefold()
-    ordered = sorted(sets, key=_in_order_of_training)
-    near = list(dict.fromkeys(s.file for s in ordered if stem in s.model.casefold()))
-    known = near or list(dict.fromkeys(s.file for s in ordered))
+    ordered = sorted(dict.fromkeys(paths), key=_in_order_of_training)
+    near = [path for path in ordered if stem in path.stem.casefold()]
+    known = [filed_as(path) for path in near or ordered]
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-    raise HypothesisError(
-        f"No surveyed model is called {ref!r} (with spectra of this circuit and convention). "
-        f"{'Like it are' if near else 'There are'} {shown}. `qk-taxonomy download` surveys others."
+    return HypothesisError(
+        f"No surveyed model is called {ref!r}{which}. {'Like it are' if near else 'There are'} "
+        f"{shown}. `qk-taxonomy download` surveys others."
     )
 
 
@@ -59,11 +69,11 @@ def _is_of_id(heads: HeadSet, ref: str) -> bool:
     return not revision or heads.stem.revision == revision
 
 
-def _in_order_of_training(heads: HeadSet) -> tuple[object, ...]:
+def _in_order_of_training(path: Path) -> tuple[object, ...]:
     """By name; of one the weights of no named revision first, then revisions by age."""
-    stem = heads.stem
+    stem = FileStem.parse(path.stem)
     named = stem.revision is not None
-    return heads.family, stem.series, named, revision_order(stem.revision)
+    return path.parent.name, stem.series, named, revision_order(stem.revision)
 
 
 def stack_pairs(

@@ -9,14 +9,13 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import find_spectra, nothing_left
 from qk_taxonomy.catalog import load_contrasts
 from qk_taxonomy.errors import (
     CatalogError,
     HypothesisError,
-    PartialFailureError,
+    NoSuchSpectraError,
     QKTaxonomyError,
-    SpectraFileError,
 )
 from qk_taxonomy.hypotheses.contrast import (
     PERMUTATIONS,
@@ -83,13 +82,15 @@ def run_hypotheses(
     catalogue's contrasts with both sides surveyed, and every model against its random twins; of
     ``contrasts`` those names alone. ``family``: families of two or more, by the model. ``trend``:
     each statistic with depth. ``include_imported``: compare the predecessor's numbers with true
-    spectra, those of untrained heads among them. Files that cannot be read, and contrasts and
-    families that cannot be compared, are in the outcome's ``failures``. Raises SpectraFileError
-    where there is nothing to test, CatalogError for unknown contrasts and HypothesisError for those
-    that are not surveyed.
+    spectra, those of untrained heads among them. Files that cannot be read or have no such spectra,
+    and contrasts and families that cannot be compared, are in the outcome's ``failures``. Raises
+    SpectraFileError where there is nothing to test, CatalogError for unknown contrasts and
+    HypothesisError for those that are not surveyed.
     """
     how = _Settings(permutations, seed, include_imported)
-    run = _surveyed(data_root, families, circuit, convention, how, progress)
+    paths = find_spectra(data_root, families, controls=True, catalog=catalog)
+    run = _surveyed(paths, circuit, convention, how, progress)
+    run.failures |= run.without
     known = load_contrasts(catalog)
     names = list(contrasts)
     pairs = catalogued_pairs(_chosen(names, known), run.sets)
@@ -132,32 +133,26 @@ def compare_models(
     if not (treatments and controls):
         raise HypothesisError("A comparison needs at least one treatment and one control.")
     how = _Settings(permutations, seed, include_imported)
-    run = _surveyed(data_root, families, circuit, convention, how, progress)
+    paths = find_spectra(data_root, families, controls=True, catalog=catalog)
+    run = _surveyed(paths, circuit, convention, how, progress)
     run.named(treatments, controls, load_contrasts(catalog))
     return run.outcome()
 
 
 def _surveyed(
-    data_root: str | Path,
-    families: str | Iterable[str] | None,
+    paths: Sequence[Path],
     circuit: Circuit,
     convention: Convention,
     how: _Settings,
     progress: StepProgress | None,
 ) -> _Run:
     """A run over all heads of a circuit and convention. Raises where there are none."""
-    heads = load_heads(find_spectra(data_root, families, controls=True), circuit, convention)
-    if heads.failures and not heads.sets:
-        raise PartialFailureError(heads.failures)
+    heads = load_heads(paths, circuit, convention)
     if not heads.sets:
-        raise SpectraFileError(
-            f"No file under {data_root} has {circuit} {convention} spectra; add them by giving the "
-            f"command that made it (`qk-taxonomy download ...`) --circuit {circuit} --convention "
-            f"{convention}."
-        )
+        raise nothing_left({**heads.failures, **heads.without})
     run = _Run(heads.sets, how, progress)
     run.failures |= heads.failures
-    run.notes += [f"{path} has no {circuit} {convention} spectra" for path in heads.without]
+    run.without = heads.without
     return run
 
 
@@ -211,6 +206,7 @@ class _Run:
         self.contrasts: list[ContrastResult] = []
         self.family_results: list[FamilyResult] = []
         self.failures: dict[str, Exception] = {}
+        self.without: dict[str, NoSuchSpectraError] = {}
         self.notes: list[str] = []
 
     def ranks(self) -> None:

@@ -19,9 +19,9 @@ from qk_taxonomy.figures.circuits.scaling import scaling_caption, scaling_figure
 from qk_taxonomy.figures.circuits.symmetry import SymmetryCourse, symmetry_caption, symmetry_figure
 from qk_taxonomy.figures.circuits.tokens import token_caption, token_figure
 from qk_taxonomy.figures.circuits.unusual import unusual_caption, unusual_figure
-from qk_taxonomy.outputs.drawing import Caption, write_figure
+from qk_taxonomy.outputs.drawing import Caption, Draw, remove_others, write_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER
-from qk_taxonomy.records import CONVENTIONS, SCREEN_PNG, Convention, FigureFiles
+from qk_taxonomy.records import CIRCUITS, CONVENTIONS, SCREEN_PNG, Convention, FigureFiles
 from qk_taxonomy.studies.circuits.chosen import ChosenHeads, Head, chosen_heads
 from qk_taxonomy.studies.circuits.records import ModelCircuits, TokenEnds
 from qk_taxonomy.studies.circuits.scaling import WordStudy
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 #: Where the study's tables and figures are, below the folder of plots.
 CIRCUIT_FOLDER = "circuits"
+
+# What a model's figures are called after its name, as a regular expression.
+_KINDS = (
+    r"eigenvalues|densities|maps|unusual|symmetry|scaling|"
+    rf"tokens_\d+\.\d+_(?:{'|'.join(CIRCUITS)})"
+)
 
 
 def write_circuit_study(
@@ -49,6 +55,8 @@ def write_circuit_study(
     tables = {"": study.table, "_tokens": token_table(study.ends)}
     if study.words is not None:
         tables["_words"] = study.words.table
+    else:  # that of an earlier run stays with no figure of it
+        (folder / f"{name}_words.csv").unlink(missing_ok=True)
     for suffix, table in tables.items():
         yield write_file(folder / f"{name}{suffix}.csv", csv_bytes(table, digits=6))
     yield from write_circuit_figures(
@@ -126,11 +134,18 @@ def write_circuit_figures(
     ``_densities.png``, ``_symmetry.png`` and ``_unusual.png``; ``_tokens_<layer>.<head>_<circuit>``
     of every head in ``tokens``; and ``_scaling.png`` of ``words``. ``<model>`` is extended by the
     stack where a model has several, and by the convention where it is not ``raw``. Figures of
-    circuits that were not computed are left out. Raises SpectraFileError.
+    circuits that were not computed are left out, and those that an earlier run made of this model,
+    and this one does not, are removed. Raises SpectraFileError.
     """
     name, family = str(table["model"].iloc[0]), str(table["family"].iloc[0])
     folder = Path(data_root) / PLOT_FOLDER / CIRCUIT_FOLDER / family
     about = _About(f"{name} ({family})", model.metadata)
+    made: set[str] = set()
+
+    def write(figure: str, draw: Draw, caption: Caption) -> list[Path]:
+        made.add(figure)
+        return write_figure(folder / figure, draw, caption, figures)
+
     for convention, stack, rows in _parts(table):
         stem = _stem(name, stack, convention)
         title = about.title(stack, convention)
@@ -141,22 +156,23 @@ def write_circuit_figures(
         chosen = _shown(rows, stack, heads)
         for kind, draw, text in _drawings(spectra, rows, beside, chosen, convention):
             caption = Caption(title, f"{text} {about.source}")
-            yield from write_figure(
-                folder / f"{stem}_{kind}", partial(draw, title), caption, figures
-            )
+            yield from write(f"{stem}_{kind}", partial(draw, title), caption)
     for ends in _by_circuit(tokens):
         one = ends[0]
         head = Head(one.stack, one.layer, one.head)
         stem = _stem(name, one.stack, one.convention)
-        base = folder / f"{stem}_tokens_{one.layer}.{one.head}_{one.circuit}"
         title = f"{about.name}, head {head}, {one.circuit.upper()}, {one.convention} weights"
         caption = Caption(title, f"{token_caption(ends)} {about.source}")
-        yield from write_figure(base, partial(token_figure, ends, title), caption, figures)
+        figure = f"{stem}_tokens_{one.layer}.{one.head}_{one.circuit}"
+        yield from write(figure, partial(token_figure, ends, title), caption)
     if words is not None and len(words.table):
         title = f"{about.name}: word series by full circuits"
         caption = Caption(title, f"{scaling_caption(words.table)} {about.source}")
         draw = partial(scaling_figure, words.table, title, words.summary)
-        yield from write_figure(folder / f"{name}_scaling", draw, caption, figures)
+        yield from write(f"{name}_scaling", draw, caption)
+    stacks = {stack for _, stack, _ in _parts(table)}
+    stems = {_stem(name, stack, one) for stack in {"", *stacks} for one in CONVENTIONS}
+    remove_others(folder, stems, _KINDS, made)
 
 
 def write_circuit_comparison(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ _UNDATED: dict[FigureFormat, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
     "svg": {"Date": None},
 }
+
+# What figures, their captions and what moves end in.
+_FIGURE_FILES = (".png", ".pdf", ".svg", ".md", ".gif", ".html")
 
 _TWO_COLUMNS = "This figure has no room in one column of a page: it is as wide as two (7.2 inches)."
 
@@ -75,6 +78,22 @@ def write_figure(
     text = _captioned(written, caption, notes)
     write_file(base.with_name(f"{stem}.md"), text.encode())
     return written
+
+
+def remove_others(folder: Path, stems: Collection[str], kinds: str, made: Collection[str]) -> None:
+    """Remove figures of an earlier run that this one made none of: beside new tables they would be
+    taken for theirs.
+
+    Those are meant whose names are ``<stem>_<kind>``, in whatever format and size, with their
+    captions. stems: of this run's results, whatever it drew of them. kinds: a regular expression of
+    what a figure may be. made: the names that this run made, without size and ending.
+    """
+    named = "|".join(re.escape(stem) for stem in stems)
+    figure = re.compile(rf"((?:{named})_(?:{kinds}))(?:\.(?:one|two)-column)?\.\w+")
+    for path in sorted(folder.glob("*")):
+        found = figure.fullmatch(path.name)
+        if found and found[1] not in made and path.suffix in _FIGURE_FILES:
+            path.unlink()
 
 
 def figure_bytes(fig: Figure, form: FigureFormat, page: Page) -> bytes:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qk_taxonomy.cache import filed_as, load_spectra
-from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError, SpectraFileError
+from qk_taxonomy.cache import filed_as, lacking, load_spectra, nothing_left
+from qk_taxonomy.errors import PartialFailureError, QKTaxonomyError
 from qk_taxonomy.progress import FileProgress
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Convention, ModelSpectra
 
@@ -55,20 +55,16 @@ def source_of(models: Iterable[ModelSpectra]) -> str:
 def load_stacks(path: Path, circuit: Circuit, convention: Convention) -> list[ModelSpectra]:
     """A file's spectra of one circuit and convention, stack by stack.
 
-    Raises SpectraFileError if there are none.
+    Raises NoSuchSpectraError if there are none.
     """
     spectra = load_spectra(path)
-    stacks = [
+    if (error := lacking(path, spectra, [circuit], [convention])) is not None:
+        raise error
+    return [
         replace(spectra, layers=layers)
         for stack in spectra.stacks
         if (layers := spectra.select(circuit, convention, stack))
     ]
-    if not stacks:
-        raise SpectraFileError(
-            f"{path} has no {circuit} {convention} spectra; add them by giving the command that "
-            f"made it (`qk-taxonomy download ...`) --circuit {circuit} --convention {convention}."
-        )
-    return stacks
 
 
 def load_models(
@@ -79,7 +75,7 @@ def load_models(
 ) -> tuple[list[Path], list[ModelSpectra], dict[str, Exception]]:
     """The models that have spectra of a circuit and convention, with their paths; failures.
 
-    ``watch``: called with each path before it is read.
+    ``watch``: called with each path before it is read. Raises where there is none.
     """
     found: list[Path] = []
     models: list[ModelSpectra] = []
@@ -94,6 +90,8 @@ def load_models(
         layers = tuple(layer for stack in stacks for layer in stack.layers)
         found.append(path)
         models.append(replace(stacks[0], layers=layers))
+    if not models:
+        raise nothing_left(failures)
     return found, models, failures
 
 
@@ -112,5 +110,5 @@ def for_each_file(
         except QKTaxonomyError as err:
             failures[filed_as(path)] = err
     if failures:
-        raise PartialFailureError(failures)
+        raise PartialFailureError(failures) if figures else nothing_left(failures)
     return figures

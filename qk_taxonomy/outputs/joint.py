@@ -83,8 +83,6 @@ def generate_joint_taxonomy(
     if name is not None:
         check_file_name(name, "name", "Give another with --name.")
     paths, models, failures = load_models(find_spectra(data_root, families), circuit, convention)
-    if not models:
-        raise PartialFailureError(failures)
     classified = classify(
         models,
         n_clusters,

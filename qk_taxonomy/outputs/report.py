@@ -102,8 +102,9 @@ def generate_report(
     One file, ``<data_root>/plots/report.html``, which needs no network; the name is extended by
     circuit and convention where they are not ``qk`` and ``raw``. The same spectra and tests give
     the same page. What it shows, and what is left out: :func:`load_atlas`. report: called with a
-    line on the page and each of its notes. Raises as ``load_atlas`` does, and, when the page is
-    there, PartialFailureError where models could not be read or have no such spectra.
+    line on the page and each of its notes, but those that an error tells. Raises as ``load_atlas``
+    does, and, when the page is there, PartialFailureError where models could not be read or have no
+    such spectra.
     """
     from qk_taxonomy.report.page import atlas_page
 
@@ -129,7 +130,8 @@ def generate_report(
             f"{counted(len(atlas.models), 'model')}"
         )
         for note in atlas.notes:
-            report(note)
+            if note not in _not_shown(failures):  # the error that is raised tells of these
+                report(note)
     if failures:
         raise PartialFailureError(failures)
     return [path]
@@ -165,8 +167,6 @@ def load_atlas(
         choices.convention,
         lambda path: watch(path.stem, next(reading), len(kept) + 1),
     )
-    if not models:
-        raise PartialFailureError(failures)
     pooled = chosen_models(models, include_imported=choices.include_imported)
     names = [filed_as(paths[i]) for i in pooled]
     n_heads = sum(len(layer.statistics) for i in pooled for layer in models[i].layers)
@@ -184,7 +184,7 @@ def load_atlas(
     taxonomy = heads.taxonomy
     findings = read_findings(data_root, names, choices.circuit, choices.convention)
     shown = [] if choices.revisions else groups
-    notes = _left_out(n_controls, shown, len(models) - len(pooled), failures)
+    notes = _left_out(n_controls, shown, len(models) - len(pooled))
     atlas = Atlas(
         title=_title([paths[i].parent.name for i in pooled]),
         circuit=choices.circuit,
@@ -201,7 +201,7 @@ def load_atlas(
         contrasts=findings.contrasts,
         changed=findings.changed,
         provenance={"command": _command(families, choices), **_made(heads, models)},
-        notes=(*notes, *findings.notes),
+        notes=(*notes, *_not_shown(failures), *findings.notes),
     )
     return atlas, failures
 
@@ -314,13 +314,8 @@ def _title(families: Sequence[str]) -> str:
     return f"Attention heads of {', '.join(distinct)}"
 
 
-def _left_out(
-    n_controls: int,
-    groups: Iterable[Sequence[Path]],
-    n_imported: int,
-    failures: Mapping[str, Exception],
-) -> list[str]:
-    """Sentences on what the page does not show. ``groups``: files of each model, the last of which
+def _left_out(n_controls: int, groups: Iterable[Sequence[Path]], n_imported: int) -> list[str]:
+    """Sentences on what the page is not to show. ``groups``: files of each model, the last of which
     is shown.
     """
     notes = []
@@ -341,5 +336,9 @@ def _left_out(
             f"{files} left out, whose imported spectra are by another formula; "
             "--include-imported shows them too."
         )
-    notes += [f"{name} could not be shown: {error}" for name, error in failures.items()]
     return notes
+
+
+def _not_shown(failures: Mapping[str, Exception]) -> list[str]:
+    """Sentences on what the page was to show, and does not."""
+    return [f"{name} could not be shown: {error}" for name, error in failures.items()]

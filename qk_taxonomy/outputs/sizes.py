@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from qk_taxonomy.figures.sizes import (
     size_label,
 )
 from qk_taxonomy.figures.style import house_style
-from qk_taxonomy.outputs.drawing import Caption, Draw, write_figure
+from qk_taxonomy.outputs.drawing import Caption, Draw, remove_others, write_figure
 from qk_taxonomy.outputs.files import PLOT_FOLDER, numbers_of, source_of, stem_of
 from qk_taxonomy.outputs.markdown import markdown_table, number
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, SCREEN_PNG, FigureFiles, FileStem
@@ -43,9 +42,6 @@ from qk_taxonomy.tables import csv_bytes
 SIZES_FOLDER = "sizes"
 
 _KINDS = tuple(itertools.product(CIRCUITS, CONVENTIONS))
-
-# What figures, their captions and what moves end in.
-_FIGURE_FILES = (".png", ".pdf", ".svg", ".md", ".gif", ".html")
 
 
 def write_sizes(
@@ -95,24 +91,8 @@ def write_sizes(
         sections.append(_trend_table(one))
     stacks = {one.models[0].stack for one in sizes.trends}
     stems = {stem_of(name, *kind, stack) for kind in _KINDS for stack in stacks}
-    _remove_others(folder, stems, made)
+    remove_others(folder, stems, "depth|parameters|moving", made)
     yield write_file(folder / f"{name}.md", _page(sizes, name, sections).encode())
-
-
-def _remove_others(folder: Path, stems: set[str], made: set[str]) -> None:
-    """Remove figures of these stems of an earlier run, in whatever format and size, that this one
-    made none of: beside new tables they would be taken for theirs.
-    """
-    figure = re.compile(r"(.+)_(depth|parameters|moving)(?:\.(?:one|two)-column)?\.\w+")
-    for path in folder.iterdir():
-        found = figure.fullmatch(path.name)
-        if (
-            found
-            and found[1] in stems
-            and f"{found[1]}_{found[2]}" not in made
-            and path.suffix in _FIGURE_FILES
-        ):
-            path.unlink()
 
 
 def _figures(one: SizeTrends, beginning: str, title: str) -> Iterator[tuple[str, Draw, Caption]]:

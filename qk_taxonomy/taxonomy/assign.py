@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qk_taxonomy.errors import TaxonomyError
+from qk_taxonomy.errors import NoSuchSpectraError, TaxonomyError
 from qk_taxonomy.records import ModelSpectra
 from qk_taxonomy.taxonomy.pool import Array, HeadPool, Integers, pool_layers
 from qk_taxonomy.taxonomy.saved import SavedTaxonomy
@@ -34,11 +34,11 @@ def assign_heads(taxonomy: SavedTaxonomy, spectra: ModelSpectra) -> Assignment:
     """Each head's nearest class, by the taxonomy's own bins and distance.
 
     Takes the layers of the taxonomy's circuit and convention. The models that a taxonomy was made
-    of get their classes back. Raises TaxonomyError where the spectra have no such layers, or are
-    of a formula that the taxonomy was not made with.
+    of get their classes back. Raises NoSuchSpectraError where the spectra have no such layers,
+    or are of a formula that the taxonomy was not made with.
     """
     if taxonomy.formulas and spectra.formula not in taxonomy.formulas:
-        raise TaxonomyError(
+        raise NoSuchSpectraError(
             f"The spectra of {spectra.model_id} are by another formula ({spectra.formula}) than "
             f"those the taxonomy was made of ({', '.join(taxonomy.formulas)}), and are not to be "
             "compared with them. Survey the model with `qk-taxonomy download`, or make a "
@@ -47,7 +47,7 @@ def assign_heads(taxonomy: SavedTaxonomy, spectra: ModelSpectra) -> Assignment:
     layers = spectra.select(taxonomy.circuit, taxonomy.convention)
     if not layers:
         found = sorted({f"{layer.circuit} {layer.convention}" for layer in spectra.layers})
-        raise TaxonomyError(
+        raise NoSuchSpectraError(
             f"The taxonomy is of {taxonomy.circuit} {taxonomy.convention} spectra, "
             f"{spectra.model_id} has {', '.join(found) or 'none'}. Add them with `qk-taxonomy "
             f"download ... --circuit {taxonomy.circuit} --convention {taxonomy.convention}`."

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra, load_spectra
-from qk_taxonomy.errors import HypothesisError, PartialFailureError
+from qk_taxonomy.cache import filed_as, files_of_id, find_spectra
+from qk_taxonomy.errors import HypothesisError
 from qk_taxonomy.hypotheses.contrast import (
     check_comparable,
     overall_shifts,
@@ -18,7 +18,7 @@ from qk_taxonomy.hypotheses.contrast import (
     two_shapes,
 )
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads, untrained_like
-from qk_taxonomy.hypotheses.pairs import named_heads, shared_stacks
+from qk_taxonomy.hypotheses.pairs import named_heads, shared_stacks, unknown_model
 from qk_taxonomy.hypotheses.table import corrected
 from qk_taxonomy.records import N_BINS, Circuit, Convention, Match
 from qk_taxonomy.statistics.densities import histogram_densities, mean_normalised, pool_edges
@@ -137,33 +137,20 @@ def _named(
     ref: str, data_root: str | Path, circuit: Circuit, convention: Convention
 ) -> list[HeadSet]:
     """The stacks of the model that ``ref`` names. Raises for one that has no such spectra."""
-    paths = [Path(ref)]
-    named = ref.endswith(".safetensors")
-    if not named:
-        paths = find_spectra(data_root, controls=True)
-        by_name = [p for p in paths if ref in (p.stem, f"{p.parent.name}/{p.stem}")]
-        named = bool(by_name)
-        # Files say only inside which model's id they hold.
-        paths = by_name or paths
+    if ref.endswith(".safetensors"):
+        paths = [Path(ref)]
+    else:
+        known = find_spectra(data_root, controls=True)
+        paths = [path for path in known if ref in (path.stem, filed_as(path))]
+        paths = paths or files_of_id(ref, known)
+        if not paths:
+            raise unknown_model(ref, known)
     found = load_heads(paths, circuit, convention)
-    if named and found.failures:
+    if found.failures:
         raise next(iter(found.failures.values()))
-    if named and not found.sets:
-        raise HypothesisError(_lacking(found.without[0], circuit, convention))
-    if found.failures and not found.sets:
-        raise PartialFailureError(found.failures)
+    if not found.sets:
+        raise next(iter(found.without.values()))
     return named_heads(ref, found.sets)
-
-
-def _lacking(path: Path, circuit: Circuit, convention: Convention) -> str:
-    layers = load_spectra(path).layers
-    kinds = dict.fromkeys(f"{layer.circuit} {layer.convention}" for layer in layers)
-    return (
-        f"{path} has no {circuit} {convention} spectra, but {' and '.join(kinds)}: two models are "
-        "compared in one circuit and convention. Choose another with --circuit and --convention, "
-        "or add it by giving the command that made the file (`qk-taxonomy download ...`) "
-        f"--circuit {circuit} --convention {convention}."
-    )
 
 
 def _twins(path: Path, circuit: Circuit, convention: Convention) -> tuple[HeadSet, ...]:

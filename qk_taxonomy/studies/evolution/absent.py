@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 from qk_taxonomy.records import Family
-from qk_taxonomy.training_steps import choose_checkpoints
+from qk_taxonomy.training_steps import choose_checkpoints, training_stage, training_step
 from qk_taxonomy.wording import some
 
 # Checkpoints that a sentence names.
 _MOST_NAMED = 5
+
+# Fewer steps may be even by chance.
+_FEWEST_STEPS = 4
 
 _CHOICES: tuple[Literal["all", "log"], ...] = ("all", "log")
 
@@ -28,7 +32,8 @@ def published_checkpoints(model_ids: Collection[str], families: Iterable[Family]
 
 def absence(surveyed: Collection[str], published: Sequence[str], begun: Sequence[str]) -> list[str]:
     """Sentences on revisions that are not there: how many of the published ones are, which of them
-    a choice lacks that was all but taken, and which were begun.
+    a choice lacks that was all but taken, and which were begun; where none are published, which
+    steps of a regular grid are absent.
 
     A choice of some checkpoints is no lack: single ones are named only where more than half of all,
     or of those that ``--checkpoints log`` takes, are there.
@@ -47,9 +52,37 @@ def absence(surveyed: Collection[str], published: Sequence[str], begun: Sequence
                 break
         said.append(told)
     missing = [name for name in begun if name not in surveyed]
+    if not published:
+        said += _off_the_grid(surveyed, missing)
     if missing:
         said.append(
             f"begun and not whole: {some(missing, _MOST_NAMED)}; the command that began them goes "
             "on with them"
         )
     return said
+
+
+def _off_the_grid(surveyed: Iterable[str], begun: Iterable[str]) -> list[str]:
+    """A sentence on steps that are absent from a grid, where it is unmistakable: of four steps or
+    more, whose gaps are multiples of the smallest and mostly equal to it, most of them there.
+
+    A smallest gap of one makes any steps a grid, and powers of two begin like an even one.
+    """
+    names = list(surveyed)
+    steps = sorted({step for name in names if (step := training_step(name)) is not None})
+    gaps = [after - before for before, after in pairwise(steps)]
+    if len(steps) < _FEWEST_STEPS or any(map(training_stage, names)):
+        return []
+    width = min(gaps)
+    is_even = all(gap % width == 0 for gap in gaps) and 2 * gaps.count(width) > len(gaps)
+    if width == 1 or not is_even or all(step.bit_count() < 2 for step in steps):
+        return []
+    if (steps[-1] - steps[0]) // width >= 2 * len(steps):
+        return []
+    known = {*steps, *map(training_step, begun)}
+    absent = [step for step in range(steps[0], steps[-1], width) if step not in known]
+    if not absent:
+        return []
+    named = some([str(step) for step in absent], _MOST_NAMED)
+    are = "is" if len(absent) == 1 else "are"
+    return [f"the surveyed steps look like every {width} from {steps[0]} on: {named} {are} absent"]

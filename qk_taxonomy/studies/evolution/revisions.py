@@ -7,9 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qk_taxonomy.cache import filed_as, files_of_model, find_spectra, unfinished_stems
+from qk_taxonomy.cache import (
+    files_of_model,
+    find_spectra,
+    nothing_left,
+    unfinished_stems,
+)
 from qk_taxonomy.catalog import load_families
-from qk_taxonomy.errors import PartialFailureError, SpectraFileError, StudyError
+from qk_taxonomy.errors import SpectraFileError, StudyError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
 from qk_taxonomy.records import Circuit, Convention, FileStem
 from qk_taxonomy.studies.evolution.absent import absence, published_checkpoints
@@ -65,7 +70,7 @@ def load_revisions(
     where the family or model has no spectra; PartialFailureError where no file can be used;
     StudyError where there are fewer than two steps, or revisions differ in shape.
     """
-    paths = find_spectra(data_root, family, controls=True)
+    paths = find_spectra(data_root, family, controls=True, catalog=catalog)
     ours = files_of_model(model, paths)
     own = [path for path in ours if not FileStem.parse(path.stem).control]
     if not own:
@@ -77,15 +82,10 @@ def load_revisions(
             "one of them (--family)."
         )
     loaded = load_heads(own, circuit, convention)
-    failures = dict(loaded.failures)
-    for path in loaded.without:
-        failures[filed_as(path)] = SpectraFileError(
-            f"has no {circuit} {convention} spectra; give the command that made it --circuit "
-            f"{circuit} --convention {convention}."
-        )
+    failures = {**loaded.failures, **loaded.without}
     sets, notes = _with_steps(loaded.sets)
     if not sets:
-        raise PartialFailureError(failures)
+        raise nothing_left(failures)
     twins = [path for path in ours if FileStem.parse(path.stem).control.startswith("random")]
     untrained = load_heads(twins, circuit, convention).sets
     notes += _absence(own, sets, catalog)

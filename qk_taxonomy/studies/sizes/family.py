@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import find_spectra
+from qk_taxonomy.cache import filed_as, find_spectra, lacking, load_spectra, nothing_left
 from qk_taxonomy.catalog import load_contrasts, load_families
-from qk_taxonomy.errors import HypothesisError, PartialFailureError
+from qk_taxonomy.errors import HypothesisError, SpectraFileError
 from qk_taxonomy.hypotheses.heads import HeadSet, load_heads
 from qk_taxonomy.hypotheses.pairs import newest_of_each, one_per_training
 from qk_taxonomy.records import CIRCUITS, CONVENTIONS, Circuit, Contrast, Convention
@@ -47,12 +47,13 @@ def family_sizes(
     family: str,
     data_root: str | Path = ".",
     *,
-    circuits: Iterable[Circuit] = CIRCUITS,
-    conventions: Iterable[Convention] = CONVENTIONS,
+    circuits: Sequence[Circuit] | None = None,
+    conventions: Sequence[Convention] | None = None,
     revision: str | None = None,
     catalog: str | Path | None = None,
 ) -> FamilySizes:
-    """The trends of a surveyed family, in each circuit and convention that its files have.
+    """The trends of a surveyed family, in each circuit and convention that its files have, or in
+    those given: files that lack these are among the ``failures``.
 
     Each model counts once, by its newest weights: of a model that only revisions are surveyed of,
     the last step; all at ``revision``, where one is given. So do models that were trained from one
@@ -60,14 +61,16 @@ def family_sizes(
     Parameters are the catalogue's. Raises SpectraFileError where nothing is surveyed,
     HypothesisError where nothing has three models, PartialFailureError where no file can be read.
     """
-    paths = find_spectra(data_root, family)
+    paths = find_spectra(data_root, family, catalog=catalog)
     contrasts, parameters = load_contrasts(catalog), _parameters(catalog)
     trends: list[SizeTrends] = []
     notes: list[str] = []
     failures: dict[str, Exception] = {}
     found: list[str] = []
-    for circuit in circuits:
-        for convention in conventions:
+    if circuits or conventions:
+        failures |= _lacking(paths, circuits, conventions)
+    for circuit in circuits or CIRCUITS:
+        for convention in conventions or CONVENTIONS:
             surveyed = load_heads(paths, circuit, convention)
             failures |= surveyed.failures
             chosen, said = _chosen(surveyed.sets, revision, contrasts)
@@ -81,7 +84,7 @@ def family_sizes(
                     found.append(f"{len(of_stack)} with {what} spectra")
     if not trends:
         if failures and not found:
-            raise PartialFailureError(failures)
+            raise nothing_left(failures)
         at = f" at {revision}" if revision else ""
         left_out = f" ({'; '.join(dict.fromkeys(notes))})" if notes else ""
         raise HypothesisError(
@@ -118,6 +121,25 @@ def _chosen(
             "numbers"
         )
     return exact, notes
+
+
+def _lacking(
+    paths: Iterable[Path],
+    circuits: Sequence[Circuit] | None,
+    conventions: Sequence[Convention] | None,
+) -> dict[str, Exception]:
+    """By file, what tells that it lacks some of what is asked for."""
+    failures: dict[str, Exception] = {}
+    for path in paths:
+        try:
+            error: SpectraFileError | None = lacking(
+                path, load_spectra(path), circuits, conventions
+            )
+        except SpectraFileError as err:
+            error = err
+        if error is not None:
+            failures[filed_as(path)] = error
+    return failures
 
 
 def _unknown_parameters(trends: SizeTrends) -> str:
