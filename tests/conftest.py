@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
+import torch
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save_file
 
@@ -19,6 +22,12 @@ REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 
 #: Worst relative errors (of σ, of μ) by model, circuit and convention, for the summary.
 CONFORMANCE = pytest.StashKey[dict[str, dict[tuple[str, str], Any]]]()
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+    threadpoolctl.threadpool_limits(1)
+    torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -90,9 +90,9 @@ def test_defaults_are_those_of_help() -> None:
         taken = [options(c)[option] for c in main.commands.values() if option in options(c)]
         assert taken, f"{document}: {option}"
         for parameter in taken:
-            default = parameter.default
-            if default != ():  # which takes all there is
-                assert value in (default if isinstance(default, (list, tuple)) else (str(default),))
+            # An empty choice is of all there are.
+            default = parameter.default or getattr(parameter.type, "choices", ())
+            assert value in (default if isinstance(default, (list, tuple)) else (str(default),))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
