@@ -339,6 +339,17 @@ def test_names_that_could_leave_the_output_folder(name: str) -> None:
         check_file_name(name, "family name")
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("my model (2)", "my-model-2"), ("mödel 日本", "mödel-日本"), ("a@b~c", "a-b-c")],
+)
+def test_a_local_model_of_any_name(folder: str, name: str) -> None:
+    Path(folder).mkdir()
+    assert model_ref(folder).name == name
+    Path(f"{folder}.gguf").touch()
+    assert model_ref(f"{folder}.gguf").name == name
+
+
 @pytest.mark.parametrize("name", [JOINT_FOLDER, "tests", "contrasts", "Joint"])
 def test_folders_of_the_outputs_own_are_no_family_s(name: str, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match=f"family name '{name}' is taken"):

@@ -142,6 +142,16 @@ class TestRun:
             again = tmp_path / "again" / path.relative_to(surveyed)
             assert again.read_bytes() == path.read_bytes(), path
 
+    def test_each_failure_is_named(self, surveyed: Path, tmp_path: Path) -> None:
+        """Steps that fail of one model are told apart."""
+        shutil.copytree(surveyed / "data", tmp_path / "full/data")
+        for folder in ("ESDs", "plots"):
+            (tmp_path / "full" / folder).write_text("in the way")
+        result = qk("run", "--output-root", tmp_path / "full")
+        assert result.exit_code == 1
+        for step in ("classes, minilm/all-MiniLM-L6-v2", "box plots, minilm/all-MiniLM-L6-v2"):
+            assert f"{step}: " in result.stderr
+
     def test_what_is_there_is_not_computed_again(self, surveyed: Path) -> None:
         result = qk("download", "--family", "MiniLM", "--output-root", surveyed, "--json")
         assert [entry["status"] for entry in json.loads(result.output)] == ["present"]
@@ -348,7 +358,7 @@ class TestWrongCalls:
             (["cluster", "--joint"], 1, "qk-taxonomy download"),
             (["assign"], 2, "Missing argument 'TAXONOMY'"),
             (["assign", "nowhere"], 1, "no taxonomy file nowhere"),
-            (["boxplots", "--skip", "MEDIAN"], 2, "no statistic median; known are MIN"),
+            (["boxplots", "--skip", "MEDIAN"], 2, "no statistic MEDIAN; known are MIN"),
             (["boxplots"], 1, "no spectra"),
             (["show", "nowhere"], 1, "no spectra file nowhere"),
         ],

@@ -17,7 +17,7 @@ from dask_cluster import DaskCluster, dask_cluster
 from loopback_hub import Hold, LoopbackHub, Stall
 
 from qk_taxonomy.errors import QKTaxonomyError
-from qk_taxonomy.survey.cluster import ClusterExecutor
+from qk_taxonomy.survey.cluster import ClusterExecutor, dask_executor
 
 pytest.importorskip("distributed")
 
@@ -124,6 +124,14 @@ def test_addresses_without_a_cluster() -> None:
     assert "No Dask scheduler answers at tcp://127.0.0.1:9" in nobody
     assert "No Dask scheduler answers at nonsense" in nonsense
     assert nonsense.endswith("or mend --dask.")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://", "http://localhost:9"])
+def test_what_is_no_address_makes_no_client(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is made in vain would hold up the end of the process, and say so."""
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: pytest.fail("a client was made"))
+    with pytest.raises(QKTaxonomyError, match="or mend --dask"):
+        dask_executor(address).__enter__()
 
 
 def test_a_scheduler_without_workers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ UNLISTED_FAMILY = "unlisted"
 #: Folders that outputs have beside those of families: ESDs/joint, plots/tests and its contrasts.
 RESERVED_NAMES = ("joint", "tests", "contrasts")
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE_NAME = re.compile(r"[^\W_][\w.-]*")
 
 
 def check_file_name(
@@ -31,6 +31,15 @@ def check_file_name(
             f"{advice}"
         )
     return name
+
+
+def without_gaps(name: str) -> str:
+    """A file's or folder's name with ``-`` for all that :func:`check_file_name` refuses in it.
+
+    >>> without_gaps("my model (2)")
+    'my-model-2'
+    """
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
 def check_family_name(name: str) -> str:

@@ -7,7 +7,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from qk_taxonomy.catalog.names import UNLISTED_FAMILY, check_family_name, check_file_name
+from qk_taxonomy.catalog.names import (
+    UNLISTED_FAMILY,
+    check_family_name,
+    check_file_name,
+    without_gaps,
+)
 from qk_taxonomy.catalog.tables import load_families
 from qk_taxonomy.errors import CatalogError
 from qk_taxonomy.records import Checkpoints, Family, ModelEntry, ModelRef
@@ -38,12 +43,14 @@ def family_refs(family: Family, models: Iterable[str] | None = None) -> tuple[Mo
 
 
 def _local_name(path: Path) -> str:
-    """What the results of a local model are called: its folder's name, or its file's stem."""
+    """What the results of a local model are called: its folder's name, or its file's stem, with
+    ``-`` for spaces and the like.
+    """
     if path.is_dir():
-        return path.resolve().name
+        return without_gaps(path.resolve().name)
     # Not resolved: files of the hub's cache are links to files named by their hash.
     file = Path(os.path.abspath(path))
-    return file.parent.name if file.name in _USUAL_FILES else file.stem
+    return without_gaps(file.parent.name if file.name in _USUAL_FILES else file.stem)
 
 
 def model_ref(

@@ -73,7 +73,8 @@ def run(
         try:
             make(done, data_root=output_root, **which)
         except PartialFailureError as err:
-            problems |= err.failures
+            # Each step calls a model by the same name.
+            problems |= {f"{what}, {name}": error for name, error in err.failures.items()}
         except QKTaxonomyError as err:
             problems[what] = err
     if problems:

@@ -57,12 +57,12 @@ def generate_stat_boxplots(
     SpectraFileError where there are no spectra, CatalogError for an unknown statistic, and
     PartialFailureError, after all others are done, where models failed.
     """
-    skipped = {name.casefold() for name in skip or ()}
-    unknown = skipped - {name.casefold() for name in STATISTICS}
-    if unknown:
+    known = {name.casefold() for name in STATISTICS}
+    asked = tuple(skip or ())
+    skipped = {name.casefold() for name in asked}
+    if unknown := [name for name in asked if name.casefold() not in known]:
         raise CatalogError(
-            f"There is no statistic {', '.join(sorted(unknown))}; known are "
-            f"{', '.join(STATISTICS)}."
+            f"There is no statistic {', '.join(unknown)}; known are {', '.join(STATISTICS)}."
         )
     rows: dict[Path, list[dict[str, object]]] = {}
 

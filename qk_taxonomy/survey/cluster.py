@@ -67,12 +67,15 @@ def dask_executor(address: str) -> Iterator[ClusterExecutor]:
     """
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as err:
         raise QKTaxonomyError(
             "Surveys on a cluster need Dask, which is not installed: "
             'pip install "qk-taxonomy[cluster]".'
         ) from err
     try:
+        # A client of no address would wait for itself when the process ends.
+        get_address_host_port(address, strict=True)
         client = Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as err:
         raise QKTaxonomyError(
