@@ -19,6 +19,7 @@ from qk_taxonomy.cache import (
     cache_state,
     find_spectra,
     ordered_safetensors,
+    remove_file,
     spectra_path,
     write_spectra,
 )
@@ -302,3 +303,14 @@ def test_records_are_short_in_a_notebook(surveyed: Path) -> None:
     assert len(repr(spectra.layers[0])) < 200
     assert isinstance(spectra.layers[0], LayerSpectra)
     assert isinstance(spectra, ModelSpectra)
+
+
+def test_files_of_an_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    remove_file(tmp_path / "file" / "below.csv")  # which is not there
+    remove_file(tmp_path / "file")
+    remove_file(tmp_path / "file")
+    assert not list(tmp_path.glob("file*"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SpectraFileError, match=r"folder, of an earlier run, cannot be removed"):
+        remove_file(tmp_path / "folder")

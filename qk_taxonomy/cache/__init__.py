@@ -30,7 +30,7 @@ from qk_taxonomy.cache.revisions import (
 )
 from qk_taxonomy.cache.state import CacheState, cache_state, contents
 from qk_taxonomy.cache.unfinished import UnfinishedSpectra, exclusive
-from qk_taxonomy.cache.writing import make_folder, write_file
+from qk_taxonomy.cache.writing import make_folder, remove_file, write_file
 
 __all__ = [
     "DAMAGE",
@@ -55,6 +55,7 @@ __all__ = [
     "nothing_left",
     "of_each_model",
     "ordered_safetensors",
+    "remove_file",
     "revision_order",
     "sibling_files",
     "spectra_path",

@@ -46,3 +46,16 @@ def write_file(path: Path, data: bytes) -> Path:
     except OSError as err:
         raise SpectraFileError(f"{path} cannot be written: {err.strerror}.") from err
     return path
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file of an earlier run, if there is one. Raises SpectraFileError."""
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:  # so it is not there: a file is where its folder should be
+        return
+    except OSError as err:
+        raise SpectraFileError(
+            f"{path}, of an earlier run, cannot be removed: {err.strerror}. Mend the permissions "
+            "of its folder, or remove it."
+        ) from err

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from qk_taxonomy.cache import write_file
+from qk_taxonomy.cache import remove_file, write_file
 from qk_taxonomy.figures.circuits.densities import density_caption, density_figure
 from qk_taxonomy.figures.circuits.eigenvalues import eigenvalue_caption, eigenvalue_figure
 from qk_taxonomy.figures.circuits.maps import map_caption, map_figure
@@ -56,7 +56,7 @@ def write_circuit_study(
     if study.words is not None:
         tables["_words"] = study.words.table
     else:  # that of an earlier run stays with no figure of it
-        (folder / f"{name}_words.csv").unlink(missing_ok=True)
+        remove_file(folder / f"{name}_words.csv")
     for suffix, table in tables.items():
         yield write_file(folder / f"{name}{suffix}.csv", csv_bytes(table, digits=6))
     yield from write_circuit_figures(

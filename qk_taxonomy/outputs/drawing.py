@@ -15,7 +15,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qk_taxonomy.cache import write_file
+from qk_taxonomy.cache import remove_file, write_file
 from qk_taxonomy.figures.style import PAGES, PAPER_DPI, TWO_COLUMN, Page, house_style
 from qk_taxonomy.records import SCREEN_PNG, FigureFiles, FigureFormat
 
@@ -93,7 +93,7 @@ def remove_others(folder: Path, stems: Collection[str], kinds: str, made: Collec
     for path in sorted(folder.glob("*")):
         found = figure.fullmatch(path.name)
         if found and found[1] not in made and path.suffix in _FIGURE_FILES:
-            path.unlink()
+            remove_file(path)
 
 
 def figure_bytes(fig: Figure, form: FigureFormat, page: Page) -> bytes:

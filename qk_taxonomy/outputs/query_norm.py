@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import write_file
+from qk_taxonomy.cache import remove_file, write_file
 from qk_taxonomy.figures.query_norm.associations import association_caption, association_figure
 from qk_taxonomy.figures.query_norm.classes import behaviour_caption, behaviour_figure
 from qk_taxonomy.figures.query_norm.histograms import histogram_caption, histogram_figure
@@ -89,7 +89,7 @@ def _delete_others(folder: Path, tables: Set[str], figures: Set[str]) -> None:
         for known, kept in ((table, tables), (figure, figures)):
             found = known.fullmatch(path.name)
             if found and found[1] not in kept:
-                path.unlink(missing_ok=True)
+                remove_file(path)
 
 
 def scaling_table(scaling: ScalingResult) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from qk_taxonomy.cache import write_file
+from qk_taxonomy.cache import remove_file, write_file
 from qk_taxonomy.records import ModelSpectra
 from qk_taxonomy.tables import csv_bytes
 from qk_taxonomy.taxonomy import (
@@ -128,7 +128,7 @@ def write_tables(base: Path, classified: Classified, heads: pd.DataFrame) -> lis
     if classified.choice is not None:
         tables[".choice"] = _choice_rows(classified.choice)
     else:  # that of an earlier run is not of these classes
-        base.with_name(f"{base.name}.choice.csv").unlink(missing_ok=True)
+        remove_file(base.with_name(f"{base.name}.choice.csv"))
     written = [
         write_file(base.with_name(f"{base.name}{suffix}.csv"), csv_bytes(table))
         for suffix, table in tables.items()
